@@ -1,0 +1,460 @@
+"""What a stage computes: frozen, typed configurations with the paper's values as defaults.
+
+Defaults live here and nowhere else. In a comment, "paper" is the longer ReFocus-VAR text with its equation or section,
+"VAR" the original's published training recipe, "ours" a choice neither states. Where the paper contradicts itself, the
+readings are switches here (see READINGS.md). Nothing in this module needs torch.
+
+A `Stage` is one of these configurations plus the stages it needs; its `signature` hashes both and names its directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from fvar.errors import UserError, unknown
+
+Signal = Literal["structure", "alias"]
+Precision = Literal["fp32", "bf16", "fp16"]
+T = TypeVar("T")
+
+
+class Checked:
+    """Base of every configuration: each field must have its annotated type, each name must be a valid one."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _coerce(hints[item.name], getattr(self, item.name), f"{type(self).__name__}.{item.name}")
+            object.__setattr__(self, item.name, value)
+
+
+# --------------------------------------------------------------------------------------------------------- ingredients
+
+
+@dataclass(frozen=True)
+class DataConfig(Checked):
+    """Which images, at which size, split how."""
+
+    dataset: Literal["emoji", "cifar10", "folder", "webdataset"] = "folder"  # folder: ImageNet layout, paper Sec. 4.1
+    root: str = ""  # folder or shards; empty for the embedded emoji
+    image_size: int = 256  # px, paper Sec. 4.1 (256 and 512)
+    crop: Literal["center", "random"] = "center"  # random: resize to 1.125x, then crop (VAR's recipe)
+    flip: bool = False  # off: text and flags do not mirror
+    crops: int = 1  # deterministic augmented copies of each training image in a token store
+    holdout: float = 0.1  # share of every class kept from training (data sets without their own split)
+    split_seed: int = 0
+    bad_image_budget: float = 0.01  # share of unreadable files above which the stage fails
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "image_size", "crops")
+        _fraction(self, "holdout", "bad_image_budget")
+
+
+@dataclass(frozen=True)
+class PyramidConfig(Checked):
+    """Focus states x -> (L_k, D_k, A_k), paper Eq. 1-4."""
+
+    patch_nums: tuple[int, ...] = (2, 4, 8, 16)  # side of the token map per scale; K = 4, paper Sec. 4.2
+    downsample_factor: int = 16  # px per token side; VAR's tokenizer
+    rho_max: float = 12.0  # px at a side of `rho_reference`, paper Sec. 4.2
+    rho_reference: int = 256  # side the radius refers to; 0: rho_max is in px whatever the side
+    schedule: Literal["cosine", "linear", "geometric"] = "cosine"  # Eq. 2, read as (1 + cos)/2 so that it falls to 0
+    kernel: Literal["disk", "gaussian", "none"] = "disk"  # Eq. 2; gaussian: sigma = rho/2 (equal variance)
+    digital: Literal["decimate", "area", "bicubic"] = "decimate"  # D_k of Eq. 4: "pure digital downsampling"
+    beta: tuple[float, float] = (1e-3, 1e-2)  # noise of Eq. 3, rising linearly over the scales; paper Sec. 4.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.patch_nums or list(self.patch_nums) != sorted(set(self.patch_nums)) or self.patch_nums[0] < 1:
+            raise UserError(f"pyramid.patch_nums must rise from at least 1, got {self.patch_nums}")
+        _positive(self, "downsample_factor")
+        if self.rho_max < 0:
+            raise UserError(f"pyramid.rho_max must be >= 0 px, got {self.rho_max}")
+
+    @property
+    def image_size(self) -> int:
+        """Side of the sharpest view in px."""
+        return self.patch_nums[-1] * self.downsample_factor
+
+    @property
+    def rho_max_px(self) -> float:
+        """The largest radius in px of the image that is blurred."""
+        return self.rho_max * self.image_size / self.rho_reference if self.rho_reference else self.rho_max
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig(Checked):
+    """VQGAN-style convolutional encoder and decoder in the original VAR's shape."""
+
+    ch: int = 160  # VAR
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)  # VAR; the downsampling factor is 2 ** (len - 1)
+    num_res_blocks: int = 2  # VAR
+    z_channels: int = 32  # VAR
+    attention: bool = True  # self-attention at the lowest resolution; VAR
+    dropout: float = 0.0
+
+    @property
+    def downsample_factor(self) -> int:
+        return int(2 ** (len(self.ch_mult) - 1))
+
+
+@dataclass(frozen=True)
+class QuantiserConfig(Checked):
+    """Multi-scale residual quantiser with phi shared over the scales (VAR)."""
+
+    vocab_size: int = 8192  # structure codebook, paper Sec. 4.2 (alias: 512)
+    reading: Literal["focus", "independent", "latent_area"] = "focus"  # latent_area is VAR's own: the baseline
+    num_phi: int = 4  # VAR: share_quant_resi
+    phi_ratio: float = 0.5  # VAR: phi(h) = (1 - r) h + r conv(h)
+    commitment: float = 0.25  # VAR: beta
+    codebook: Literal["ema", "gradient"] = "ema"  # ema: Razavi et al. 2019; gradient: VAR's codebook loss
+    ema_decay: float = 0.99
+    dead_after: int = 256  # restart a code that was not used for so many steps; 0: never
+
+
+@dataclass(frozen=True)
+class TokenizerLossConfig(Checked):
+    """Reconstruction losses of a tokenizer (VQGAN's; VAR names but does not publish its weights)."""
+
+    l1: float = 0.2
+    l2: float = 1.0
+    perceptual: float = 1.0  # shift-tolerant LPIPS, only on views of at least 32 px
+    adversarial: float = 0.5  # hinge PatchGAN times the adaptive weight, only on views of at least 21 px
+    adversarial_after: float = 0.3  # warm-up, as a share of the steps
+    coarse_views: float = 0.5  # weight of reconstructing the blurred views from the first k scales; ours
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """Optimisation. `lr` is scaled by batch_size / 256, as in VAR."""
+
+    steps: int = 400_000  # paper Sec. 4.2 (tokenizers: 100K)
+    batch_size: int = 256  # over all ranks; paper Sec. 4.2
+    lr: float = 1e-4  # per 256 images; paper Sec. 4.2
+    betas: tuple[float, float] = (0.9, 0.95)  # VAR
+    weight_decay: float = 0.05  # on matrices only; VAR
+    clip: float = 2.0  # gradient norm; VAR
+    warmup: float = 0.02  # share of the steps; VAR
+    warmup_from: float = 0.005  # of the peak; VAR
+    flat: float = 0.05  # share of the steps at the final rate; VAR
+    final: float = 0.1  # of the peak; VAR: 0.1 for d16 and d20, else 0.01
+    precision: Precision = "bf16"  # "mixed precision", paper Sec. 4.2
+    ema: float = 0.0  # decay of averaged weights; VAR keeps none
+    eval_every: int = 1000  # steps between held-out evaluations
+    eval_images: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "steps", "batch_size", "eval_every", "eval_images")
+        _fraction(self, "warmup", "flat")
+
+
+@dataclass(frozen=True)
+class TransformerConfig(Checked):
+    """VAR's transformer: width = 64 * depth and heads = depth unless said otherwise."""
+
+    depth: int = 16  # paper Table 2
+    width: int = 0  # 0: 64 * depth; VAR
+    heads: int = 0  # 0: depth; VAR
+    mlp_ratio: float = 4.0  # VAR
+    drop_path: float = -1.0  # peak, rising over the blocks; -1: 0.1 * depth / 24; VAR
+    label_drop: float = 0.1  # share of labels replaced by "unconditional"; VAR
+    attn_l2_norm: bool = True  # VAR
+    norm_eps: float = 1e-6  # VAR
+    checkpointing: bool = False  # recompute activations in the backward pass
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "depth")
+        if self.dim % self.num_heads:
+            raise UserError(f"transformer.width {self.dim} is not a multiple of its {self.num_heads} heads")
+
+    @property
+    def dim(self) -> int:
+        return self.width or 64 * self.depth
+
+    @property
+    def num_heads(self) -> int:
+        return self.heads or self.depth
+
+    @property
+    def drop_path_peak(self) -> float:
+        return self.drop_path if self.drop_path >= 0 else 0.1 * self.depth / 24
+
+
+@dataclass(frozen=True)
+class TeacherConfig(Checked):
+    """High-frequency residual teacher with Alias-Gate Cross-Attention, paper Sec. 3.3 and 3.5, Eq. 9-12."""
+
+    blocks: int = 2  # AG-XAttn in so many last blocks; paper Sec. 4.2
+    last_scales: int = 0  # restrict AG-XAttn to the last M scales; 0: all scales
+    visibility: Literal["own", "before"] = "own"  # alias scales a query sees: <= its own, or < its own
+    gate: Literal["sigmoid", "none"] = "sigmoid"  # alpha of Eq. 11; none: Eq. 10 literally
+    gate_bias: float = -4.0  # the gate starts near 0; ours
+    head_dim: int = 64  # width of one cross-attention head; ours
+    heads: int = 2  # few narrow heads keep AG-XAttn under 3 % of the parameters; paper Sec. 3.5
+    trunk: Literal["separate", "shared"] = "separate"  # separate: "both networks process the batch"
+    learns: Literal["online", "frozen"] = "online"  # its own cross-entropy in the same step, or a trained checkpoint
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "blocks", "head_dim", "heads")
+
+
+@dataclass(frozen=True)
+class DistillConfig(Checked):
+    """Online distillation, paper Eq. 13."""
+
+    lambda_feat: float = 1.0  # paper Sec. 4.2
+    lambda_logit: float = 0.5  # paper Sec. 4.2
+    feature_blocks: int = 2  # features of the last 1-2 blocks; paper Sec. 3.6
+    scale_weights: tuple[float, ...] = ()  # one weight per scale; empty: all 1
+
+
+@dataclass(frozen=True)
+class RuntimeConfig(Checked):
+    """How a stage runs; never part of its identity and free to differ between two attempts."""
+
+    device: str = "auto"
+    threads: int = 0  # CPU threads of a process; 0: torch's choice
+    workers: int = 2  # image decoding threads
+    compile: bool = False
+    accumulate: int = 1  # micro-batches per step and rank
+    checkpoint_steps: int = 0  # 0: by time only
+    checkpoint_seconds: float = 300.0
+    keep_checkpoints: int = 2
+    log_every: int = 10
+
+
+# -------------------------------------------------------------------------------------------------------------- stages
+
+
+@dataclass(frozen=True)
+class TokenizerConfig(Checked):
+    """Trains one tokenizer. Inputs: none."""
+
+    kind: typing.ClassVar[str] = "tokenizer"
+    signal: Signal = "structure"
+    data: DataConfig = field(default_factory=DataConfig)
+    pyramid: PyramidConfig = field(default_factory=PyramidConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    quantiser: QuantiserConfig = field(default_factory=QuantiserConfig)
+    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100_000))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.autoencoder.downsample_factor != self.pyramid.downsample_factor:
+            raise UserError(
+                f"autoencoder.ch_mult {self.autoencoder.ch_mult} downsamples by {self.autoencoder.downsample_factor}, "
+                f"but pyramid.downsample_factor is {self.pyramid.downsample_factor}"
+            )
+        if self.data.image_size != self.pyramid.image_size:
+            raise UserError(
+                f"data.image_size {self.data.image_size} differs from the pyramid's sharpest view: "
+                f"{self.pyramid.patch_nums[-1]} * {self.pyramid.downsample_factor} = {self.pyramid.image_size} px"
+            )
+
+
+@dataclass(frozen=True)
+class TokensConfig(Checked):
+    """Codes a data set through the tokenizer's own pyramid. Inputs: tokenizer.
+
+    `signal` may differ from the tokenizer's: "without dual tokenizers" codes A_k by Q_L.
+    """
+
+    kind: typing.ClassVar[str] = "tokens"
+    signal: Signal = "structure"
+    data: DataConfig = field(default_factory=DataConfig)
+    batch_size: int = 64
+    seed: int = 0  # of the crops
+
+
+@dataclass(frozen=True)
+class VarConfig(Checked):
+    """Trains the deployment network. Inputs: tokens, and alias (tokens) where there is a teacher."""
+
+    kind: typing.ClassVar[str] = "var"
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    teacher: TeacherConfig | None = None
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class SamplesConfig(Checked):
+    """Generates class-balanced images. Inputs: var."""
+
+    kind: typing.ClassVar[str] = "samples"
+    count: int = 50_000  # VAR: 50 per class
+    guidance: float = 1.5  # VAR
+    top_k: int = 900  # VAR; clamped to the vocabulary
+    top_p: float = 0.96  # VAR
+    batch_size: int = 64
+    precision: Precision = "bf16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "count", "batch_size")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"samples.top_p must be in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True)
+class ScoresConfig(Checked):
+    """Scores samples against real images. Inputs: samples."""
+
+    kind: typing.ClassVar[str] = "scores"
+    reference: DataConfig = field(default_factory=DataConfig)
+    split: Literal["train", "heldout", "all"] = "train"
+    reference_count: int = 0  # 0: the whole split; otherwise a class-balanced subset
+    extractor: str = "inception-torchscript"  # see fvar.metrics.EXTRACTORS
+    batch_size: int = 64
+    seed: int = 0  # of KID's subsets
+
+
+StageConfig = TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig
+STAGE_CONFIGS: dict[str, type[StageConfig]] = {
+    cls.kind: cls for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig)
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A configuration plus the stages whose output it reads, by role."""
+
+    config: StageConfig
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        return self.config.kind
+
+    @property
+    def signature(self) -> str:
+        """16 hex digits that change with any value of the configuration or of a stage above it."""
+        return signature(self.config, {role: stage.signature for role, stage in self.inputs.items()})
+
+    @property
+    def name(self) -> str:
+        """Name of the run directory."""
+        return f"{self.kind}-{self.signature}"
+
+    def chain(self) -> Iterator[Stage]:
+        """This stage and all above it, inputs first, each once."""
+        seen: set[str] = set()
+
+        def walk(stage: Stage) -> Iterator[Stage]:
+            for upstream in stage.inputs.values():
+                yield from walk(upstream)
+            if stage.name not in seen:
+                seen.add(stage.name)
+                yield stage
+
+        yield from walk(self)
+
+
+def signature(config: StageConfig, inputs: Mapping[str, str]) -> str:
+    """Hash of a stage's kind, configuration and the signatures of its inputs."""
+    identity = {"kind": config.kind, "config": to_dict(config), "inputs": dict(sorted(inputs.items()))}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------------------- to and from plain values
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries of JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build a configuration, checking every key and type.
+
+    Raises `UserError` naming the key and what is valid there.
+    """
+    where = where or cls.__name__
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a table of settings, got {values!r}")
+    for key in values:
+        if key not in names:
+            raise unknown(f"key in {where}", key, names)
+    return cls(**{key: _coerce(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def replace_path(config: T, path: str, value: Any) -> T:
+    """A copy with one dotted field changed, e.g. `replace_path(cfg, "train.lr", 3e-4)`."""
+    head, _, rest = path.partition(".")
+    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
+    if head not in names:
+        raise unknown(f"key in {type(config).__name__}", head, names)
+    current = getattr(config, head)
+    if rest and not dataclasses.is_dataclass(current):
+        raise UserError(f"{type(config).__name__}.{head} has no settings of its own, so {path!r} leads nowhere")
+    hint = typing.get_type_hints(type(config))[head]
+    new = replace_path(current, rest, value) if rest else _coerce(hint, value, f"{type(config).__name__}.{head}")
+    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: old -> new` for every leaf in which two nested dictionaries differ."""
+    lines: list[str] = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new, path = before.get(key), after.get(key), f"{prefix}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{path}.")
+        elif old != new:
+            lines.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
+    return lines
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type, or a `UserError` that names the place."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise unknown(where, value, map(str, args))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(arg for arg in args if arg is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise UserError(f"{where} must be a list, got {value!r}")
+        if args[-1] is Ellipsis:
+            return tuple(_coerce(args[0], item, where) for item in value)
+        if len(value) != len(args):
+            raise UserError(f"{where} must have {len(args)} values, got {list(value)}")
+        return tuple(_coerce(arg, item, where) for arg, item in zip(args, value, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{where} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{type(config).__name__}.{name} must be at least 1, got {getattr(config, name)}")
+
+
+def _fraction(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{type(config).__name__}.{name} must be in [0, 1), got {getattr(config, name)}")

@@ -1,0 +1,55 @@
+"""Errors a user can cause, and how the command lines report them: one line, exit status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """The user asked for something that cannot be done.
+
+    The message says what is wrong, where, and what to type next. Command lines print it without a traceback.
+    """
+
+    exit_code = 2
+
+
+class StageFailed(UserError):
+    """A stage ended in an error; the message names its run directory and log."""
+
+    exit_code = 1
+
+
+class Interrupted(Exception):
+    """A stage was asked to stop (signal, time limit) and wrote a checkpoint; the same command continues it."""
+
+
+def unknown(what: str, given: object, valid: Iterable[str]) -> UserError:
+    """An error for a name that is not one of `valid`: lists them all and guesses what was meant."""
+    names = sorted(valid)
+    close = get_close_matches(str(given), names, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return UserError(f"unknown {what} {given!r}{hint}; valid: {', '.join(names)}")
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a command line's `main`, turning expected errors into one line on stderr and an exit status.
+
+    2 for a user's mistake, 1 for a failed stage, 130 for Ctrl-C, 75 (EX_TEMPFAIL) for "stopped, repeat to continue".
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except Interrupted as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        code = 75
+    except KeyboardInterrupt:
+        print("interrupted: repeat the same command to continue", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    sys.exit(code)

@@ -1,0 +1,258 @@
+"""The run directory: one stage's configuration, status, metrics and output. It is the truth; all else is read from it.
+
+    results/runs/<kind>-<signature>/
+        config.json      kind, config, inputs {role: run name}, runtime          written once
+        provenance.json  the configuration again, git commit, versions, host     written once
+        status.json      state, step, loss, speed, error                         replaced atomically
+        metrics.jsonl    one record per line, by step                            appended
+        checkpoints/     written by fvar.training.checkpoint
+        log              what the stage printed
+        lock             held (flock) while a process works here
+
+One process writes a run directory; everyone may read it at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fvar import atomic
+from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, differences, from_dict, signature, to_dict
+from fvar.errors import UserError, unknown
+
+FORMAT = 1
+State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a stage stands. `rate` is in images per second, `eta` in seconds, times are Unix seconds."""
+
+    state: State = "waiting"
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    rate: float | None = None
+    eta: float | None = None
+    started: float | None = None
+    updated: float | None = None
+    seconds: float = 0.0  # wall time spent by all attempts
+    attempts: int = 0
+    host: str = ""
+    pid: int = 0
+    error: str = ""
+    note: str = ""  # one line for the live view, e.g. "checkpoint 400 was damaged; continued from 300"
+
+
+class RunDir:
+    """One stage's directory. Make one with `create`, reach an existing one with `open`."""
+
+    def __init__(self, path: Path, config: StageConfig, inputs: Mapping[str, str], runtime: RuntimeConfig) -> None:
+        self.path = path
+        self.config = config
+        self.input_names = dict(inputs)
+        self.runtime = runtime
+
+    # ------------------------------------------------------------------------------------------------ make and open
+
+    @classmethod
+    def create(cls, root: Path, stage: Stage, runtime: RuntimeConfig) -> RunDir:
+        """Make `root/<stage.name>` (and the directories of its inputs), or open it where it exists already.
+
+        Raises `UserError` if a directory of that name holds another configuration.
+        """
+        for upstream in stage.inputs.values():
+            cls.create(root, upstream, runtime)
+        path = root / stage.name
+        if not (path / "config.json").exists():
+            inputs = {role: upstream.name for role, upstream in stage.inputs.items()}
+            body = {"format": FORMAT, "kind": stage.kind, "config": to_dict(stage.config), "inputs": inputs}
+            path.mkdir(parents=True, exist_ok=True)
+            atomic.write_json(path / "provenance.json", {**body, "created": time.time(), "host": socket.gethostname()})
+            atomic.write_json(path / "config.json", {**body, "runtime": to_dict(runtime)})
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """Read a run directory. Raises `UserError` if it is none, or if its configuration was edited."""
+        path = Path(path)
+        body = _read_object(path / "config.json")
+        for key in ("kind", "config", "inputs"):
+            if key not in body:
+                raise UserError(f"{path}/config.json has no {key!r}; it is not a run directory's")
+        if body["kind"] not in STAGE_CONFIGS:
+            raise unknown(f"stage kind in {path}/config.json", body["kind"], STAGE_CONFIGS)
+        config = from_dict(STAGE_CONFIGS[body["kind"]], body["config"])
+        runtime = from_dict(RuntimeConfig, body.get("runtime", {}))
+        run = cls(path.resolve(), config, body["inputs"], runtime)
+        for name in run.input_names.values():
+            if Path(name).name != name or name.startswith("."):
+                raise UserError(f"{path}/config.json: the input {name!r} is not the name of a run directory")
+        run._refuse_if_edited(body)
+        return run
+
+    def _refuse_if_edited(self, body: Mapping[str, Any]) -> None:
+        if self.path.name == f"{self.kind}-{self.signature}":
+            return
+        try:
+            original = _read_object(self.path / "provenance.json")
+            changes = differences(
+                *({key: b.get(key) for key in ("kind", "config", "inputs")} for b in (original, body))
+            )
+        except UserError:
+            changes = []
+        detail = "; ".join(changes) or f"its settings hash to {self.signature}"
+        raise UserError(
+            f"{self.path}/config.json was edited after the directory was made ({detail}); "
+            "restore it, or change the study and run it again: another configuration gets a directory of its own"
+        )
+
+    # ------------------------------------------------------------------------------------------------------ identity
+
+    @property
+    def kind(self) -> str:
+        return self.config.kind
+
+    @property
+    def signature(self) -> str:
+        """Recomputed from the configuration; input signatures are the tails of the input names."""
+        return signature(self.config, {role: name.rpartition("-")[2] for role, name in self.input_names.items()})
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def input(self, role: str) -> RunDir:
+        """The run directory this stage reads as `role`."""
+        if role not in self.input_names:
+            raise unknown(f"input of {self.name}", role, self.input_names)
+        return RunDir.open(self.path.parent / self.input_names[role])
+
+    # -------------------------------------------------------------------------------------------------------- status
+
+    @property
+    def status(self) -> Status:
+        """The last status written; a directory without one is waiting."""
+        try:
+            body = json.loads((self.path / "status.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return Status()
+        known = {item.name for item in dataclasses.fields(Status)}
+        return Status(**{key: value for key, value in body.items() if key in known})
+
+    def update(self, **changes: Any) -> Status:
+        """Replace some fields of the status and stamp the time."""
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in changes.items()
+        }
+        status = dataclasses.replace(self.status, **finite, updated=time.time())
+        atomic.write_json(self.path / "status.json", dataclasses.asdict(status))
+        return status
+
+    @property
+    def done(self) -> bool:
+        return self.status.state == "done"
+
+    # ------------------------------------------------------------------------------------------------------- metrics
+
+    def log_metrics(self, step: int, values: Mapping[str, float], split: str = "train") -> None:
+        """Append one record. Non-finite values are kept as strings ("nan", "inf"): JSON has no other place for them."""
+        record: dict[str, Any] = {"step": step, "split": split, "time": round(time.time(), 3)}
+        record |= {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
+        line = json.dumps(record) + "\n"
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(line)
+
+    def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
+        """All complete records, in the order written; a torn last line is left out."""
+        try:
+            text = (self.path / "metrics.jsonl").read_text()
+        except FileNotFoundError:
+            return []
+        records = []
+        for line in text.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        return [record for record in records if split is None or record["split"] == split]
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the records of steps that will be repeated after a resume."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        if (self.path / "metrics.jsonl").exists():
+            atomic.write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+    # ---------------------------------------------------------------------------------------------------------- lock
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for writing. The kernel lets go of it however the process ends.
+
+        Raises `UserError` if another process holds it.
+        """
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _acquire(handle, self.path):
+                owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+                raise UserError(f"{self.path} is being written by {owner}; wait for it or stop it first")
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            yield
+        finally:
+            os.close(handle)
+
+    @property
+    def locked(self) -> bool:
+        """Whether some process is at work here now."""
+        try:
+            handle = os.open(self.path / "lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+
+def _acquire(handle: int, path: Path, patience: float = 1.0) -> bool:
+    """Take the exclusive lock; wait a moment, since a reader asking `locked` holds it for an instant."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(f"{path} is on a file system without locks ({error.strerror})") from error
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{path} does not exist; name a run directory such as results/runs/var-0123456789abcdef"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(body, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return body
