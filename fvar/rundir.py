@@ -108,9 +108,8 @@ class RunDir:
             return
         try:
             original = _read_object(self.path / "provenance.json")
-            changes = differences(
-                *({key: b.get(key) for key in ("kind", "config", "inputs")} for b in (original, body))
-            )
+            keys = ("kind", "config", "inputs")
+            changes = differences({key: original.get(key) for key in keys}, {key: body.get(key) for key in keys})
         except UserError:
             changes = []
         detail = "; ".join(changes) or f"its settings hash to {self.signature}"
@@ -154,11 +153,10 @@ class RunDir:
 
     def update(self, **changes: Any) -> Status:
         """Replace some fields of the status and stamp the time."""
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in changes.items()
-        }
-        status = dataclasses.replace(self.status, **finite, updated=time.time())
+        for key, value in changes.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                changes[key] = None
+        status = dataclasses.replace(self.status, **changes, updated=time.time())
         atomic.write_json(self.path / "status.json", dataclasses.asdict(status))
         return status
 
