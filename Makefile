@@ -1,0 +1,60 @@
+# make demo    Table 2 of the paper from real training on real images, at the smallest preset (about ten minutes)
+# make test    the tests that need neither root nor a system package
+# make lint    ruff and mypy
+# make bench   speed, as ratios against what one would run instead
+#
+# Every target makes .venv first when it is missing or older than requirements.lock.
+# PYTHON chooses the interpreter (>= 3.11):  make demo PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+DEMO := $(BIN)/python -m studies.run ablation_table2 --preset smoke --cluster inline
+
+.PHONY: demo test test-slow test-slurm test-browser lint format bench lock clean
+.DEFAULT_GOAL := demo
+
+.venv: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "fvar needs Python >= 3.11, $(PYTHON) is older: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)
+	$(DEMO)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not slurm and not browser"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow --timeout 3000
+
+test-slurm: $(STAMP)  ## as root: installs Debian's SLURM and starts a cluster on 127.0.0.1
+	$(BIN)/python -m pytest -m slurm tests/slurm --timeout 900
+
+test-browser: $(STAMP)  ## needs Debian's chromium
+	$(BIN)/python -m pytest -m browser
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@set -e; for file in tests/benchmarks/bench_*.py; do \
+	  $(BIN)/python -m tests.benchmarks.$$(basename $$file .py); done
+
+lock: $(STAMP)  ## write what .venv holds now as exact pins
+	$(BIN)/python -m pip freeze --exclude-editable --all | $(PYTHON) .ci/pin.py > requirements.lock
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
