@@ -98,6 +98,7 @@ class AutoencoderConfig(Checked):
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)  # VAR; the downsampling factor is 2 ** (len - 1)
     num_res_blocks: int = 2  # VAR
     z_channels: int = 32  # VAR
+    norm_groups: int = 32  # of group normalisation, fewer where channels do not divide by it; VQGAN
     attention: bool = True  # self-attention at the lowest resolution; VAR
     dropout: float = 0.0
 
@@ -118,6 +119,12 @@ class QuantiserConfig(Checked):
     codebook: Literal["ema", "gradient"] = "ema"  # ema: Razavi et al. 2019; gradient: VAR's codebook loss
     ema_decay: float = 0.99
     dead_after: int = 256  # restart a code that was not used for so many steps; 0: never
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "vocab_size", "num_phi")
+        if self.vocab_size > 1 << 16:
+            raise UserError(f"quantiser.vocab_size {self.vocab_size} exceeds 65536: token stores keep 16 bits a token")
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class TrainConfig(Checked):
     clip: float = 2.0  # gradient norm; VAR
     warmup: float = 0.02  # share of the steps; VAR
     warmup_from: float = 0.005  # of the peak; VAR
-    flat: float = 0.05  # share of the steps at the final rate; VAR
+    flat: float = 0.05  # share of the steps after the warm-up held at the peak, before the linear fall; VAR
     final: float = 0.1  # of the peak; VAR: 0.1 for d16 and d20, else 0.01
     precision: Precision = "bf16"  # "mixed precision", paper Sec. 4.2
     ema: float = 0.0  # decay of averaged weights; VAR keeps none
@@ -233,6 +240,8 @@ class RuntimeConfig(Checked):
     checkpoint_seconds: float = 300.0
     keep_checkpoints: int = 2
     log_every: int = 10
+    bad_steps: int = 10  # steps with a non-finite loss or gradient that are skipped before the stage stops
+    spike_sigmas: float = 8.0  # a loss so many standard deviations above the last 100 raises an alarm line; 0: never
 
 
 # -------------------------------------------------------------------------------------------------------------- stages
