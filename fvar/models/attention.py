@@ -1,0 +1,85 @@
+"""Block-causal self-attention over scales: a token sees its own scale and all coarser ones.
+
+The sequence lists the token maps scale by scale, coarse to fine. Instead of masking a dense (L, L) product, every run
+of queries attends only to the prefix it may see: the hidden part is not computed at all. While sampling, the keys and
+values of earlier scales lie in a preallocated cache, and no mask exists either, since everything cached is visible.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_LOG_SCALE = 4.605170185988092  # ln 100, VAR's cap of the learned temperature
+
+
+class KVCache:
+    """Keys and values of one block for all scales, allocated once: two tensors (B, H, L, D)."""
+
+    def __init__(self, batch: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
+        self.keys = like.new_empty(batch, heads, length, head_dim)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the newest scale's keys and values (B, H, n, D); return all of them so far, as views."""
+        end = self.length + key.shape[2]
+        self.keys[:, :, self.length : end] = key
+        self.values[:, :, self.length : end] = value
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with l2-normalised queries and keys and a learned temperature per head (VAR).
+
+    With `l2_norm`, q and k have unit length, q is multiplied by exp(min(scale_mul, ln 100)) and the softmax by 1;
+    without it, the usual 1/sqrt(D). Keys have no bias: `zero_k_bias` holds its place in the fused projection.
+    """
+
+    zero_k_bias: Tensor
+
+    def __init__(self, dim: int, heads: int, l2_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.l2_norm = l2_norm
+        self.mat_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("zero_k_bias", torch.zeros(dim))
+        if l2_norm:
+            self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), 4.0).log())
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, scale_ends: tuple[int, ...], cache: KVCache | None = None) -> Tensor:
+        """Attend within x (B, L, C), whose scales end at `scale_ends`; with a cache, from the newest scale x to all.
+
+        Returns (B, L, C).
+        """
+        batch, length, dim = x.shape
+        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+        qkv = F.linear(x, self.mat_qkv.weight, bias).view(batch, length, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, L, D)
+        softmax_scale = None
+        if self.l2_norm:
+            temperature = self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp().to(q.dtype)
+            q, k, softmax_scale = F.normalize(q, dim=-1) * temperature, F.normalize(k, dim=-1), 1.0
+        if cache is not None:
+            k, v = cache.append(k, v)
+            out = F.scaled_dot_product_attention(q, k, v, scale=softmax_scale)
+        else:
+            out = block_causal_attention(q, k, v, scale_ends, softmax_scale)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(batch, length, dim))
+        return projected
+
+
+def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float | None) -> Tensor:
+    """Attention (B, H, L, D) in which the queries of a scale see the keys of that scale and of those before it."""
+    parts = [
+        F.scaled_dot_product_attention(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale)
+        for start, end in pairwise((0, *scale_ends))
+    ]
+    return torch.cat(parts, dim=2)

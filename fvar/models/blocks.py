@@ -1,0 +1,104 @@
+"""The transformer block of VAR: self-attention and feed-forward, both modulated by the class (AdaLN)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fvar.config import TransformerConfig
+from fvar.models.attention import KVCache, SelfAttention
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around a tanh-approximated GELU."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
+
+
+class Modulation(nn.Sequential):
+    """`count` modulations per channel from a class embedding: SiLU, then one linear layer."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__(nn.SiLU(), nn.Linear(dim, count * dim))
+        self.count = count
+
+    @property
+    def linear(self) -> nn.Linear:
+        return cast(nn.Linear, self[1])
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """(B, C) -> (count, B, 1, C)."""
+        out: Tensor = self[1](self[0](condition))
+        return out.view(len(condition), self.count, 1, -1).transpose(0, 1)
+
+
+class Block(nn.Module):
+    """x + gamma1 attn(scale1, shift1 on LN x), then x + gamma2 ffn(scale2, shift2 on LN x).
+
+    The modulations are in the order gamma1, gamma2, scale1, scale2, shift1, shift2. They depend on the class alone, so
+    `modulation = ada_lin(condition)` (6, B, 1, C) is computed once per step or sample and passed in.
+    """
+
+    def __init__(self, cfg: TransformerConfig, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm_eps = cfg.norm_eps
+        self.attn = SelfAttention(cfg.dim, cfg.num_heads, cfg.attn_l2_norm)
+        self.ffn = FeedForward(cfg.dim, round(cfg.dim * cfg.mlp_ratio))
+        self.ada_lin = Modulation(cfg.dim, 6)
+
+    def forward(
+        self, x: Tensor, modulation: Tensor, scale_ends: tuple[int, ...], cache: KVCache | None = None
+    ) -> Tensor:
+        """One block on x (B, L, C); see `SelfAttention.forward` for `scale_ends` and `cache`."""
+        return self.feed_forward(self.self_attention(x, modulation, scale_ends, cache), modulation)
+
+    def self_attention(
+        self, x: Tensor, modulation: Tensor, scale_ends: tuple[int, ...], cache: KVCache | None = None
+    ) -> Tensor:
+        """The first residual: X_L of paper Eq. 9."""
+        gamma, _, scale, _, shift, _ = modulation
+        out = self.attn(modulated_norm(x, scale, shift, self.norm_eps), scale_ends, cache)
+        return torch.addcmul(x, self._kept(gamma), out)
+
+    def feed_forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """The second residual."""
+        _, gamma, _, scale, _, shift = modulation
+        out = self.ffn(modulated_norm(x, scale, shift, self.norm_eps))
+        return torch.addcmul(x, self._kept(gamma), out)
+
+    def _kept(self, gamma: Tensor) -> Tensor:
+        """Drop path: gamma (B, 1, C) is zeroed for a random part of the samples, and raised for the others."""
+        if not (self.training and self.drop_path > 0):
+            return gamma
+        keep = 1 - self.drop_path
+        return gamma * (torch.rand(len(gamma), 1, 1, device=gamma.device) < keep) / keep
+
+
+class Head(nn.Module):
+    """The modulated norm before the classifier; its modulations are in the order scale, shift."""
+
+    def __init__(self, dim: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm_eps = norm_eps
+        self.ada_lin = Modulation(dim, 2)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Normalise and modulate x (B, L, C) by the class embedding (B, C)."""
+        scale, shift = self.ada_lin(condition)
+        return modulated_norm(x, scale, shift, self.norm_eps)
+
+
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """LN(x) (1 + scale) + shift, where LN has no weights of its own; x (B, L, C), scale and shift (B, 1, C)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)

@@ -1,0 +1,200 @@
+"""The high-frequency residual teacher: the deployment network plus Alias-Gate Cross-Attention in its last blocks.
+
+Paper Eq. 9-11, with X_L (B, L, C) the output of a block's self-attention residual and E_a the alias embedding:
+
+    Z = X_L + alpha * Attn(X_L W_Q, E_a(a) W_K, E_a(a) W_V) W_O,    alpha = sigmoid(X_L W_alpha + b) in [0, 1]^C
+
+Z then goes on through the block's feed-forward as X_L would. With alpha = 0 the teacher is the deployment network.
+X_L enters W_Q and W_alpha after the trunk's weightless layer norm, since its size grows with the depth.
+The teacher exists while training only. It draws no random numbers (no drop path), so it leaves the student's alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fvar.config import TeacherConfig, TransformerConfig
+from fvar.models.blocks import Block
+from fvar.models.var import VAR, Tail, Trunk, VarOutput, initialise, remember_or_recompute, scale_ends
+
+
+class AliasEmbedding(nn.Module):
+    """E_a: code, scale and position of the alias tokens, as wide as one cross-attention."""
+
+    def __init__(self, vocab_size: int, dim: int, patch_nums: Sequence[int]) -> None:
+        super().__init__()
+        self.patch_nums = tuple(patch_nums)
+        self.code = nn.Embedding(vocab_size, dim)
+        self.scale = nn.Embedding(len(self.patch_nums), dim)
+        self.position = nn.Parameter(torch.empty(1, sum(p * p for p in self.patch_nums), dim))
+        for table in (self.code.weight, self.scale.weight, self.position):
+            nn.init.trunc_normal_(table, std=0.5)
+
+    def forward(self, indices: Sequence[Tensor]) -> Tensor:
+        """Embed alias tokens, one (B, p_k^2) int64 tensor a scale, as (B, L, D)."""
+        found = [tokens.shape[1] for tokens in indices]
+        if found != [p * p for p in self.patch_nums]:
+            raise ValueError(f"alias tokens must number {[p * p for p in self.patch_nums]} per scale, found {found}")
+        levels = [scale.expand(p * p, -1) for scale, p in zip(self.scale.weight, self.patch_nums, strict=True)]
+        embedded: Tensor = self.code(torch.cat(list(indices), dim=1)) + torch.cat(levels) + self.position
+        return embedded
+
+
+class AliasGateCrossAttention(nn.Module):
+    """alpha * Attn(X_L W_Q, E_a W_K, E_a W_V) W_O: few narrow heads and a gate per channel.
+
+    Queries of scale k see the alias tokens of scales <= k ("own") or < k ("before"). Each scale attends to that prefix
+    only, so there is no mask. Queries that see no alias token, or lie outside the last `last_scales`, receive zero.
+    """
+
+    def __init__(self, dim: int, cfg: TeacherConfig, scale_ends: Sequence[int], norm_eps: float) -> None:
+        super().__init__()
+        inner = cfg.heads * cfg.head_dim
+        self.heads = cfg.heads
+        self.norm_eps = norm_eps
+        self.query = nn.Linear(dim, inner, bias=False)
+        self.key = nn.Linear(inner, inner, bias=False)
+        self.value = nn.Linear(inner, inner, bias=False)
+        self.out = nn.Linear(inner, dim, bias=False)
+        self.gate = nn.Linear(dim, dim) if cfg.gate == "sigmoid" else None
+        for linear in (self.query, self.key, self.value):
+            nn.init.trunc_normal_(linear.weight, std=linear.in_features**-0.5)  # unit variance in, unit variance out
+        small = math.sqrt(1 / (3 * dim))  # as the trunk's layers: the added term starts no larger than X_L
+        nn.init.trunc_normal_(self.out.weight, std=small)
+        if self.gate is not None:
+            nn.init.trunc_normal_(self.gate.weight, std=small)
+            nn.init.constant_(self.gate.bias, cfg.gate_bias)
+
+        ranges = list(pairwise((0, *scale_ends)))
+        first = len(ranges) - cfg.last_scales if cfg.last_scales else 0
+        # (start, end, visible): queries start ... end see the first `visible` alias tokens
+        self.spans = [(start, end, end if cfg.visibility == "own" else start) for start, end in ranges[max(first, 0) :]]
+        self.spans = [span for span in self.spans if span[2] > 0]
+
+    def forward(self, x: Tensor, alias: Tensor) -> Tensor:
+        """The term added to X_L: x (B, L, C), alias (B, L, D) -> (B, L, C)."""
+        if not self.spans:
+            return torch.zeros_like(x)
+        begin = self.spans[0][0]  # the spans are the tail of the sequence
+        normed = F.layer_norm(x[:, begin:], x.shape[-1:], eps=self.norm_eps)
+        q, k, v = (self._split(t) for t in (self.query(normed), self.key(alias), self.value(alias)))
+        parts = [
+            F.scaled_dot_product_attention(q[:, :, start - begin : end - begin], k[:, :, :seen], v[:, :, :seen])
+            for start, end, seen in self.spans
+        ]
+        added: Tensor = self.out(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
+        if self.gate is not None:
+            added = added * torch.sigmoid(self.gate(normed))
+        return F.pad(added, (0, 0, begin, 0))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, H, n, D / H)
+
+
+class Teacher(nn.Module):
+    """Deployment network plus AG-XAttn, with parameters of its own.
+
+    Trunk "separate": a whole second VAR. Trunk "shared": the student's embeddings and first blocks, read as constants
+    (detached), and last `blocks` blocks and a classifier of its own. So in both cases the teacher's cross-entropy
+    trains exactly this module's parameters, never the student's, and the student's losses never train these.
+
+    `network` holds what the deployment network has too; `alias` and `cross` are AG-XAttn.
+
+    Raises ValueError where `teacher.blocks` or `teacher.last_scales` exceeds what the network has.
+    """
+
+    network: Tail
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        teacher: TeacherConfig,
+        num_classes: int,
+        vocab_size: int,
+        z_channels: int,
+        patch_nums: Sequence[int],
+        alias_vocab_size: int,
+    ) -> None:
+        super().__init__()
+        if teacher.blocks > cfg.depth:
+            raise ValueError(f"teacher.blocks must be at most the depth {cfg.depth}, found {teacher.blocks}")
+        if not 0 <= teacher.last_scales <= len(patch_nums):
+            raise ValueError(f"teacher.last_scales must be 0 to {len(patch_nums)}, found {teacher.last_scales}")
+        self.cfg = dataclasses.replace(cfg, drop_path=0.0)
+        self.scale_ends = scale_ends(patch_nums)
+        if teacher.trunk == "shared":
+            self.network = Tail(self.cfg, [0.0] * teacher.blocks, vocab_size)
+            initialise(self.network, (), cfg.depth)
+        else:
+            self.network = VAR(self.cfg, num_classes, vocab_size, z_channels, patch_nums)
+        self.alias = AliasEmbedding(alias_vocab_size, teacher.heads * teacher.head_dim, patch_nums)
+        self.cross = nn.ModuleList(
+            AliasGateCrossAttention(cfg.dim, teacher, self.scale_ends, cfg.norm_eps) for _ in range(teacher.blocks)
+        )
+
+    @property
+    def trunk_before(self) -> int:
+        """What to pass to the student's forward: how many last blocks are the teacher's own; 0 where it shares none."""
+        return 0 if isinstance(self.network, VAR) else len(self.cross)
+
+    def copy_deployment(self, student: VAR) -> None:
+        """Start from the student's weights, so that features of both are comparable from the first step."""
+        if isinstance(self.network, VAR):
+            self.network.load_state_dict(student.state_dict())
+            return
+        for mine, theirs in zip(self.network.layers, student.layers[-len(self.network.layers) :], strict=True):
+            mine.load_state_dict(theirs.state_dict())
+        self.network.head_nm.load_state_dict(student.head_nm.state_dict())
+        self.network.head.load_state_dict(student.head.state_dict())
+
+    def forward(
+        self,
+        labels: Tensor,
+        var_input: Tensor,
+        alias_indices: Sequence[Tensor],
+        *,
+        features: int = 0,
+        trunk: Trunk | None = None,
+    ) -> VarOutput:
+        """Logits of every structure token given coarser structure and visible alias tokens.
+
+        Args:
+            labels: (B,), dropped already: the same the student got.
+            var_input: (B, L - n_1, Cz), as the student's.
+            alias_indices: per scale (B, p_k^2) int64.
+            features: how many of the last blocks' outputs to return; at most `blocks` where the trunk is shared.
+            trunk: of the student's output for these inputs, asked for with `trunk_before`; only where it is shared.
+        """
+        own = len(self.cross)
+        outputs = []
+        if isinstance(self.network, VAR):
+            x, condition = self.network.embed(labels, var_input)
+            for block in self.network.layers[:-own]:
+                x = self.network.run_block(block, x, condition)
+                outputs.append(x)
+        elif trunk is None or features > own:
+            raise ValueError(f"a shared trunk needs the student's trunk, and at most {own} features, found {features}")
+        else:
+            x, condition = trunk.hidden.detach(), trunk.condition.detach()
+        alias = self.alias(alias_indices)
+        for block, cross in zip(self.network.layers[-own:], self.cross, strict=True):
+            x = self._run_block(block, cross, x, condition, alias)
+            outputs.append(x)
+        return VarOutput(self.network.classify(x, condition), outputs[len(outputs) - features :])
+
+    def _run_block(self, block: Block, cross: nn.Module, x: Tensor, condition: Tensor, alias: Tensor) -> Tensor:
+        """A block whose feed-forward reads Z (Eq. 10, 11) in place of X_L."""
+
+        def apply(x: Tensor, condition: Tensor, alias: Tensor) -> Tensor:
+            modulation = block.ada_lin(condition)
+            x = block.self_attention(x, modulation, self.scale_ends)  # X_L, Eq. 9
+            return block.feed_forward(x + cross(x, alias), modulation)
+
+        return remember_or_recompute(apply, x, condition, alias, recompute=self.cfg.checkpointing)

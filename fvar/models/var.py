@@ -1,0 +1,222 @@
+"""VAR, the deployment network: a transformer that predicts one token map after another, coarse to fine.
+
+State-dict keys and shapes are those of the original (FoundationVision/VAR), so its checkpoints load strictly and ours
+load there. In this file B is the batch, K the number of scales, p_k the side of scale k's token map, n_k = p_k^2,
+L = sum of n_k, C the width, Cz the channels of the tokenizer's latent and V its vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fvar.config import TransformerConfig
+from fvar.models.attention import KVCache
+from fvar.models.blocks import Block, Head
+
+
+@dataclass
+class Trunk:
+    """What enters the last blocks: `hidden` (B, L, C) and the class embedding `condition` (B, C)."""
+
+    hidden: Tensor
+    condition: Tensor
+
+
+@dataclass
+class VarOutput:
+    """`logits` (B, L, V); `features`: the last blocks' outputs (B, L, C), in order; `trunk` where it was asked for."""
+
+    logits: Tensor
+    features: list[Tensor] = field(default_factory=list)
+    trunk: Trunk | None = None
+
+
+class Tail(nn.Module):
+    """The last blocks of a VAR and its classifier: the part that needs no embeddings."""
+
+    def __init__(self, cfg: TransformerConfig, drop_path: Sequence[float], vocab_size: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.vocab_size = vocab_size
+        self.blocks = nn.ModuleList(Block(cfg, rate) for rate in drop_path)
+        self.head_nm = Head(cfg.dim, cfg.norm_eps)
+        self.head = nn.Linear(cfg.dim, vocab_size)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, typed."""
+        return cast("list[Block]", list(self.blocks))
+
+    def classify(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Logits (B, n, V) of the last block's output (B, n, C)."""
+        logits: Tensor = self.head(self.head_nm(x, condition))
+        return logits
+
+
+class VAR(Tail):
+    """Class-conditional transformer over the token maps of `patch_nums`.
+
+    Args:
+        cfg: depth, width, heads, regularisation.
+        num_classes: labels are 0 ... num_classes - 1; `num_classes` itself means "unconditional".
+        vocab_size: V, the tokenizer's codebook.
+        z_channels: Cz.
+        patch_nums: sides p_k, coarse to fine.
+    """
+
+    lvl_1L: Tensor
+    attn_bias_for_masking: Tensor
+
+    def __init__(
+        self, cfg: TransformerConfig, num_classes: int, vocab_size: int, z_channels: int, patch_nums: Sequence[int]
+    ) -> None:
+        rates = [cfg.drop_path_peak * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
+        super().__init__(cfg, rates, vocab_size)
+        self.num_classes = num_classes
+        self.z_channels = z_channels
+        self.patch_nums = tuple(patch_nums)
+        self.scale_ends = scale_ends(patch_nums)
+        first, length, dim = self.scale_ends[0], self.scale_ends[-1], cfg.dim
+
+        self.word_embed = nn.Linear(z_channels, dim)
+        self.class_emb = nn.Embedding(num_classes + 1, dim)
+        self.pos_start = nn.Parameter(torch.empty(1, first, dim))
+        self.pos_1LC = nn.Parameter(torch.empty(1, length, dim))
+        self.lvl_embed = nn.Embedding(len(self.patch_nums), dim)
+
+        sizes = torch.tensor([p * p for p in self.patch_nums])
+        level = torch.repeat_interleave(torch.arange(len(sizes)), sizes, output_size=length)
+        self.register_buffer("lvl_1L", level[None])
+        # Attention needs no mask; this one is here because the original's checkpoints carry it.
+        hidden = torch.where(level[:, None] >= level[None, :], 0.0, -torch.inf)
+        self.register_buffer("attn_bias_for_masking", hidden[None, None])
+        initialise(self, (self.pos_start, self.pos_1LC), cfg.depth)
+
+    # -------------------------------------------------------------------------------------------------------- training
+
+    def drop_labels(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Replace a random share `cfg.label_drop` of the labels (B,) by "unconditional".
+
+        Call it once a step while training and give student and teacher the same result: `forward` drops none itself.
+        """
+        drawn = torch.rand(labels.shape, generator=generator, device=labels.device)
+        return torch.where(drawn < self.cfg.label_drop, self.num_classes, labels)
+
+    def forward(self, labels: Tensor, var_input: Tensor, *, features: int = 0, trunk_before: int = 0) -> VarOutput:
+        """Logits of every token given all coarser scales (teacher forcing).
+
+        Args:
+            labels: (B,) classes, or `num_classes` for "unconditional".
+            var_input: (B, L - n_1, Cz), the input of scales 2 ... K (`VQVAE.var_input`).
+            features: how many of the last blocks' outputs to return.
+            trunk_before: return what enters the last so many blocks, for a teacher that shares this trunk.
+        """
+        x, condition = self.embed(labels, var_input)
+        trunk, outputs = None, []
+        for index, block in enumerate(self.layers):
+            if trunk_before == len(self.blocks) - index:
+                trunk = Trunk(x, condition)
+            x = self.run_block(block, x, condition)
+            if index >= len(self.blocks) - features:
+                outputs.append(x)
+        return VarOutput(self.classify(x, condition), outputs, trunk)
+
+    def embed(self, labels: Tensor, var_input: Tensor) -> tuple[Tensor, Tensor]:
+        """The transformer's input (B, L, C) and the class embedding (B, C)."""
+        condition = self.class_emb(labels)
+        first = condition[:, None] + self.pos_start
+        x = torch.cat((first, self.word_embed(var_input).to(first.dtype)), dim=1)
+        return x + self.position(), condition
+
+    def run_block(self, block: Block, x: Tensor, condition: Tensor) -> Tensor:
+        """One of the blocks on x (B, L, C)."""
+
+        def apply(x: Tensor, condition: Tensor) -> Tensor:
+            out: Tensor = block(x, block.ada_lin(condition), self.scale_ends)
+            return out
+
+        return remember_or_recompute(apply, x, condition, recompute=self.cfg.checkpointing)
+
+    def position(self) -> Tensor:
+        """Level plus position embedding (1, L, C)."""
+        level: Tensor = self.lvl_embed(self.lvl_1L)
+        return level + self.pos_1LC
+
+
+def scale_ends(patch_nums: Sequence[int]) -> tuple[int, ...]:
+    """Where each scale ends in the sequence: (n_1, n_1 + n_2, ..., L)."""
+    return tuple(accumulate(p * p for p in patch_nums))
+
+
+def remember_or_recompute(apply: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
+    """`apply(*inputs)`; `recompute` trades its activations for a second forward pass within the backward one."""
+    if recompute and torch.is_grad_enabled():
+        out: Tensor = checkpoint(apply, *inputs, use_reentrant=False)
+        return out
+    return apply(*inputs)
+
+
+class ScaleByScale:
+    """Runs a VAR one scale at a time for sampling, remembering keys, values and all that only the class decides."""
+
+    def __init__(self, var: VAR, labels: Tensor) -> None:
+        self.var = var
+        self.scale = 0
+        self.condition: Tensor = var.class_emb(labels)  # (B, C)
+        self.modulations = [block.ada_lin(self.condition) for block in var.layers]
+        self.position = var.position()
+        size = (len(labels), var.cfg.num_heads, var.scale_ends[-1], var.cfg.dim // var.cfg.num_heads)
+        self.caches = [KVCache(*size, like=self.condition) for _ in var.blocks]
+
+    def logits(self, next_map: Tensor | None) -> Tensor:
+        """Logits (B, n_k, V) of the next scale k.
+
+        `next_map` (B, Cz, p_k, p_k) is that scale's input, None for the first.
+        """
+        var, end = self.var, self.var.scale_ends[self.scale]
+        if next_map is None:
+            x = self.condition[:, None] + var.pos_start
+        else:
+            x = var.word_embed(next_map.flatten(2).transpose(1, 2).to(self.condition.dtype))
+        x = x + self.position[:, end - x.shape[1] : end]
+        for block, modulation, cache in zip(var.layers, self.modulations, self.caches, strict=True):
+            x = block(x, modulation, (), cache)
+        self.scale += 1
+        return var.classify(x, self.condition)
+
+
+def initialise(network: Tail, tables: Sequence[Tensor], depth: int) -> None:
+    """VAR's initial values: truncated normals of std sqrt(1 / 3C), with smaller output, class and head weights.
+
+    At the start the residual branches are nearly closed: the rows of ada_lin that make gamma are 1e-5 of the others.
+
+    Args:
+        network: all its linear layers and embeddings are set.
+        tables: further parameters to draw, such as the position embeddings.
+        depth: of the whole network, of which `network` may be the tail.
+    """
+    dim = network.cfg.dim
+    std = math.sqrt(1 / (3 * dim))
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.trunc_normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for table in tables:
+        nn.init.trunc_normal_(table, std=std)
+    with torch.no_grad():
+        network.head.weight.mul_(0.02)
+        network.head_nm.ada_lin.linear.weight.mul_(0.5)
+        for block in network.layers:
+            block.attn.proj.weight.div_(math.sqrt(2 * depth))
+            block.ffn.fc2.weight.div_(math.sqrt(2 * depth))
+            block.ada_lin.linear.weight.mul_(0.5)
+            block.ada_lin.linear.weight[: 2 * dim].mul_(1e-5)
