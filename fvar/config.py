@@ -10,11 +10,12 @@ A `Stage` is one of these configurations plus the stages it needs; its `signatur
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -29,7 +30,7 @@ class Checked:
     """Base of every configuration: each field must have its annotated type, each name must be a valid one."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _coerce(hints[item.name], getattr(self, item.name), f"{type(self).__name__}.{item.name}")
             object.__setattr__(self, item.name, value)
@@ -349,7 +350,7 @@ class Stage:
     def kind(self) -> str:
         return self.config.kind
 
-    @property
+    @functools.cached_property
     def signature(self) -> str:
         """16 hex digits that change with any value of the configuration or of a stage above it."""
         return signature(self.config, {role: stage.signature for role, stage in self.inputs.items()})
@@ -393,7 +394,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     Raises `UserError` naming the key and what is valid there.
     """
     where = where or cls.__name__
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     if not isinstance(values, Mapping):
         raise UserError(f"{where} must be a table of settings, got {values!r}")
@@ -412,7 +413,7 @@ def replace_path(config: T, path: str, value: Any) -> T:
     current = getattr(config, head)
     if rest and not dataclasses.is_dataclass(current):
         raise UserError(f"{type(config).__name__}.{head} has no settings of its own, so {path!r} leads nowhere")
-    hint = typing.get_type_hints(type(config))[head]
+    hint = _hints(type(config))[head]
     new = replace_path(current, rest, value) if rest else _coerce(hint, value, f"{type(config).__name__}.{head}")
     return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
 
@@ -427,6 +428,10 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
         elif old != new:
             lines.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
     return lines
+
+
+# The annotations of a class; resolving them is the slow part of making a configuration.
+_hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

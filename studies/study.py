@@ -1,0 +1,155 @@
+"""What a study is: a function from the results so far to cells, found by name.
+
+A study is a module of this package with one constant:
+
+    STUDY = Study("my_study", "What it shows", cells)
+
+    def cells(ctx: Context) -> Iterator[Cell]:
+        for seed in range(ctx.seeds):
+            yield Cell("full", "FVAR", seed, {}, chain(ctx.preset, "full", seed))
+
+The driver asks for the cells again whenever one has ended, so that a study may propose more from `ctx.read()`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fvar import atomic
+from fvar.config import Stage, to_dict
+from fvar.errors import UserError, unknown
+from studies.presets import Preset
+
+if TYPE_CHECKING:
+    from analysis.results import StudyResults
+
+STUDIES = (
+    "ablation_table2",
+    "table1",
+    "sweep_psf_radius",
+    "sweep_lambda",
+    "search_distillation",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: a variant of the study at one seed, and the last stage of the chain that computes it."""
+
+    variant: str
+    label: str  # as printed in tables
+    seed: int
+    params: Mapping[str, Any]  # what the cell varies, flat, for tables and MLflow
+    stage: Stage  # usually the scores; the stages above it come with it
+    name: str = ""  # unique in the study; "<variant>/seed<seed>" if not given
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or f"{self.variant}/seed{self.seed}")
+        if not re.fullmatch(r"[\w.=+-]+(/[\w.=+-]+)*", self.name) or ".." in self.name:
+            raise UserError(f"cell name {self.name!r}: use letters, digits and _ . = + - between slashes")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a study sees: at which preset and with how many seeds it runs, and what was found so far."""
+
+    study: Study
+    preset: Preset
+    seeds: int = 1
+    results: Path = Path("results")
+    label: str = ""  # folder of this preset's results; differs from its name where settings were changed
+    trials: int = 0  # cells an adaptive study may propose; 0: its own choice
+    width: int = 1  # cells that can run at once, so many an adaptive study may leave open
+    dry: bool = False  # only a plan is wanted: write nothing
+
+    @property
+    def folder(self) -> Path:
+        """results/<study>/<preset>: cells.json, tables and figures."""
+        return self.results / self.study.name / (self.label or self.preset.name)
+
+    def read(self) -> StudyResults:
+        """The cells so far with their states and scores (see `analysis.results`).
+
+        Raises `UserError` before the first cells were recorded.
+        """
+        from analysis.results import StudyResults
+
+        return StudyResults.read(self.results, self.study.name, self.label or self.preset.name)
+
+    @property
+    def started(self) -> bool:
+        return (self.folder / "cells.json").exists()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named function to cells; `outputs` writes what is shown of them and returns the files, in order of interest."""
+
+    name: str
+    title: str
+    cells: Callable[[Context], Iterable[Cell]]
+    outputs: Callable[[Context], list[Path]] | None = None  # None: table, convergence figure and sample grid
+    adaptive: bool = False  # later cells depend on the scores of earlier ones
+
+
+class Proposal(Protocol):
+    """A point of the search space that was asked for once and is known by its number ever after."""
+
+    number: int
+    params: Mapping[str, Any]
+
+
+class Proposer(Protocol):
+    """Where an adaptive study gets its cells from; `studies.search` makes one on Optuna.
+
+    Its store survives the driver: `proposals` returns those of earlier runs first, in order, so that asking again
+    after a crash repeats none and loses none.
+    """
+
+    def proposals(self) -> list[Proposal]: ...
+
+    def ask(self) -> Proposal: ...
+
+    def tell(self, number: int, value: float | None, reason: str = "") -> None:
+        """Report the score of a proposal, None where its cell failed. Telling the same twice changes nothing."""
+        ...
+
+
+def study(name: str) -> Study:
+    """A study by name. Raises `UserError` listing the valid ones."""
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    found: Study = importlib.import_module(f"studies.{name}").STUDY
+    return found
+
+
+def record(ctx: Context, cells: Iterable[Cell], settings: Iterable[str] = ()) -> None:
+    """Write cells.json, from which everything downstream finds the run directories (see `analysis.results`).
+
+    `chain` lists all run directories of a cell, inputs first, so that states can be looked up without opening one.
+    """
+    body = {
+        "study": ctx.study.name,
+        "preset": ctx.label or ctx.preset.name,
+        "title": ctx.study.title,
+        "settings": list(settings),
+        "row": to_dict(ctx.preset),
+        "cells": [
+            {
+                "name": cell.name,
+                "variant": cell.variant,
+                "label": cell.label,
+                "seed": cell.seed,
+                "params": dict(cell.params),
+                "stages": {cell.stage.kind: cell.stage.name},
+                "chain": [stage.name for stage in cell.stage.chain()],
+            }
+            for cell in cells
+        ],
+    }
+    atomic.write_json(ctx.folder / "cells.json", body)

@@ -1,0 +1,54 @@
+"""The paper's method and its ablations as chains of stages: which tokenizers feed which student, taught or not.
+
+Tokenizers are trained once, with seed 0, and shared by every seed of a study: a seed stands for the training of the
+transformer and for the sampling, which is where runs of one method differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fvar.config import DistillConfig, Stage
+from studies.presets import Kernel, Preset, Reading
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the paper's Table 2."""
+
+    label: str
+    reading: Reading = "focus"  # of the structure tokenizer; latent_area is VAR's own
+    kernel: Kernel = "disk"
+    teacher: bool = True
+    dual: bool = True  # off: the structure tokenizer codes the alias residual, too
+
+
+VARIANTS = {
+    "baseline": Variant("VAR (baseline)", reading="latent_area", teacher=False),
+    "full": Variant("FVAR (full)"),
+    "no_refocusing": Variant("w/o progressive refocusing", reading="latent_area"),
+    "gaussian": Variant("w/ Gaussian blur", kernel="gaussian"),
+    "no_teacher": Variant("w/o high-frequency teacher", teacher=False),
+    "no_dual": Variant("w/o dual tokenizers", dual=False),
+}
+
+
+def chain(
+    preset: Preset,
+    variant: str,
+    seed: int,
+    *,
+    rho_max: float | None = None,
+    distill: DistillConfig | None = None,
+    depth: int | None = None,
+) -> Stage:
+    """The scores stage of a variant, with everything it needs above it. `rho_max` is in px of a 256 px image."""
+    kind = VARIANTS[variant]
+    structure = Stage(preset.tokenizer("structure", kind.kernel, kind.reading, rho_max))
+    inputs = {"tokens": Stage(preset.tokens("structure"), {"tokenizer": structure})}
+    if kind.teacher:
+        coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max)) if kind.dual else structure
+        inputs["alias"] = Stage(preset.tokens("alias"), {"tokenizer": coder})
+    var = Stage(preset.var(kind.teacher, seed, distill, depth), inputs)
+    samples = Stage(preset.samples_config(seed), {"var": var})
+    return Stage(preset.scores(), {"samples": samples})
