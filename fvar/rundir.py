@@ -22,6 +22,7 @@ import json
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class RunDir:
         self.config = config
         self.input_names = dict(inputs)
         self.runtime = runtime
+        self._updating = threading.Lock()  # a stage and its heartbeat both update the status
 
     # ------------------------------------------------------------------------------------------------ make and open
 
@@ -156,8 +158,9 @@ class RunDir:
         for key, value in changes.items():
             if isinstance(value, float) and not math.isfinite(value):
                 changes[key] = None
-        status = dataclasses.replace(self.status, **changes, updated=time.time())
-        atomic.write_json(self.path / "status.json", dataclasses.asdict(status))
+        with self._updating:
+            status = dataclasses.replace(self.status, **changes, updated=time.time())
+            atomic.write_json(self.path / "status.json", dataclasses.asdict(status))
         return status
 
     @property

@@ -1,0 +1,1 @@
+"""One training loop for tokenizers and transformers: `loop.train(task, run, config)`."""

@@ -1,0 +1,264 @@
+"""Run one stage from its directory: by hand, in a job, under torchrun or in a debugger.
+
+    python -m fvar.run results/runs/var-0123456789abcdef
+    torchrun --nproc-per-node 8 -m fvar.run results/runs/var-0123456789abcdef
+
+Killed at any moment, the same command continues it. Exit status: 0 done, 1 failed (see RUN_DIR/log), 2 the command or
+the directory is wrong, 75 stopped by a signal after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib
+import io
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TextIO
+
+from fvar.errors import Interrupted, StageFailed, UserError, run_main
+from fvar.rundir import RunDir, State, Status
+
+HEARTBEAT_SECONDS = 10.0  # a running stage refreshes its status at least so often
+PARALLEL_KINDS = ("tokenizer", "tokens", "var")  # what several ranks work on together; the rest runs on rank 0
+MIN_FREE_BYTES = 64 << 20  # below this no stage starts
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit is reached",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+def execute(path: Path, *, echo: bool = False) -> Status:
+    """Run the stage in `path` unless it is done; returns its final status.
+
+    With `echo` what goes to the log is also printed. Raises `UserError` for a wrong, edited or busy directory or a
+    missing input, `StageFailed` when the stage ends in an error, `Interrupted` when a signal stopped it.
+    """
+    run = RunDir.open(path)
+    if run.done:
+        return run.status
+    _require_inputs(run)
+    _require_space(run)
+    # Importing torch takes seconds: everything above answers without it.
+    import torch
+
+    from fvar.training import distributed, signals
+
+    if run.runtime.threads:
+        torch.set_num_threads(run.runtime.threads)
+    with signals.raising(), distributed.process_group(distributed.pick_device(run.runtime.device)):
+        first = distributed.rank() == 0
+        with _owning(run) if first else contextlib.nullcontext():
+            # Another process may have finished it since we looked; all ranks must see the same answer.
+            if distributed.from_first(not run.done):
+                if first:
+                    _supervised(run, echo)
+                elif run.kind in PARALLEL_KINDS:
+                    _stage(run)
+            distributed.barrier()
+    return run.status
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fvar.run", description="Run one stage from its run directory, or continue it."
+    )
+    parser.add_argument("run_dir", type=Path, help="e.g. results/runs/var-0123456789abcdef")
+    arguments = parser.parse_args()
+    execute(arguments.run_dir, echo=True)
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _require_inputs(run: RunDir) -> None:
+    for role in run.input_names:
+        upstream = run.input(role)
+        if not upstream.done:
+            raise UserError(
+                f"{run.name} needs {upstream.name} as its input {role!r}, which is {upstream.status.state}; "
+                f"first: python -m fvar.run {upstream.path}"
+            )
+
+
+def _require_space(run: RunDir) -> None:
+    free = shutil.disk_usage(run.path).free
+    if free < MIN_FREE_BYTES:
+        raise UserError(
+            f"only {free >> 20} MiB are free where {run.path} lies, at least {MIN_FREE_BYTES >> 20} are needed; "
+            "free some space and run it again"
+        )
+
+
+@contextlib.contextmanager
+def _owning(run: RunDir) -> Iterator[None]:
+    """Hold the run's lock; a disk that cannot be written is the user's to know, not a traceback."""
+    try:
+        with run.lock():
+            yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise StageFailed(_explain(error, run)) from error
+        raise
+
+
+def _explain(error: BaseException, run: RunDir) -> str:
+    """One line about why a stage ended."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return f"{DISK_ERRORS[error.errno]} ({error.filename or run.path}); make room and run it again"
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+# ----------------------------------------------------------------------------------------------------------- one stage
+
+
+def _stage(run: RunDir) -> None:
+    importlib.import_module(f"fvar.stages.{run.kind}").run(run)
+
+
+def _supervised(run: RunDir, echo: bool) -> None:
+    """Run the stage with its log and heartbeat, and decide the state it ends in."""
+    before = run.status
+    started = time.time()
+
+    def settle(state: State, error: str = "") -> None:
+        with contextlib.suppress(OSError):  # a full disk must not hide the error that is being reported
+            run.update(state=state, error=error, pid=0, eta=None, seconds=before.seconds + time.time() - started)
+
+    attempt = before.attempts + 1
+    changes = {"started": started, "attempts": attempt, "host": socket.gethostname(), "pid": os.getpid()}
+    run.update(state="running", error="", note="", **changes)
+    _record_attempt(run, attempt, started)
+    with _log_to(run.path / "log", echo):
+        print(f"--- {run.name}, attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}, {changes['host']}", flush=True)
+        try:
+            with _heartbeat(run):
+                _stage(run)
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            print(f"stopped {stopped}", flush=True)
+            settle("interrupted")
+            raise
+        except BaseException as error:
+            message = _explain(error, run)
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+            settle("failed", message)
+            if isinstance(error, UserError) and not isinstance(error, StageFailed):
+                raise
+            raise StageFailed(f"{run.name} failed: {message}; see {run.path / 'log'}") from error
+    settle("done")
+    shutil.rmtree(
+        run.path / "checkpoints", ignore_errors=True
+    )  # the output is written; nothing will continue from them
+
+
+def _record_attempt(run: RunDir, attempt: int, started: float) -> None:
+    """Append what this attempt runs on to `attempts.jsonl`: never part of the run's identity."""
+    import torch
+
+    names = ("fvar", "torch", "torchvision", "numpy", "safetensors")
+    record = {
+        "attempt": attempt,
+        "started": started,
+        "command": sys.argv,
+        "commit": _git_commit(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in names},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    with open(run.path / "attempts.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _git_commit() -> str:
+    """The commit of the source tree, with "+" if files differ from it; "" outside a repository."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+@contextlib.contextmanager
+def _heartbeat(run: RunDir) -> Iterator[None]:
+    """Refresh the status regularly, so that a reader can tell a slow stage from a dead one."""
+    finished = threading.Event()
+
+    def beat() -> None:
+        while not finished.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                run.update()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+
+
+class _Tee(io.TextIOBase):
+    """Text that goes to several streams."""
+
+    def __init__(self, *streams: TextIO) -> None:
+        self.streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self.streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self.streams:
+            stream.flush()
+
+
+@contextlib.contextmanager
+def _log_to(path: Path, echo: bool) -> Iterator[None]:
+    """Append what is printed to the log, and print it too if `echo`."""
+    with open(path, "a", buffering=1) as file:
+        out = _Tee(file, sys.stdout) if echo else _Tee(file)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            yield
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,43 @@
+"""Which items a step trains on, and its random seeds: pure functions of the seed and the step number.
+
+Nothing here has state, so a resumed run needs only the step, and the order does not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def seed_for(*parts: int | str) -> int:
+    """A 63-bit seed from any labels, e.g. `seed_for(seed, step, rank)`; near labels give unrelated seeds."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def global_batch(size: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Item indices (batch_size,) int64 of step `step` over all ranks.
+
+    The stream is one seeded permutation of the `size` items per epoch, epoch after epoch; batches run over the seam.
+    """
+    if size < 1:
+        raise ValueError("there is no training item to draw from")
+    parts, position, missing = [], step * batch_size, batch_size
+    while missing:
+        epoch, offset = divmod(position, size)
+        parts.append(_permutation(size, seed, epoch)[offset : offset + missing])
+        position, missing = position + len(parts[-1]), missing - len(parts[-1])
+    return torch.cat(parts)
+
+
+def split_batch(indices: Tensor, world_size: int, rank: int, accumulate: int) -> list[Tensor]:
+    """This rank's micro-batches of a global batch. Concatenated over ranks they give the batch back, in order."""
+    return list(indices.tensor_split(world_size)[rank].tensor_split(accumulate))
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(size: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed_for(seed, "epoch", epoch)))

@@ -1,0 +1,243 @@
+"""The training loop of tokenizers and transformers.
+
+    train(task, run, config)
+
+runs `config.steps` steps of the task in its run directory. Killed at any moment and called again, it continues from the
+last checkpoint and, on a CPU, computes bit for bit what it would have computed without the interruption: the data order
+and all random numbers follow from (seed, step, rank), everything else is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from fvar.config import TrainConfig
+from fvar.errors import UserError
+from fvar.rundir import RunDir
+from fvar.training import distributed, optim, signals
+from fvar.training.averaging import AveragedWeights
+from fvar.training.checkpoint import Checkpoint, Checkpoints
+from fvar.training.data_feed import DataFeed
+from fvar.training.data_order import seed_for
+from fvar.training.guards import NonFiniteGuard, SpikeAlarm
+from fvar.training.optimisation import Phase
+from fvar.training.task import Batch, Task
+from fvar.training.throughput import Throughput
+
+STATUS_SECONDS = 1.0  # the status file is replaced at most so often
+
+
+def train(task: Task[Batch], run: RunDir, config: TrainConfig) -> None:
+    """Train `task` to its last step, or continue where an earlier attempt stopped.
+
+    Writes metrics, status and checkpoints of `run` (rank 0 only). With `config.ema` the task's parameters are their
+    averages afterwards. Raises `Interrupted` after a checkpoint when asked to stop by a signal, `StageFailed` after too
+    many non-finite steps, `OSError` when the disk is full.
+    """
+    ranks = distributed.world_size()
+    if config.batch_size < ranks * run.runtime.accumulate:
+        raise UserError(
+            f"train.batch_size {config.batch_size} cannot be cut into {ranks} ranks x {run.runtime.accumulate} "
+            "micro-batches; use fewer ranks or a smaller runtime.accumulate"
+        )
+    trainer = Trainer(task, run, config)
+    try:
+        with signals.deferred() as stop:
+            trainer.run_to_end(stop)
+    finally:
+        trainer.close()
+
+
+class Trainer(Generic[Batch]):
+    """The state of one training and its steps; see `train`."""
+
+    def __init__(self, task: Task[Batch], run: RunDir, config: TrainConfig) -> None:
+        self.task, self.run, self.config = task, run, config
+        self.writes = distributed.rank() == 0
+        if run.runtime.compile:
+            task.compile()
+        self.phases = {name: Phase(name, task, config) for name in task.phase_names}
+        self.averaged: AveragedWeights | None = None
+        if config.ema:
+            named = {f"{p.name}.{name}": value for p in self.phases.values() for name, value in p.named}
+            self.averaged = AveragedWeights(named, config.ema)
+        self.checkpoints = Checkpoints(run.path / "checkpoints", run.runtime.keep_checkpoints)
+        self.feed = DataFeed(task, config, run.runtime.accumulate)
+        self.guard = NonFiniteGuard(run.path, run.runtime.bad_steps)
+        self.alarm = SpikeAlarm(run.runtime.spike_sigmas if self.writes else 0.0)
+        self.speed = Throughput(task.device, task.tokens_per_item, task.flops_per_item, distributed.world_size())
+        self.pending: list[dict[str, float]] = []  # metrics of the steps since the last record
+        self.saved_at = self.told_at = time.monotonic()
+        self.latest: float | None = None  # loss of the last step
+        self.rate: float | None = None  # images/s
+
+    def close(self) -> None:
+        """End the threads."""
+        self.feed.close()
+        self.checkpoints.close()
+
+    def run_to_end(self, stop: signals.StopRequest) -> None:
+        """Make the remaining steps."""
+        first = self._restore()
+        if self.writes:
+            self.run.forget_metrics_after(first)
+        self._tell(first, force=True)
+        self.speed.read()
+        for step in range(first, self.config.steps):
+            self._step(step)
+            done = step + 1
+            if self._at(done, self.run.runtime.log_every) or done == 1:
+                self._log(done)
+            if self._at(done, self.config.eval_every):
+                self._evaluate(done)
+            self._tell(done)
+            self._checkpoint(done, stop)
+        self.checkpoints.join()
+        if self.averaged:
+            self.averaged.adopt()
+
+    # ---------------------------------------------------------------------------------------------------------- step
+
+    def _step(self, step: int) -> None:
+        """One step of every phase; counts as done even where a guard skips the update."""
+        torch.manual_seed(seed_for(self.config.seed, "step", step, distributed.rank()))
+        data = self.feed.take(step)
+        lr = optim.peak_lr(self.config) * optim.lr_factor(self.config, step)
+        record: dict[str, Tensor] = {}
+        applied = True
+        for name in self.task.phases(step):
+            phase = self.phases[name]
+            for other in self.phases.values():  # one phase's backward may reach the parameters of another
+                other.optimiser.zero_grad(set_to_none=True)
+            loss, metrics = phase.backward(data.micro_batches, step)
+            norm = phase.clip()
+            prefix = "" if name == self.task.phase_names[0] else f"{name}/"
+            record |= {f"{prefix}loss": loss, f"{prefix}gradient_norm": norm}
+            record |= {f"{prefix}{key}": value for key, value in metrics.items()}
+            loss_value, norm_value = torch.stack([loss, norm.to(loss)]).tolist()
+            # Under fp16 the scaler expects overflows, skips them itself and lowers its scale.
+            guarded = 0.0 if phase.scaler.is_enabled() else norm_value
+            if self.guard.check(step, name, loss_value, guarded, data.items, write=self.writes):
+                phase.apply(lr)
+            else:
+                phase.discard()
+                applied = False
+            if not prefix:
+                self.latest = loss_value
+                self.alarm.check(step, loss_value)
+        self.task.after_step(step)
+        if self.averaged and applied:
+            self.averaged.update()
+        values = torch.stack([value.to(torch.float64) for value in record.values()]).tolist()
+        self.pending.append({**dict(zip(record, values, strict=True)), "lr": lr})
+        self.speed.count(self.config.batch_size, data.waited)
+
+    # ------------------------------------------------------------------------------------------------------- records
+
+    def _at(self, done: int, every: int) -> bool:
+        return done % max(every, 1) == 0 or done == self.config.steps
+
+    def _log(self, done: int) -> None:
+        """Record the averages since the last record. Speed goes to a split of its own: it never repeats exactly."""
+        keys = dict.fromkeys(key for record in self.pending for key in record)
+        averages = {}
+        for key in keys:
+            values = [record[key] for record in self.pending if key in record]
+            averages[key] = sum(values) / len(values)
+        self.pending = []
+        speed = self.speed.read()
+        self.rate = speed["images_per_second"]
+        if self.writes:
+            self.run.log_metrics(done, averages)
+            self.run.log_metrics(done, speed, split="speed")
+
+    def _evaluate(self, done: int) -> None:
+        started = time.perf_counter()
+        if self.writes:
+            torch.manual_seed(seed_for(self.config.seed, "evaluation"))
+            phase = self.phases[self.task.phase_names[0]]
+            with torch.no_grad(), phase.autocast():
+                if self.averaged:
+                    with self.averaged.applied():
+                        values = self.task.evaluate(done)
+                else:
+                    values = self.task.evaluate(done)
+            if values:
+                self.run.log_metrics(done, values, split="heldout")
+        distributed.barrier()
+        self.speed.pause(time.perf_counter() - started)
+
+    def _tell(self, done: int, *, force: bool = False) -> None:
+        """Refresh the status and print a line, at most once a second."""
+        now = time.monotonic()
+        if not self.writes or (now - self.told_at < STATUS_SECONDS and not force and done < self.config.steps):
+            return
+        self.told_at = now
+        eta = (self.config.steps - done) * self.config.batch_size / self.rate if self.rate else None
+        self.run.update(step=done, steps=self.config.steps, loss=self.latest, rate=self.rate, eta=eta)
+        loss = f"  loss {self.latest:.4f}" if self.latest is not None else ""
+        speed = f"  {self.rate:.1f} images/s" if self.rate else ""
+        print(f"step {done}/{self.config.steps}{loss}{speed}", flush=True)
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
+
+    def _checkpoint(self, done: int, stop: signals.StopRequest) -> None:
+        """Save when steps or time say so; when asked to stop, save and raise `Stopped`."""
+        runtime, last = self.run.runtime, done == self.config.steps
+        by_time = self.writes and 0 < runtime.checkpoint_seconds <= time.monotonic() - self.saved_at
+        wishes = torch.tensor([float(bool(stop)), float(by_time)], device=self.task.device)
+        stopping, due = distributed.sum_over_ranks(wishes).tolist() if distributed.world_size() > 1 else wishes.tolist()
+        by_step = runtime.checkpoint_steps > 0 and done % runtime.checkpoint_steps == 0
+        if due or by_step or stopping or last:
+            self.saved_at = time.monotonic()
+            if self.writes:
+                self.checkpoints.save(done, self._tensors(), self._plain_state())
+        if stopping and not last:
+            self.checkpoints.join()
+            raise signals.Stopped(stop.number or signals.STOPPING[0], f"checkpoint {done} written")
+
+    def _tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        groups: dict[str, Mapping[str, Tensor]] = {}
+        for name, module in self.task.state_modules().items():
+            groups[f"module-{name}"] = module.state_dict()
+        for name, phase in self.phases.items():
+            groups[f"optimiser-{name}"] = optim.pack(phase.optimiser, phase.named)
+        if self.averaged:
+            groups["averaged"] = self.averaged.averages
+        return groups
+
+    def _plain_state(self) -> dict[str, Any]:
+        return {
+            "scalers": {name: phase.scaler.state_dict() for name, phase in self.phases.items()},
+            "skipped": self.guard.skipped,
+            "pending": self.pending,
+        }
+
+    def _restore(self) -> int:
+        """Load the newest good checkpoint; the number of steps already made."""
+        checkpoint: Checkpoint | None = None
+        for turn in range(distributed.world_size()):  # one rank at a time: the first sets damaged ones aside
+            if turn == distributed.rank():
+                checkpoint, note = self.checkpoints.load()
+                if note:
+                    print(f"warning: {note}", flush=True)
+                    self.run.update(note=note)
+            distributed.barrier()
+        if checkpoint is None:
+            return 0
+        for name, module in self.task.state_modules().items():
+            module.load_state_dict(checkpoint.tensors[f"module-{name}"])
+        for name, phase in self.phases.items():
+            optim.unpack(phase.optimiser, phase.named, checkpoint.tensors[f"optimiser-{name}"])
+            phase.scaler.load_state_dict(checkpoint.state["scalers"][name])
+        if self.averaged:
+            self.averaged.load(checkpoint.tensors["averaged"])
+        self.guard.skipped = checkpoint.state["skipped"]
+        self.pending = checkpoint.state["pending"]
+        print(f"continued from checkpoint {checkpoint.step}", flush=True)
+        return checkpoint.step

@@ -1,0 +1,76 @@
+"""The original VAR's optimiser: fused AdamW, weight decay on matrices only, warm-up, plateau, linear decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fvar.config import TrainConfig
+
+# Tables and scales that have two or more dimensions and still must not shrink: class and scale embeddings, positions,
+# the codebook, the attention's logit scale. `word_embed` is a linear map despite its name, and decays.
+NOT_DECAYED = ("class_emb", "lvl_embed", "pos_", "scale_mul", "embedding", "codebook")
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to weights of linear and convolution layers, and to nothing else."""
+    matrix = parameter.ndim >= 2 and not name.endswith("bias")
+    return matrix and not any(part.startswith(NOT_DECAYED) for part in name.split("."))
+
+
+def peak_lr(config: TrainConfig) -> float:
+    """The learning rate at its highest: `lr` per 256 images (VAR)."""
+    return config.lr * config.batch_size / 256
+
+
+def lr_factor(config: TrainConfig, step: int) -> float:
+    """The rate of step `step` (from 0) as a share of the peak (VAR).
+
+    Rises linearly from `warmup_from` during the first `warmup` of the steps, stays at 1 for `flat` of the rest, then
+    falls linearly and reaches `final` at the last step.
+    """
+    warmup = config.warmup * config.steps
+    if step < warmup:
+        return config.warmup_from + (1 - config.warmup_from) * step / warmup
+    progress = min((step - warmup) / max(config.steps - 1 - warmup, 1), 1.0)
+    falling = max(progress - config.flat, 0.0) / (1 - config.flat)
+    return 1 - (1 - config.final) * falling
+
+
+def adamw(named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW with two groups, one that decays and one that does not."""
+    named = list(named)
+    groups = [
+        {"params": [p for name, p in named if decays(name, p) is wanted], "weight_decay": decay}
+        for wanted, decay in ((True, config.weight_decay), (False, 0.0))
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=peak_lr(config), betas=config.betas, fused=True)
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the rate `lr`."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def pack(optimiser: torch.optim.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """The optimiser's state as flat tensors `<parameter>/<moment>`, so that it can be stored without pickle."""
+    return {
+        f"{name}/{key}": value for name, parameter in named for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def unpack(
+    optimiser: torch.optim.Optimizer, named: Sequence[tuple[str, nn.Parameter]], flat: dict[str, Tensor]
+) -> None:
+    """Restore what `pack` took. Learning rate and decay follow from the configuration, not from here."""
+    parameters = dict(named)
+    optimiser.state.clear()
+    for path, value in flat.items():
+        name, _, key = path.rpartition("/")
+        parameter = parameters[name]
+        # AdamW keeps its step count in float32 on the parameter's device when it is fused.
+        optimiser.state[parameter][key] = value.to(parameter.device)

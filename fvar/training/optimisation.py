@@ -1,0 +1,98 @@
+"""One optimisation phase of a task: forward, backward over micro-batches, clip, step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Generic
+
+import torch
+from torch import Tensor, nn
+
+from fvar.config import TrainConfig
+from fvar.errors import UserError
+from fvar.training import distributed, optim
+from fvar.training.task import Batch, Metrics, Task
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Phase(Generic[Batch]):
+    """The parameters one loss trains, with their optimiser and, among several ranks, their gradient exchange."""
+
+    def __init__(self, name: str, task: Task[Batch], config: TrainConfig) -> None:
+        self.name, self.config, self.device = name, config, task.device
+        self.named = task.parameter_groups(name)
+        self.parameters = [parameter for _, parameter in self.named]
+        if not self.parameters:
+            raise ValueError(f"phase {name!r} has no parameters to train")
+        self.optimiser = optim.adamw(self.named, config)
+        if config.precision == "fp16" and self.device.type != "cuda":
+            raise UserError("train.precision fp16 needs a GPU; use bf16 or fp32 on this device")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.objective: nn.Module = _Objective(name, task, self.parameters)
+        if distributed.world_size() > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.objective = nn.parallel.DistributedDataParallel(
+                self.objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def backward(self, micro_batches: Sequence[tuple[Batch, float]], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Accumulate the gradients of the global batch; the loss and the metrics, averaged over it and over ranks.
+
+        Each micro-batch counts by its share of the global batch, so the gradient does not depend on how many ranks or
+        micro-batches the batch was cut into.
+        """
+        totals: dict[str, Tensor] = {}
+        ranks = distributed.world_size()
+        for number, (batch, share) in enumerate(micro_batches, start=1):
+            with self._exchange(number == len(micro_batches)):
+                with self.autocast():
+                    loss, metrics = self.objective(batch, step)
+                # DDP averages gradients over ranks, hence the factor.
+                self.scaler.scale(loss * (share * ranks)).backward()
+            for key, value in {"loss": loss, **metrics}.items():
+                part = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach() * share
+                totals[key] = totals[key] + part if key in totals else part
+        summed = distributed.sum_over_ranks(torch.stack(list(totals.values())))
+        averages = dict(zip(totals, summed.unbind(), strict=True))
+        return averages.pop("loss"), averages
+
+    def clip(self) -> Tensor:
+        """Scale the gradients down to the norm `clip` where they exceed it; the norm before (0-d tensor)."""
+        self.scaler.unscale_(self.optimiser)
+        return nn.utils.clip_grad_norm_(self.parameters, self.config.clip or float("inf"))
+
+    def apply(self, lr: float) -> None:
+        """Take the optimiser's step."""
+        optim.set_lr(self.optimiser, lr)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+
+    def discard(self) -> None:
+        """Drop the gradients of a step that must not be taken."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.update()
+
+    def autocast(self) -> torch.autocast:
+        """The configured mixed precision."""
+        dtype = AUTOCAST.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _exchange(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Ranks exchange gradients once, in the backward pass of the last micro-batch."""
+        if isinstance(self.objective, nn.parallel.DistributedDataParallel) and not last:
+            return self.objective.no_sync()
+        return contextlib.nullcontext()
+
+
+class _Objective(nn.Module):
+    """A task's loss as a module that owns exactly the phase's parameters: what DDP wants to wrap."""
+
+    def __init__(self, phase: str, task: Task[Any], parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.phase, self.task = phase, task
+        self.owned = nn.ParameterList(parameters)
+
+    def forward(self, batch: Any, step: int) -> tuple[Tensor, Metrics]:
+        return self.task.loss(self.phase, batch, step)

@@ -1,0 +1,79 @@
+"""Stopping in an orderly way: SIGTERM, SIGUSR2 (SLURM's warning before the time limit) and Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from fvar.errors import Interrupted
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+Handler = Callable[[int, FrameType | None], object]
+
+
+class Stopped(Interrupted):
+    """Interrupted by the signal `number`; the work so far is safe."""
+
+    def __init__(self, number: int, detail: str = "") -> None:
+        super().__init__(f"by {signal.Signals(number).name}{detail and ', ' + detail}")
+        self.number = number
+
+
+class StopRequest:
+    """Remembers the first stopping signal; a second Ctrl-C does not wait."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __bool__(self) -> bool:
+        return self.number != 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = self.number or number
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[StopRequest]:
+    """Note stopping signals instead of acting on them: the block looks at the request when it can stop safely."""
+    request = StopRequest()
+    with _handling(request):
+        yield request
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Turn a stopping signal into `Stopped`, then hand it to the handler that was in place before.
+
+    So a stage ends with its status written, and submitit's own handler requeues the job afterwards.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    with _handling(stop) as previous:
+        try:
+            yield
+        except Stopped as stopped:
+            handler = previous.get(stopped.number)
+            if callable(handler) and handler is not signal.default_int_handler:
+                handler(stopped.number, None)
+            raise
+
+
+@contextlib.contextmanager
+def _handling(handler: Handler) -> Iterator[dict[int, Handler | int | None]]:
+    """Install `handler` for all stopping signals (only the main thread may); yields the handlers it replaced."""
+    if threading.current_thread() is not threading.main_thread():
+        yield {}
+        return
+    previous: dict[int, Handler | int | None] = {number: signal.signal(number, handler) for number in STOPPING}
+    try:
+        yield previous
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
