@@ -113,14 +113,18 @@ class Preset:
         return TokensConfig(signal=signal, data=self.data())
 
     def var(
-        self, teacher: bool, seed: int, distill: DistillConfig | None = None, depth: int | None = None
+        self,
+        teacher: TeacherConfig | None,
+        seed: int,
+        distill: DistillConfig | None = None,
+        depth: int | None = None,
     ) -> VarConfig:
         """The deployment network, trained alone or beside its teacher."""
         depth = depth or self.depth
         transformer = TransformerConfig(depth=depth, width=depth * self.head_dim, heads=depth)
         return VarConfig(
             transformer=transformer,
-            teacher=TeacherConfig() if teacher else None,
+            teacher=teacher,
             distill=distill or DistillConfig(),
             train=self._train(self.var_train, seed),
         )

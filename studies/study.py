@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fvar import atomic
 from fvar.config import Stage, to_dict
@@ -95,29 +95,6 @@ class Study:
     cells: Callable[[Context], Iterable[Cell]]
     outputs: Callable[[Context], list[Path]] | None = None  # None: table, convergence figure and sample grid
     adaptive: bool = False  # later cells depend on the scores of earlier ones
-
-
-class Proposal(Protocol):
-    """A point of the search space that was asked for once and is known by its number ever after."""
-
-    number: int
-    params: Mapping[str, Any]
-
-
-class Proposer(Protocol):
-    """Where an adaptive study gets its cells from; `studies.search` makes one on Optuna.
-
-    Its store survives the driver: `proposals` returns those of earlier runs first, in order, so that asking again
-    after a crash repeats none and loses none.
-    """
-
-    def proposals(self) -> list[Proposal]: ...
-
-    def ask(self) -> Proposal: ...
-
-    def tell(self, number: int, value: float | None, reason: str = "") -> None:
-        """Report the score of a proposal, None where its cell failed. Telling the same twice changes nothing."""
-        ...
 
 
 def study(name: str) -> Study:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fvar.config import DistillConfig, Stage
+from fvar.config import DistillConfig, Stage, TeacherConfig
 from studies.presets import Kernel, Preset, Reading
 
 
@@ -40,15 +40,20 @@ def chain(
     *,
     rho_max: float | None = None,
     distill: DistillConfig | None = None,
+    teacher: TeacherConfig | None = None,
     depth: int | None = None,
 ) -> Stage:
-    """The scores stage of a variant, with everything it needs above it. `rho_max` is in px of a 256 px image."""
+    """The scores stage of a variant, with everything it needs above it. `rho_max` is in px of a 256 px image.
+
+    `teacher` replaces the settings of the teacher in a variant that has one.
+    """
     kind = VARIANTS[variant]
     structure = Stage(preset.tokenizer("structure", kind.kernel, kind.reading, rho_max))
     inputs = {"tokens": Stage(preset.tokens("structure"), {"tokenizer": structure})}
     if kind.teacher:
         coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max)) if kind.dual else structure
         inputs["alias"] = Stage(preset.tokens("alias"), {"tokenizer": coder})
-    var = Stage(preset.var(kind.teacher, seed, distill, depth), inputs)
+    taught_by = (teacher or TeacherConfig()) if kind.teacher else None
+    var = Stage(preset.var(taught_by, seed, distill, depth), inputs)
     samples = Stage(preset.samples_config(seed), {"var": var})
     return Stage(preset.scores(), {"samples": samples})
