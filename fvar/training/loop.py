@@ -115,11 +115,11 @@ class Trainer(Generic[Batch]):
             for other in self.phases.values():  # one phase's backward may reach the parameters of another
                 other.optimiser.zero_grad(set_to_none=True)
             loss, metrics = phase.backward(data.micro_batches, step)
-            norm = phase.clip()
+            norms = phase.clip()
             prefix = "" if name == self.task.phase_names[0] else f"{name}/"
-            record |= {f"{prefix}loss": loss, f"{prefix}gradient_norm": norm}
-            record |= {f"{prefix}{key}": value for key, value in metrics.items()}
-            loss_value, norm_value = torch.stack([loss, norm.to(loss)]).tolist()
+            record |= {f"{prefix}{key}": value for key, value in {"loss": loss, **metrics}.items()}
+            record |= {"/".join(filter(None, (prefix[:-1], "gradient_norm", key))): norms[key] for key in norms}
+            loss_value, norm_value = torch.stack([loss, torch.stack(list(norms.values())).max().to(loss)]).tolist()
             # Under fp16 the scaler expects overflows, skips them itself and lowers its scale.
             guarded = 0.0 if phase.scaler.is_enabled() else norm_value
             if self.guard.check(step, name, loss_value, guarded, data.items, write=self.writes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -17,7 +18,7 @@ NOT_DECAYED = ("class_emb", "lvl_embed", "pos_", "scale_mul", "embedding", "code
 def decays(name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies: to weights of linear and convolution layers, and to nothing else."""
     matrix = parameter.ndim >= 2 and not name.endswith("bias")
-    return matrix and not any(part.startswith(NOT_DECAYED) for part in name.split("."))
+    return matrix and not any(part.startswith(NOT_DECAYED) for part in re.split("[./]", name))
 
 
 def peak_lr(config: TrainConfig) -> float:

@@ -26,6 +26,9 @@ class Phase(Generic[Batch]):
         self.parameters = [parameter for _, parameter in self.named]
         if not self.parameters:
             raise ValueError(f"phase {name!r} has no parameters to train")
+        self.networks: dict[str, list[nn.Parameter]] = {}
+        for path, parameter in self.named:
+            self.networks.setdefault(path.rpartition("/")[0], []).append(parameter)
         self.optimiser = optim.adamw(self.named, config)
         if config.precision == "fp16" and self.device.type != "cuda":
             raise UserError("train.precision fp16 needs a GPU; use bf16 or fp32 on this device")
@@ -58,10 +61,11 @@ class Phase(Generic[Batch]):
         averages = dict(zip(totals, summed.unbind(), strict=True))
         return averages.pop("loss"), averages
 
-    def clip(self) -> Tensor:
-        """Scale the gradients down to the norm `clip` where they exceed it; the norm before (0-d tensor)."""
+    def clip(self) -> dict[str, Tensor]:
+        """Scale each network's gradients down to the norm `clip` where they exceed it; the norms before (0-d)."""
         self.scaler.unscale_(self.optimiser)
-        return nn.utils.clip_grad_norm_(self.parameters, self.config.clip or float("inf"))
+        limit = self.config.clip or float("inf")
+        return {network: nn.utils.clip_grad_norm_(own, limit) for network, own in self.networks.items()}
 
     def apply(self, lr: float) -> None:
         """Take the optimiser's step."""

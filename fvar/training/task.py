@@ -43,7 +43,11 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def parameter_groups(self, phase: str) -> list[tuple[str, nn.Parameter]]:
-        """The parameters that a phase's optimiser owns, by a stable name (it decides about weight decay, see optim)."""
+        """The parameters that a phase's optimiser owns, by a stable name that decides about weight decay (see optim).
+
+        A name may begin with a network and a slash, as in `teacher/head.weight`: the gradients of each network are
+        clipped by themselves, so that one does not slow the other down.
+        """
 
     @abstractmethod
     def fetch(self, indices: Tensor, generator: torch.Generator) -> Batch:

@@ -1,0 +1,84 @@
+"""Trainings in processes of their own, so that a test can kill them.
+
+A fork server imports torch once; its children start in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fvar.config import TrainConfig
+from fvar.rundir import RunDir
+from fvar.training import distributed
+from fvar.training.loop import train
+from tests.training.toy import ToyTask
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch._dynamo", "tests.training.processes"])
+
+
+def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Run `target(*arguments)` in a child process."""
+    process = CONTEXT.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def train_toy(path: Path, config: TrainConfig, *, dropout: float = 0.3, noise: float = 0.1) -> None:
+    """Train a toy in the run directory `path`, and leave its weights there."""
+    torch.set_num_threads(1)
+    task = ToyTask(dropout=dropout, noise=noise)
+    run = RunDir.open(path)
+    with open(path / "log", "a", buffering=1) as log, redirected(log.fileno()):
+        train(task, run, config)
+    if distributed.rank() == 0:
+        (path / "weights").write_text(fingerprint(task))
+
+
+class redirected:
+    """Send what this process prints to another file, at the level of the operating system."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def __enter__(self) -> None:
+        self.saved = os.dup(1)
+        os.dup2(self.handle, 1)
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self.saved, 1)
+        os.close(self.saved)
+
+
+def train_rank(rank: int, world: int, port: int, path: Path, config: TrainConfig, die_at: int = -1) -> None:
+    """One rank of several gloo processes; the last one dies at step `die_at`."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    if die_at >= 0 and rank == world - 1:
+        ToyTask.after_step = lambda self, step: os._exit(9) if step == die_at else None  # type: ignore[method-assign]
+    with distributed.process_group(torch.device("cpu")):
+        train_toy(path, config, dropout=0.0, noise=0.0)
+
+
+def fingerprint(task: ToyTask) -> str:
+    """A hash of all weights, bit by bit."""
+    digest = hashlib.sha256()
+    for module in task.state_modules().values():
+        for value in module.state_dict().values():
+            digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """All logged numbers that must repeat exactly: everything but clock readings."""
+    wanted = (record for record in RunDir.open(path).metrics() if record["split"] != "speed")
+    return [{key: value for key, value in record.items() if key != "time"} for record in wanted]

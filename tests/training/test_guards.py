@@ -1,0 +1,37 @@
+"""Alarms and budgets."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from fvar.errors import StageFailed
+from fvar.training.guards import NonFiniteGuard, SpikeAlarm
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)])
+def test_loss_or_gradient_that_is_not_finite_is_refused(tmp_path: Path, loss: float, norm: float) -> None:
+    guard = NonFiniteGuard(tmp_path, budget=1)
+    assert not guard.check(3, "train", loss, norm, torch.tensor([5, 7]), write=True)
+    (entry,) = json.loads((tmp_path / "bad_batches.json").read_text())
+    assert entry["items"] == [5, 7]
+    with pytest.raises(StageFailed, match=r"bad_batches\.json"):
+        guard.check(4, "train", loss, norm, torch.tensor([1]), write=True)
+
+
+def test_finite_steps_leave_no_file(tmp_path: Path) -> None:
+    assert NonFiniteGuard(tmp_path, budget=0).check(0, "train", 1.0, 1.0, torch.tensor([1]), write=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_spike_is_announced_and_noise_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    alarm = SpikeAlarm(sigmas=8.0)
+    noise = random.Random(0)
+    assert not any(alarm.check(step, 5 - 0.01 * step + noise.gauss(0, 0.1)) for step in range(200))
+    assert alarm.check(200, 7.0)
+    assert "step 200: loss 7 spikes above" in capsys.readouterr().out
