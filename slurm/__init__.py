@@ -1,0 +1,1 @@
+"""Cluster profiles (`*.toml`) and the loopback cluster on which the SLURM backend is tested."""
