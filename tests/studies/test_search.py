@@ -69,7 +69,7 @@ def test_restarts_do_not_change_what_is_proposed(results: Path, tmp_path: Path, 
     other.mkdir()
     (other / "optuna.db").write_bytes(blank)
     steady, points, restarted = open_search(other), [], []
-    for _ in range(8):
+    for _ in range(7):
         point = steady.ask()
         steady.tell(point.number, abs(point.params["x"] - 3))
         points.append(point.params)
@@ -168,8 +168,8 @@ def ctx(results: Path) -> Context:
 
 
 def test_eight_trials_run_two_at_a_time_and_share_their_tokenizers(ctx: Context) -> None:
-    for _ in range(20):
-        cells = drive(ctx, ends=1)
+    for _ in range(6):
+        cells = drive(ctx, ends=2)
         open_now = [cell for cell in ctx.read().cells if cell.state[0] == "waiting"]
         assert len(open_now) <= 2
     assert [cell.name for cell in cells] == [f"trial{number:03d}" for number in range(8)]
@@ -179,7 +179,7 @@ def test_eight_trials_run_two_at_a_time_and_share_their_tokenizers(ctx: Context)
 
 
 def test_scores_reach_optuna_and_a_failed_trial_does_not_stop_the_search(ctx: Context) -> None:
-    for _ in range(12):
+    for _ in range(6):
         cells = drive(ctx, ends=2, fail=("trial002",))
     search = Search(ctx.results, "search_distillation/smoke", SPACE, PAPER, cells[0].stage.signature)
     results = {cell.name: cell for cell in ctx.read().cells}

@@ -1,0 +1,233 @@
+"""MLflow mirrors the run directories: complete, without duplicates, whatever happened before."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from analysis.results import StudyResults
+from fvar.errors import UserError
+from studies import table, tracking
+from tests import fakes
+
+mlflow = pytest.importorskip("mlflow")
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An initialised store, made once: its migrations take seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    tracking.open_client(folder)
+    return (folder / "mlflow.db").read_bytes()
+
+
+@pytest.fixture
+def results(tmp_path: Path, blank: bytes) -> Path:
+    (tmp_path / "mlflow.db").write_bytes(blank)
+    return tmp_path
+
+
+@pytest.fixture
+def study(results: Path) -> StudyResults:
+    """Two variants, one seed; the second is unfinished."""
+    stages = {variant: fakes.chain(variant, 0) for variant in ("full", "baseline")}
+    fakes.finish(results, stages["full"], 0.5, 0)
+    return fakes.write_cells(results, "ablation_table2", [fakes.cell(name, 0, stage) for name, stage in stages.items()])
+
+
+def reread(study: StudyResults) -> StudyResults:
+    return StudyResults.read(study.folder.parent.parent, study.study, study.preset)
+
+
+def runs(results: Path, experiment: str = "ablation_table2/smoke") -> dict[str, mlflow.entities.Run]:
+    client = tracking.open_client(results)
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    names = [run.info.run_name for run in found]
+    assert len(names) == len(set(names)), f"a cell has two runs: {names}"
+    return dict(zip(names, found, strict=True))
+
+
+def history(results: Path, run: mlflow.entities.Run, key: str) -> list[tuple[int, float]]:
+    client = tracking.open_client(results)
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key))
+
+
+def test_each_cell_is_a_run_with_settings_history_row_and_figures(results: Path, study: StudyResults) -> None:
+    table.write(study)
+    assert tracking.sync(results, study)
+    found = runs(results)
+    assert set(found) == {"full/seed0", "baseline/seed0", "Table 2: ablation"}
+    run = found["full/seed0"]
+    assert run.data.params["var.train.steps"] == str(fakes.STEPS)
+    assert run.data.params["tokens.tokenizer.pyramid.rho_max"] == "12.0"
+    assert run.data.metrics["table/fid"] == study.cells[0].score("fid")
+    assert "table/is" not in run.data.metrics
+    assert run.info.status == "FINISHED"
+    assert found["baseline/seed0"].info.status == "SCHEDULED"
+    logged = [(record["step"], record["loss"]) for record in study.cells[0].metrics("train")]
+    assert history(results, run, "var/train/loss") == logged
+    artifacts = tracking.open_client(results).list_artifacts(found["Table 2: ablation"].info.run_id)
+    assert [artifact.path for artifact in artifacts] == ["table.csv", "table.md", "table.tex"]
+    assert (results / "mlartifacts" / "ablation_table2" / "smoke").is_dir()
+
+
+def test_a_second_sync_of_the_same_results_touches_nothing(results: Path, study: StudyResults) -> None:
+    assert tracking.sync(results, study)
+    before = (results / "mlflow.db").stat().st_mtime_ns
+    started = time.perf_counter()
+    assert not tracking.sync(results, reread(study))
+    assert time.perf_counter() - started < 0.5
+    assert (results / "mlflow.db").stat().st_mtime_ns == before
+
+
+def test_an_unchanged_study_is_recognised_without_importing_mlflow(results: Path, study: StudyResults) -> None:
+    tracking.sync(results, study)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from analysis.results import StudyResults; from studies import tracking\n"
+        f"root = Path({str(results)!r}); study = StudyResults.read(root, 'ablation_table2', 'smoke')\n"
+        "print(tracking.sync(root, study), 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
+
+
+def test_new_records_are_added_to_the_same_run_once(results: Path, study: StudyResults) -> None:
+    tracking.sync(results, study)
+    before = runs(results)["full/seed0"]
+    var = study.cells[0].chain["var"]
+    var.log_metrics(fakes.STEPS + 10, {"loss": 3.25})
+    assert tracking.sync(results, reread(study))
+    after = runs(results)["full/seed0"]
+    assert after.info.run_id == before.info.run_id
+    steps = [step for step, _ in history(results, after, "var/train/loss")]
+    assert steps == list(range(0, fakes.STEPS + 11, 10))
+
+
+def test_a_resume_that_repeats_steps_leaves_one_value_per_step(results: Path, study: StudyResults) -> None:
+    tracking.sync(results, study)
+    var = study.cells[0].chain["var"]
+    var.forget_metrics_after(100)
+    for step in (110, 120):
+        var.log_metrics(step, {"loss": 1.0})
+    tracking.sync(results, reread(study))
+    found = history(results, runs(results)["full/seed0"], "var/train/loss")
+    assert [step for step, _ in found] == list(range(0, 121, 10))
+    assert found[-1] == (120, 1.0)
+
+
+def test_a_driver_killed_inside_a_sync_leaves_no_duplicates(
+    results: Path, study: StudyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the metrics were written, before that was noted."""
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "_set_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(tracking, "SYNCED", "forgotten")
+        with pytest.raises(KeyboardInterrupt):
+            tracking.sync(results, study)
+    tracking.sync(results, reread(study))
+    steps = [step for step, _ in history(results, runs(results)["full/seed0"], "var/train/loss")]
+    assert steps == list(range(0, fakes.STEPS + 1, 10))
+
+
+def test_a_changed_configuration_is_another_run(results: Path, study: StudyResults) -> None:
+    tracking.sync(results, study)
+    stage = fakes.chain("full", 0, rho_max=6.0)
+    fakes.finish(results, stage, 0.7, 0)
+    changed = fakes.write_cells(results, "ablation_table2", [fakes.cell("full", 0, stage)])
+    tracking.sync(results, changed)
+    client = tracking.open_client(results)
+    experiment = client.get_experiment_by_name("ablation_table2/smoke").experiment_id
+    radii = [
+        run.data.params["tokens.tokenizer.pyramid.rho_max"]
+        for run in client.search_runs([experiment])
+        if run.info.run_name == "full/seed0"
+    ]
+    assert sorted(radii) == ["12.0", "6.0"]
+
+
+def test_a_changed_param_rebuilds_the_run_instead_of_failing(results: Path, study: StudyResults) -> None:
+    """MLflow refuses to log a parameter twice with different values."""
+    tracking.sync(results, study)
+    body = (study.folder / "cells.json").read_text()
+    (study.folder / "cells.json").write_text(body.replace('"params": {}', '"params": {"note": "a"}'))
+    tracking.sync(results, reread(study))
+    (study.folder / "cells.json").write_text(body.replace('"params": {}', '"params": {"note": "b"}'))
+    tracking.sync(results, reread(study))
+    assert runs(results)["full/seed0"].data.params["cell.note"] == "b"
+
+
+def test_everything_can_be_rebuilt_from_the_run_directories(results: Path, study: StudyResults, blank: bytes) -> None:
+    tracking.sync(results, study)
+    before = {name: (run.data.params, run.data.metrics, run.info.status) for name, run in runs(results).items()}
+    other = results.rename(results.with_name("moved"))
+    (other / "mlflow.db").write_bytes(blank)
+    moved = StudyResults.read(other, study.study, study.preset)
+    (other / "mlflow-synced.json").unlink()
+    assert tracking.sync(other, moved)
+    assert {name: (run.data.params, run.data.metrics, run.info.status) for name, run in runs(other).items()} == before
+
+
+def test_infinity_is_not_stored_as_a_huge_number(results: Path, study: StudyResults) -> None:
+    study.cells[0].chain["var"].log_metrics(210, {"loss": math.inf})
+    tracking.sync(results, reread(study))
+    run = runs(results)["full/seed0"]
+    values = [value for step, value in history(results, run, "var/train/loss") if step == 210]
+    assert len(values) == 1
+    assert math.isnan(values[0])
+    assert run.data.tags["non_finite"] == "var/train/loss is inf at step 210"
+
+
+def test_six_cells_sync_in_seconds(results: Path) -> None:
+    """0.9 s measured on two idle cores; the margin is for busy ones."""
+    study = fakes.ablation(results, seeds=1)
+    started = time.perf_counter()
+    tracking.sync(results, study)
+    assert time.perf_counter() - started < 6
+
+
+def test_a_damaged_store_is_named_in_one_line(tmp_path: Path, study: StudyResults) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"not a data base" * 1000)
+    with pytest.raises(UserError, match=r"mlflow\.db cannot be opened"):
+        tracking.sync(tmp_path, study)
+
+
+def test_the_ui_answers_on_this_machine_only_and_stops_on_ctrl_c(results: Path, study: StudyResults) -> None:
+    tracking.sync(results, study)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = f"from pathlib import Path; from studies import tracking; tracking.ui(Path({str(results)!r}), {port})"
+    ui = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert ui.stdout
+        assert ui.stdout.readline() == "starting MLflow ...\n"
+        assert f"http://127.0.0.1:{port}" in ui.stdout.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            assert answer.status == 200
+        ui.send_signal(signal.SIGINT)
+        assert ui.wait(20) == 0
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+    finally:
+        if ui.poll() is None:
+            os.kill(ui.pid, signal.SIGKILL)
+
+
+def test_the_ui_says_what_to_run_first_and_that_a_port_is_taken(tmp_path: Path, results: Path) -> None:
+    with pytest.raises(UserError, match="run a study first"):
+        tracking.ui(tmp_path / "nowhere")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="choose another with --port"):
+            tracking.ui(results, taken.getsockname()[1])
