@@ -57,6 +57,18 @@ class Status:
     note: str = ""  # one line for the live view, e.g. "checkpoint 400 was damaged; continued from 300"
 
 
+_STATUS_FIELDS = frozenset(item.name for item in dataclasses.fields(Status))
+
+
+def read_status(path: Path) -> Status:
+    """The status in a run directory, without opening it; of one that does not exist, that it is waiting."""
+    try:
+        body = json.loads((path / "status.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return Status()
+    return Status(**{key: value for key, value in body.items() if key in _STATUS_FIELDS})
+
+
 class RunDir:
     """One stage's directory. Make one with `create`, reach an existing one with `open`."""
 
@@ -146,12 +158,7 @@ class RunDir:
     @property
     def status(self) -> Status:
         """The last status written; a directory without one is waiting."""
-        try:
-            body = json.loads((self.path / "status.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return Status()
-        known = {item.name for item in dataclasses.fields(Status)}
-        return Status(**{key: value for key, value in body.items() if key in known})
+        return read_status(self.path)
 
     def update(self, **changes: Any) -> Status:
         """Replace some fields of the status and stamp the time."""

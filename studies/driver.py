@@ -1,0 +1,134 @@
+"""Drives one study to its end: cells in, finished stages, tables and figures out."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fvar.errors import Interrupted, UserError, unknown
+from studies import outputs, preflight
+from studies.backends import Backend
+from studies.live import View
+from studies.scheduler import FINAL, Scheduler
+from studies.settings import Settings
+from studies.study import Cell, Context, record
+
+SYNC_SECONDS = 60.0  # MLflow is brought up to date at most so often while stages run
+LOG_LINES = 15
+
+
+class Driver:
+    """One study, one preset, one backend. `only` names variants or cells (wildcards allowed); empty: all."""
+
+    def __init__(self, ctx: Context, settings: Settings, only: Sequence[str] = ()) -> None:
+        self.ctx = ctx
+        self.settings = settings
+        self.only = only
+
+    def cells(self) -> list[Cell]:
+        """All cells the study wants now. Raises `UserError` for two of one name."""
+        cells = self.settings.apply(list(self.ctx.study.cells(self.ctx)))
+        names = [cell.name for cell in cells]
+        if len(names) != len(set(names)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise UserError(f"study {self.ctx.study.name} has two cells of the name {twice[0]!r}")
+        return cells
+
+    def selected(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that `--only` asks for. Raises `UserError` where it matches none."""
+        for pattern in self.only:
+            if not any(_matches(cell, pattern) for cell in cells):
+                raise unknown("variant", pattern, {cell.variant for cell in cells})
+        return [cell for cell in cells if not self.only or any(_matches(cell, pattern) for pattern in self.only)]
+
+    def run(self, cluster: str, make_backend: Callable[[str], Backend], view: View) -> int:
+        """Returns the exit status: 0 if every selected cell is done, else 1."""
+        with preflight.driver_lock(self.ctx.folder):
+            backend = make_backend(cluster)
+            root = self.ctx.results / "runs"
+            root.mkdir(parents=True, exist_ok=True)
+            scheduler = Scheduler(root, backend, self.settings.runtime(), view.changed, make_backend)
+            view.nodes = scheduler.nodes
+            try:
+                with view.showing():
+                    chosen = self._until_done(scheduler, view)
+            except (KeyboardInterrupt, Interrupted):
+                view.say(backend.stop(scheduler.jobs()) or "stopped; what was running has written a checkpoint")
+                view.say("to continue, repeat the same command")
+                raise
+            self._conclude(scheduler, chosen, view)
+            return 0 if all(scheduler.nodes[cell.stage.name].state == "done" for cell in chosen) else 1
+
+    def _until_done(self, scheduler: Scheduler, view: View) -> list[Cell]:
+        """Propose, schedule and wait, again and again, until no cell is open; returns the selected cells."""
+        synced = time.monotonic()
+        while True:
+            cells = self.cells()
+            chosen = self.selected(cells)
+            record(self.ctx, cells, self.settings.science)
+            scheduler.add(cell.stage for cell in chosen)
+            view.follow(chosen)
+            scheduler.look()
+            still_open = {cell.stage.name for cell in chosen} & {node.run.name for node in scheduler.open()}
+            if not still_open:
+                return chosen
+            if time.monotonic() - synced > SYNC_SECONDS:
+                outputs.track(self.ctx, view.say)
+                synced = time.monotonic()
+            self._until_one_ends(scheduler, still_open)
+
+    def _until_one_ends(self, scheduler: Scheduler, names: set[str]) -> None:
+        """Step until one of these stages is final."""
+        while True:
+            moved = scheduler.step()
+            if any(scheduler.nodes[name].state in FINAL for name in names):
+                return
+            if not moved:
+                time.sleep(scheduler.backend.interval)
+
+    def _conclude(self, scheduler: Scheduler, chosen: Sequence[Cell], view: View) -> None:
+        """Write tables and figures, tell MLflow, and say how it went and where to look."""
+        written = outputs.write(self.ctx)
+        outputs.track(self.ctx, view.say)
+        states = [scheduler.nodes[cell.stage.name].state for cell in chosen]
+        lines = [
+            f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {states.count('done')} of {len(chosen)} cells done"
+        ]
+        for node in scheduler.nodes.values():
+            if node.state in ("failed", "cancelled"):
+                lines += ["", f"{node.state} {node.run.name}: {node.reason}", *log_tail(node.run.path / "log")]
+        if any(state != "done" for state in states):
+            lines += ["", "once the cause is gone: " + self._command("retry") + ", then repeat the command"]
+        if written:
+            lines += ["", *_shown(written[0]), "", "look next at:", *(f"  {path}" for path in written)]
+            lines += [f"  python -m studies ui{self._where()}   (all runs in MLflow, on 127.0.0.1)"]
+        print("\n".join(lines), file=view.out, flush=True)
+
+    def _command(self, verb: str) -> str:
+        preset = "" if self.ctx.folder.name == "smoke" else f" --preset {self.ctx.folder.name}"
+        return f"python -m studies {verb} {self.ctx.study.name}{preset}{self._where()}"
+
+    def _where(self) -> str:
+        return "" if self.ctx.results == Path("results") else f" --results {self.ctx.results}"
+
+
+def log_tail(path: Path, lines: int = LOG_LINES) -> list[str]:
+    """The last lines of a log, indented; empty where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 65536))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    return [f"  | {line}" for line in text.splitlines()[-lines:]]
+
+
+def _shown(path: Path) -> list[str]:
+    """The table itself, so that the terminal has the result."""
+    return path.read_text().splitlines() if path.suffix == ".md" else []
+
+
+def _matches(cell: Cell, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (cell.variant, cell.name))

@@ -1,0 +1,82 @@
+"""What a command would do: its cells, their distinct stages, and which of them are done already. Reads, never writes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fvar.config import STAGE_CONFIGS, Stage, TokenizerConfig, VarConfig
+from fvar.rundir import Status, read_status
+from studies.study import Cell, Context
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells and where their stages stand now."""
+
+    ctx: Context
+    cells: Sequence[Cell]
+    stages: dict[str, Stage]  # distinct, by run name, inputs first
+    statuses: dict[str, Status]
+
+    @classmethod
+    def of(cls, ctx: Context, cells: Sequence[Cell]) -> Plan:
+        stages = {stage.name: stage for cell in cells for stage in cell.stage.chain()}
+        return cls(ctx, cells, stages, {name: read_status(ctx.results / "runs" / name) for name in stages})
+
+    def to_run(self) -> list[Stage]:
+        """The stages that are not done and that an unfinished cell needs."""
+        wanted: dict[str, Stage] = {}
+
+        def want(stage: Stage) -> None:
+            if self.statuses[stage.name].state != "done":
+                wanted[stage.name] = stage
+                for upstream in stage.inputs.values():
+                    want(upstream)
+
+        for cell in self.cells:
+            want(cell.stage)
+        return list(wanted.values())
+
+    def text(self) -> str:
+        """The plan for people."""
+        run = {stage.name for stage in self.to_run()}
+        uses = Counter(stage.name for cell in self.cells for stage in cell.stage.chain())
+        lines = [
+            f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {len(self.cells)} cells, {len(self.stages)} distinct "
+            f"stages (of {uses.total()} without sharing), {len(self.stages) - len(run)} need no work, {len(run)} to run"
+        ]
+        if self.ctx.study.adaptive:
+            lines.append("The first cell is shown; the others are proposed as scores come in and share its tokenizers.")
+        lines += ["", *self._kinds(run), "", *self._cells(run)]
+        return "\n".join(lines)
+
+    def _kinds(self, run: set[str]) -> list[str]:
+        lines = [f"{'stage':<10} {'distinct':>8} {'done':>6} {'failed':>7} {'to run':>7}   steps each"]
+        for kind in STAGE_CONFIGS:
+            stages = [stage for stage in self.stages.values() if stage.kind == kind]
+            states = Counter(self.statuses[stage.name].state for stage in stages)
+            todo = sum(stage.name in run for stage in stages)
+            steps = " ".join(f"{count:,}" for count in sorted(set(_steps(stages))))
+            lines.append(
+                f"{kind:<10} {len(stages):>8} {states['done']:>6} {states['failed']:>7} {todo:>7}   {steps}".rstrip()
+            )
+        return lines
+
+    def _cells(self, run: set[str]) -> list[str]:
+        width = max((len(cell.name) for cell in self.cells), default=4)
+        lines = [f"{'cell':<{width}}   to run, each stage named where it first comes up"]
+        seen: set[str] = set()
+        for cell in self.cells:
+            own = [stage.name for stage in cell.stage.chain() if stage.name in run]
+            new = [name for name in own if name not in seen]
+            shared = len(own) - len(new)
+            seen.update(own)
+            what = ", ".join(new) if own else "nothing: done"
+            lines.append(f"{cell.name:<{width}}   {what}" + (f"; shares {shared}" if shared else ""))
+        return lines
+
+
+def _steps(stages: Iterable[Stage]) -> list[int]:
+    return [stage.config.train.steps for stage in stages if isinstance(stage.config, (TokenizerConfig, VarConfig))]

@@ -1,0 +1,104 @@
+"""What is checked before anything is trained: the results folder, the room in it, the data, and other drivers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
+from fvar.errors import UserError
+from studies.presets import Preset
+
+NEEDS_ROOT = ("cifar10", "folder", "webdataset")
+CHECKPOINTS = 3  # two kept and one being written
+STATES = 3  # weights and two moments, in 4 bytes each
+SPARE = 64 << 20  # logs, metrics, tables
+
+
+def require_data(preset: Preset) -> None:
+    """Raises `UserError` where the preset's images are not shipped and nobody said where they are."""
+    if preset.dataset in NEEDS_ROOT and not preset.data_root:
+        raise UserError(
+            f"preset {preset.name} reads its images from a {preset.dataset}; add --data {preset.dataset}:/path/to/images"
+        )
+
+
+def require_writable(results: Path) -> None:
+    """Write a probe into the results folder. Raises `UserError` where that fails."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results) as probe:
+            probe.write(b"\0" * (1 << 20))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the results folder {results} ({error.strerror}); make room or name another one by --results"
+        ) from None
+
+
+def require_space(results: Path, stages: Iterable[Stage]) -> None:
+    """Compare the free space with what these stages will about write. Raises `UserError`."""
+    needed, free = SPARE + sum(map(expected_bytes, stages)), shutil.disk_usage(results).free
+    if free < needed:
+        raise UserError(
+            f"the stages to run will write about {_gib(needed)} to {results}, but only {_gib(free)} are free; "
+            "make room or name another folder by --results"
+        )
+
+
+def expected_bytes(stage: Stage) -> int:
+    """About what a stage has on disk at its worst moment. Ours; parameters by the leading terms of each network."""
+    config = stage.config
+    if isinstance(config, VarConfig):
+        # Per block: 4 C^2 attention, 2 r C^2 feed-forward, 6 C^2 adaptive layer norm; a teacher's trunk doubles it.
+        per_block = 10 + 2 * config.transformer.mlp_ratio
+        parameters = config.transformer.depth * per_block * config.transformer.dim**2
+        parameters *= 2 if config.teacher and config.teacher.trunk == "separate" else 1
+        return int(4 * parameters * (1 + STATES * CHECKPOINTS))
+    if isinstance(config, TokenizerConfig):
+        # 3x3 convolutions, encoder and decoder, about three residual blocks of two each per level.
+        widths = [config.autoencoder.ch * m for m in config.autoencoder.ch_mult]
+        parameters = sum(2 * 3 * 2 * 9 * width**2 for width in widths)
+        return int(4 * parameters * (1 + STATES * CHECKPOINTS))
+    if isinstance(config, SamplesConfig):
+        return config.count * _image_size(stage) ** 2 * 3
+    if isinstance(config, TokensConfig):
+        return 16 << 20 if config.data.dataset == "emoji" else 2 << 30
+    return 1 << 20
+
+
+def _image_size(stage: Stage) -> int:
+    sizes = [part.config.data.image_size for part in stage.chain() if isinstance(part.config, TokenizerConfig)]
+    return max(sizes, default=256)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+@contextlib.contextmanager
+def driver_lock(folder: Path) -> Iterator[None]:
+    """One driver per study and preset; the kernel lets go however it ends. Raises `UserError` naming the other one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "driver.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+            raise UserError(
+                f"this study is being driven by {owner}; watch it with `python -m studies status`, or stop it first"
+            ) from None
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        os.close(handle)

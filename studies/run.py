@@ -1,0 +1,111 @@
+"""Run a study, or continue it: repeating the command is how everything goes on.
+
+    python -m studies.run ablation_table2 --preset smoke
+    python -m studies.run ablation_table2 --preset paper --data folder:/path/to/imagenet --cluster slurm --seeds 3
+    python -m studies.run sweep_lambda --only feat1-logit0.5 --cluster local --jobs 2 --set var.train.steps=50
+    python -m studies.run table1 --dry-run
+
+Exit status: 0 all cells done, 1 some failed, 2 the command is wrong or nothing could be started, 75 stopped by a
+signal, 130 by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fvar.errors import UserError, run_main, unknown
+from studies import preflight
+from studies.backends import CLUSTERS, Backend
+from studies.driver import Driver
+from studies.plan import Plan
+from studies.presets import PRESETS, preset
+from studies.profile import DEFAULT, Profile
+from studies.settings import Settings
+from studies.study import STUDIES, Context, study
+
+SLURM_WIDTH = 8  # trials an adaptive study leaves open on a cluster
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.cluster not in CLUSTERS:
+        raise unknown("cluster", arguments.cluster, CLUSTERS)
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {arguments.seeds}")
+    settings = Settings.parse(arguments.set)
+    chosen = preset(arguments.preset, arguments.data)
+    same_data = chosen.dataset == PRESETS[arguments.preset].dataset
+    ctx = Context(
+        study=study(arguments.study),
+        preset=chosen,
+        seeds=arguments.seeds,
+        results=arguments.results,
+        label=settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.dataset}"),
+        trials=arguments.trials,
+        width={"inline": 1, "local": arguments.jobs, "slurm": SLURM_WIDTH}[arguments.cluster],
+        dry=arguments.dry_run,
+    )
+    driver = Driver(ctx, settings, arguments.only)
+    make_backend = backends(arguments, settings)
+    if arguments.dry_run:
+        print(Plan.of(ctx, driver.selected(driver.cells())).text())
+        return 0
+    preflight.require_data(chosen)
+    preflight.require_writable(ctx.results)
+    if not ctx.study.adaptive:
+        preflight.require_space(ctx.results, Plan.of(ctx, driver.selected(driver.cells())).to_run())
+    from studies.live import View
+
+    return driver.run(arguments.cluster, make_backend, View(f"{ctx.study.title} · {ctx.folder.name}"))
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m studies.run",
+        description="Run a study, or continue it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("study", help=", ".join(STUDIES))
+    add("--preset", default="smoke", metavar="NAME", help=", ".join(PRESETS))
+    add("--cluster", default="inline", metavar="NAME", help=", ".join(CLUSTERS))
+    add("--seeds", type=int, default=1, metavar="N", help="repetitions of every variant")
+    add("--jobs", type=int, default=2, metavar="N", help="stages at once with --cluster local")
+    add("--trials", type=int, default=0, metavar="N", help="cells a search may propose; 0: its own choice")
+    add("--only", action="append", default=[], metavar="VARIANT", help="a variant or cell, * allowed; repeatable")
+    add("--set", action="append", default=[], metavar="KIND.PATH=VALUE", help="change a setting; repeatable")
+    add("--data", default="", metavar="DATASET[:ROOT]", help="other images than the preset's")
+    add("--profile", type=Path, default=DEFAULT, metavar="FILE", help="what to ask SLURM for")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="where everything is kept")
+    add("--dry-run", action="store_true", help="print the plan only")
+    return made
+
+
+def backends(arguments: argparse.Namespace, settings: Settings) -> Callable[[str], Backend]:
+    """Makes each backend once, when it is first asked for."""
+    profile = Profile.read(arguments.profile, settings.slurm())
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {arguments.jobs}")
+
+    @functools.cache
+    def make(cluster: str) -> Backend:
+        if cluster == "slurm":
+            from studies.backends.slurm import Slurm
+
+            return Slurm(profile, arguments.results)
+        if cluster == "local":
+            from studies.backends.local import Local
+
+            return Local(arguments.jobs)
+        from studies.backends.inline import Inline
+
+        return Inline()
+
+    return make
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,148 @@
+"""`--set KIND.PATH=VALUE`: settings changed on the command line, for a stage kind, the runtime or the cluster profile.
+
+    --set var.train.steps=50           one setting of one kind of stage
+    --set train.steps=50               both networks; `data.` likewise reaches every stage that reads images
+    --set runtime.compile=true         how stages run, not what they compute
+    --set slurm.time=12:00:00          the cluster profile
+
+Changed stages are other stages: they have directories of their own, and the study writes its table to a folder of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, replace_path
+from fvar.errors import UserError, unknown
+from studies.study import Cell
+
+# What a shorthand means for each kind of stage.
+SHORTHANDS: dict[str, dict[str, str]] = {
+    "train": {"tokenizer": "train", "var": "train"},
+    "data": {"tokenizer": "data", "tokens": "data", "scores": "reference"},
+}
+ELSEWHERE = ("runtime", "slurm")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One `--set`, as typed and taken apart."""
+
+    text: str
+    head: str  # stage kind, shorthand, "runtime" or "slurm"
+    path: str
+    value: Any
+
+    @classmethod
+    def parse(cls, text: str) -> Change:
+        """Values are JSON where they can be (numbers, true, lists), otherwise text. Raises `UserError`."""
+        target, equals, raw = text.partition("=")
+        head, dot, path = target.strip().partition(".")
+        if not (equals and dot and path):
+            raise UserError(f"--set {text}: write KIND.PATH=VALUE, for example --set var.train.steps=50")
+        valid = [*STAGE_CONFIGS, *SHORTHANDS, *ELSEWHERE]
+        if head not in valid:
+            raise unknown("first part of --set", head, valid)
+        try:
+            value = json.loads(raw)
+        except json.JSONDecodeError:
+            value = raw
+        return cls(text, head, path, value)
+
+    def path_in(self, kind: str) -> str:
+        """Where the change applies in the configuration of a stage kind; empty if it does not."""
+        if self.head in SHORTHANDS:
+            prefix = SHORTHANDS[self.head].get(kind)
+            return f"{prefix}.{self.path}" if prefix else ""
+        return self.path if self.head == kind else ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All `--set` of a command."""
+
+    changes: tuple[Change, ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Settings:
+        return cls(tuple(map(Change.parse, texts)))
+
+    @property
+    def science(self) -> list[str]:
+        """The changes that make other results, as typed."""
+        return [change.text for change in self.changes if change.head not in ELSEWHERE]
+
+    def label(self, preset: str) -> str:
+        """The preset's name, with a hash of the changed settings where there are any: "smoke-1f0c3a"."""
+        if not self.science:
+            return preset
+        return f"{preset}-{hashlib.sha256(json.dumps(sorted(self.science)).encode()).hexdigest()[:6]}"
+
+    def runtime(self) -> RuntimeConfig:
+        config = RuntimeConfig()
+        for change in self.changes:
+            if change.head == "runtime":
+                config = replace_path(config, change.path, change.value)
+        return config
+
+    def slurm(self) -> list[tuple[str, Any]]:
+        """Changes of the cluster profile: dotted path and value."""
+        return [(change.path, change.value) for change in self.changes if change.head == "slurm"]
+
+    def apply(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells with their stages changed. Raises `UserError` for a setting that no stage has."""
+        memo: dict[str, Stage] = {}
+        used: set[str] = set()
+        changed = [dataclasses.replace(cell, stage=self._stage(cell.stage, memo, used)) for cell in cells]
+        for text in self.science:
+            if cells and text not in used:
+                raise UserError(f"--set {text}: no stage of this study has this setting")
+        return changed
+
+    def _stage(self, stage: Stage, memo: dict[str, Stage], used: set[str]) -> Stage:
+        if stage.name not in memo:
+            inputs = {role: self._stage(upstream, memo, used) for role, upstream in stage.inputs.items()}
+            memo[stage.name] = Stage(self._config(stage.config, used), inputs)
+        return memo[stage.name]
+
+    def _config(self, config: StageConfig, used: set[str]) -> StageConfig:
+        # All at once, since a configuration may only be valid after several changes (image size and patch_nums).
+        values: dict[str, Any] = {}
+        for change in self.changes:
+            path = change.path_in(config.kind)
+            if path and not _absent(config, path):
+                used.add(change.text)
+                values[path] = change.value
+        return _replace_all(config, values)
+
+
+def _absent(config: Any, path: str) -> bool:
+    """Whether the path leads through a part this configuration was made without, such as a teacher."""
+    *parents, _ = path.split(".")
+    for name in parents:
+        config = getattr(config, name, config)
+    return config is None
+
+
+def _replace_all(config: StageConfig, values: dict[str, Any]) -> StageConfig:
+    """Apply changes in the first order in which every step is valid; the error of the first change where none is."""
+    pending = dict(values)
+    while pending:
+        error: UserError | None = None
+        for path, value in pending.items():
+            try:
+                config = replace_path(config, path, value)
+            except UserError as caught:
+                error = error or caught
+                continue
+            del pending[path]
+            error = None
+            break
+        if error:
+            raise error
+    return config
