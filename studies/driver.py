@@ -93,9 +93,8 @@ class Driver:
         written = outputs.write(self.ctx)
         outputs.track(self.ctx, view.say)
         states = [scheduler.nodes[cell.stage.name].state for cell in chosen]
-        lines = [
-            f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {states.count('done')} of {len(chosen)} cells done"
-        ]
+        done = f"{states.count('done')} of {len(chosen)} cells done"
+        lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {done}"]
         for node in scheduler.nodes.values():
             if node.state in ("failed", "cancelled"):
                 lines += ["", f"{node.state} {node.run.name}: {node.reason}", *log_tail(node.run.path / "log")]

@@ -170,6 +170,5 @@ class View:
                     continue
                 self._said[name] = time.monotonic()
                 line = row(name, [name], {name: "running"}, {name: node.run.status})
-                facts = (f"step {line.step}" if line.step else "", f"loss {line.loss}" if line.loss else "")
-                facts += (f"{line.rate} images/s" if line.rate else "", f"ETA {line.eta}" if line.eta else "")
-                self.say(f"running   {name} {', '.join(filter(None, facts))}")
+                facts = {"step": line.step, "loss": line.loss, "images/s": line.rate, "ETA": line.eta}
+                self.say(f"running   {name} {', '.join(f'{key} {value}' for key, value in facts.items() if value)}")

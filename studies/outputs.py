@@ -1,4 +1,4 @@
-"""What a study leaves for people: table, figures and MLflow, all drawn from run directories and drawn again any time."""
+"""What a study leaves for people: table, figures and MLflow, drawn from run directories and drawn again any time."""
 
 from __future__ import annotations
 

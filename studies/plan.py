@@ -1,4 +1,4 @@
-"""What a command would do: its cells, their distinct stages, and which of them are done already. Reads, never writes."""
+"""What a command would do: its cells, their distinct stages, and which of them are done. Reads, never writes."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Plan:
         run = {stage.name for stage in self.to_run()}
         uses = Counter(stage.name for cell in self.cells for stage in cell.stage.chain())
         lines = [
-            f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {len(self.cells)} cells, {len(self.stages)} distinct "
-            f"stages (of {uses.total()} without sharing), {len(self.stages) - len(run)} need no work, {len(run)} to run"
+            f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {len(self.cells)} cells, "
+            f"{len(self.stages)} distinct stages ({uses.total()} without sharing), {len(run)} of them to run"
         ]
         if self.ctx.study.adaptive:
             lines.append("The first cell is shown; the others are proposed as scores come in and share its tokenizers.")
@@ -66,15 +66,17 @@ class Plan:
 
     def _cells(self, run: set[str]) -> list[str]:
         width = max((len(cell.name) for cell in self.cells), default=4)
-        lines = [f"{'cell':<{width}}   to run, each stage named where it first comes up"]
+        lines = [f"{'cell':<{width}}   to run"]
         seen: set[str] = set()
         for cell in self.cells:
             own = [stage.name for stage in cell.stage.chain() if stage.name in run]
-            new = [name for name in own if name not in seen]
-            shared = len(own) - len(new)
+            new = Counter(name.partition("-")[0] for name in own if name not in seen)
+            shared = len(own) - new.total()
             seen.update(own)
-            what = ", ".join(new) if own else "nothing: done"
-            lines.append(f"{cell.name:<{width}}   {what}" + (f"; shares {shared}" if shared else ""))
+            what = ", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in new.items())
+            if shared:
+                what += f"{', ' if what else ''}and {shared} shared with cells above"
+            lines.append(f"{cell.name:<{width}}   {what or 'nothing, it is done'}")
         return lines
 
 

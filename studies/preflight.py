@@ -25,7 +25,7 @@ def require_data(preset: Preset) -> None:
     """Raises `UserError` where the preset's images are not shipped and nobody said where they are."""
     if preset.dataset in NEEDS_ROOT and not preset.data_root:
         raise UserError(
-            f"preset {preset.name} reads its images from a {preset.dataset}; add --data {preset.dataset}:/path/to/images"
+            f"preset {preset.name} needs images that are not shipped; add --data {preset.dataset}:/path/to/images"
         )
 
 
@@ -39,7 +39,7 @@ def require_writable(results: Path) -> None:
             os.fsync(probe.fileno())
     except OSError as error:
         raise UserError(
-            f"cannot write to the results folder {results} ({error.strerror}); make room or name another one by --results"
+            f"cannot write to the results folder {results} ({error.strerror}); name another one by --results"
         ) from None
 
 

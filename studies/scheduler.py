@@ -170,7 +170,7 @@ class Scheduler:
             node.record.write(node.run)
             return "ready", f"again, since {job.reason}"
         reason = job.reason if job.state != "lost" else f"{job.reason}, {losses} times without progress"
-        state: StageState = "cancelled" if job.state == "cancelled" else "failed"
+        state: Literal["cancelled", "failed"] = "cancelled" if job.state == "cancelled" else "failed"
         settle(node.run, state, reason)
         return state, reason
 

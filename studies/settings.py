@@ -5,7 +5,7 @@
     --set runtime.compile=true         how stages run, not what they compute
     --set slurm.time=12:00:00          the cluster profile
 
-Changed stages are other stages: they have directories of their own, and the study writes its table to a folder of its own.
+Changed stages are other stages: they have directories of their own, and so has the table of a study made of them.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -24,7 +25,7 @@ class StageJob:
             import submitit
 
             submitit.helpers.TorchDistributedEnvironment().export()
-        execute(self.path)
+        execute(Path(self.path))
 
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission

@@ -29,16 +29,8 @@ from studies.profile import Profile, Resources
 
 ORPHAN_SECONDS = 10.0  # an sbatch that was under way when its driver died has come through by then
 CALL_SECONDS = 60.0
-QUEUED = {
-    "PENDING",
-    "CONFIGURING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "REQUEUE_FED",
-    "SPECIAL_EXIT",
-    "SUSPENDED",
-    "RESV_DEL_HOLD",
-}
+QUEUED = {"PENDING", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+QUEUED |= {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
 RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
 LOST = {
     "PREEMPTED": "it was preempted",
@@ -281,7 +273,7 @@ def _parameters(resources: Resources, wave: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Without what a surrounding job left in the environment, which sbatch would obey; SLURM_CONF says which cluster."""
+    """Without what a surrounding job left in the environment, which sbatch would obey; SLURM_CONF names the cluster."""
     from submitit.helpers import clean_env
 
     configuration = os.environ.get("SLURM_CONF")
