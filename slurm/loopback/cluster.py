@@ -19,11 +19,12 @@ from pathlib import Path
 from fvar.errors import UserError
 from slurm.loopback import packages
 from slurm.loopback.processes import Daemon, job_processes
-from slurm.loopback.template import NODES, Ports, gres_conf, slurm_conf, slurmdbd_conf
+from slurm.loopback.template import CGROUP_CONF, NODES, Ports, gres_conf, slurm_conf, slurmdbd_conf
 
 CPUS = 4  # per node, whatever the machine has
 MEMORY = 4096  # MiB per node
 MAX_ARRAY = 301  # small, so that arrays of 300 fit and chunking is exercised just above
+CGROUPS = Path("/sys/fs/cgroup/memory")  # of version 1, which SLURM 22.05 needs; not writable in every container
 MARKER = ".fvar-loopback"  # a folder without it is never emptied
 
 
@@ -57,8 +58,11 @@ class Cluster:
         """
         if os.geteuid() != 0:
             raise UserError("the loopback cluster needs root (slurmd starts jobs as their owners); run this as root")
+        if self.folder.exists() and not (self.folder / MARKER).exists() and any(self.folder.iterdir()):
+            raise UserError(f"{self.folder} holds something else; name an empty folder with --dir")
         packages.install(packages.missing(self.accounting))
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        (self.folder / MARKER).touch()
         with self._lock():
             if not self.running():
                 self._lay_out()
@@ -81,9 +85,12 @@ class Cluster:
             for pid in job_processes(self.slurm_conf):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            for node in NODES:
+                with contextlib.suppress(OSError):  # still in use by another folder's cluster
+                    (CGROUPS / f"slurm_{node}").rmdir()
             for name in ("munge", "database", "state", "spool", "run"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
-            for name in ("slurm.conf", "slurmdbd.conf", "gres.conf"):
+            for name in ("slurm.conf", "slurmdbd.conf", "gres.conf", "cgroup.conf"):
                 (self.folder / name).unlink(missing_ok=True)
 
     def running(self) -> list[str]:
@@ -164,12 +171,11 @@ class Cluster:
     # ---------------------------------------------------------------------------------------------------------- files
 
     def _lay_out(self) -> None:
-        before = [entry for entry in self.folder.iterdir() if entry.name != "lock"]
-        if before and not (self.folder / MARKER).exists():
-            raise UserError(f"{self.folder} holds something else; name an empty folder with --dir")
-        for entry in before:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        (self.folder / MARKER).touch()
+        for entry in self.folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in ("lock", MARKER):
+                entry.unlink()
         for name in ("run", "log", "state", "spool", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir(mode=0o755)
         self._make_munge_key()
@@ -181,12 +187,18 @@ class Cluster:
             _write_private(self.folder / "slurmdbd.conf", slurmdbd_conf(self.folder, hostname, ports, password))
             self._make_database()
         (self.folder / "gres.conf").write_text(gres_conf())
-        self.slurm_conf.write_text(
-            slurm_conf(
-                self.folder, hostname, ports, accounting=self.accounting,
-                cpus=CPUS, memory=MEMORY, max_array=MAX_ARRAY,
-            )
-        )  # fmt: skip
+        (self.folder / "cgroup.conf").write_text(CGROUP_CONF)
+        text = slurm_conf(
+            self.folder,
+            hostname,
+            ports,
+            accounting=self.accounting,
+            cgroup=os.access(CGROUPS, os.W_OK),
+            cpus=CPUS,
+            memory=MEMORY,
+            max_array=MAX_ARRAY,
+        )
+        self.slurm_conf.write_text(text)
 
     def _make_munge_key(self) -> None:
         munge = self.folder / "munge"

@@ -41,9 +41,9 @@ SlurmdSpoolDir=$folder/spool/%n
 SlurmdLogFile=$folder/log/slurmd-%n.log
 MpiDefault=none
 SwitchType=switch/none
-# No cgroups: a container may not have them. Processes of a job are found by their parents.
+# A container may not have a cgroup freezer: processes of a job are found by their parents.
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+$memory_lines
 
 # Two nodes of $cpus CPUs each, whatever the machine has: small jobs are meant to share it.
 GresTypes=gpu
@@ -51,16 +51,15 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 $node_lines
-# `urgent` preempts `normal`: its jobs are requeued after 2 s of grace.
+# `urgent` preempts `normal`: a job there gets the signal it asked for (--signal), and after GraceTime is requeued.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PartitionName=normal Nodes=ALL Default=YES PriorityTier=1 GraceTime=2 MaxTime=1-0 State=UP
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=normal Nodes=ALL Default=YES PriorityTier=1 GraceTime=10 MaxTime=1-0 State=UP
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-0 State=UP
 
-# Memory is watched by sampling once a second; a job above its request ends OUT_OF_MEMORY.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill
 
 # Failures are noticed within seconds, so that they can be tested. A node is back as soon as its slurmd is.
 ReturnToService=2
@@ -74,6 +73,17 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5,default_q
 
 $accounting_lines
 """)
+
+# Where the kernel can limit memory, a job above its request ends OUT_OF_MEMORY, as on a real cluster.
+MEMORY_BY_CGROUP = "TaskPlugin=task/cgroup"
+# Elsewhere slurmd samples once a second, and the job ends FAILED with "Exceeded job memory limit" in its output.
+MEMORY_BY_SAMPLING = "TaskPlugin=task/none\nJobAcctGatherParams=OverMemoryKill"
+CGROUP_CONF = """\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+CgroupAutomount=no
+ConstrainRAMSpace=yes
+"""
 
 WITH_ACCOUNTING = Template("""\
 AccountingStorageType=accounting_storage/slurmdbd
@@ -105,9 +115,9 @@ StoragePass=$password
 
 
 def slurm_conf(
-    folder: Path, hostname: str, ports: Ports, *, accounting: bool, cpus: int, memory: int, max_array: int
+    folder: Path, hostname: str, ports: Ports, *, accounting: bool, cgroup: bool, cpus: int, memory: int, max_array: int
 ) -> str:
-    """Text of slurm.conf. `cpus` and `memory` (MiB) are per node."""
+    """Text of slurm.conf. `cpus` and `memory` (MiB) are per node; `cgroup`: the kernel limits memory."""
     nodes = "\n".join(
         f"NodeName={name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port} "
         f"CPUs={cpus} RealMemory={memory} Gres=gpu:{len(DEVICES)} State=UNKNOWN"
@@ -119,6 +129,7 @@ def slurm_conf(
         controller=ports.controller,
         cpus=cpus,
         node_lines=nodes,
+        memory_lines=MEMORY_BY_CGROUP if cgroup else MEMORY_BY_SAMPLING,
         max_array=max_array,
         accounting_lines=WITH_ACCOUNTING.substitute(folder=folder, accounting=ports.accounting)
         if accounting
