@@ -137,6 +137,7 @@ class TokenizerLossConfig(Checked):
     perceptual: float = 1.0  # shift-tolerant LPIPS, only on views of at least 32 px
     adversarial: float = 0.5  # hinge PatchGAN times the adaptive weight, only on views of at least 21 px
     adversarial_after: float = 0.3  # warm-up, as a share of the steps
+    discriminator_ch: int = 64  # width of the PatchGAN; Isola et al. 2017
     coarse_views: float = 0.5  # weight of reconstructing the blurred views from the first k scales; ours
 
 
@@ -260,6 +261,7 @@ class TokenizerConfig(Checked):
     quantiser: QuantiserConfig = field(default_factory=QuantiserConfig)
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100_000))
+    weights: str = ""  # sha256:... of imported weights; empty: trained here
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -298,6 +300,7 @@ class VarConfig(Checked):
     teacher: TeacherConfig | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    weights: str = ""  # sha256:... of imported weights; empty: trained here
 
 
 @dataclass(frozen=True)

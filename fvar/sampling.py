@@ -36,6 +36,10 @@ class Known:
     tokens: list[Tensor]
     held: list[Tensor]
 
+    def repeat(self, count: int) -> Known:
+        """The same for `count` variations of one image."""
+        return Known([t.expand(count, -1) for t in self.tokens], [t.expand(count, -1) for t in self.held])
+
 
 @dataclass(frozen=True)
 class Samples:

@@ -1,0 +1,127 @@
+"""Deployment networks from their state dicts: what a checkpoint is, and whether it is what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fvar.config import TransformerConfig, VarConfig
+from fvar.errors import UserError
+from fvar.models.var import VAR
+from fvar.rundir import RunDir
+from fvar.tokenizer.vqvae import VQVAE
+
+MODEL_FILE = "model.safetensors"  # in a var run directory: the student under the original's keys
+
+
+@dataclass(frozen=True)
+class VarShape:
+    """Everything about a VAR that the shapes of its weights tell."""
+
+    depth: int
+    width: int
+    heads: int
+    mlp_ratio: float
+    attn_l2_norm: bool
+    num_classes: int
+    vocab_size: int
+    z_channels: int
+    patch_nums: tuple[int, ...]
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], where: str) -> VarShape:
+        """Read the shape off a state dict that came from `where`. Raises `UserError` if it is no VAR's."""
+        try:
+            vocab_size, width = state["head.weight"].shape
+            depth = sum(key.endswith(".attn.mat_qkv.weight") for key in state)
+            scale_mul = state.get("blocks.0.attn.scale_mul_1H11")  # only with l2-normalised attention
+            sizes = torch.bincount(state["lvl_1L"].flatten()).tolist()
+            return cls(
+                depth=depth,
+                width=width,
+                heads=depth if scale_mul is None else scale_mul.numel(),
+                mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / width,
+                attn_l2_norm=scale_mul is not None,
+                num_classes=state["class_emb.weight"].shape[0] - 1,
+                vocab_size=vocab_size,
+                z_channels=state["word_embed.weight"].shape[1],
+                patch_nums=tuple(math.isqrt(size) for size in sizes),
+            )
+        except KeyError as error:
+            raise UserError(f"{where} is no VAR checkpoint: expected a tensor {error}, found {_some(state)}") from None
+
+    @classmethod
+    def configured(cls, cfg: TransformerConfig, num_classes: int, vqvae: VQVAE) -> VarShape:
+        """The shape of a VAR for this tokenizer."""
+        tokenizer = (num_classes, vqvae.vocab_size, vqvae.z_channels, vqvae.patch_nums)
+        return cls(cfg.depth, cfg.dim, cfg.num_heads, cfg.mlp_ratio, cfg.attn_l2_norm, *tokenizer)
+
+    def transformer(self) -> TransformerConfig:
+        """A configuration of this shape; what the weights do not tell keeps its default."""
+        return TransformerConfig(
+            depth=self.depth,
+            width=self.width,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            attn_l2_norm=self.attn_l2_norm,
+        )
+
+
+def build_var(state: Mapping[str, Tensor], cfg: TransformerConfig, vqvae: VQVAE, where: str) -> VAR:
+    """The VAR of a state dict, loaded strictly, in eval mode.
+
+    Args:
+        cfg: the configuration the weights should fit; the number of classes is taken from the weights.
+        vqvae: the tokenizer it should fit.
+        where: where the state dict came from, for error messages.
+
+    Raises:
+        UserError: in one line, which of depth, width, heads, scales, vocabulary or channels was expected and found.
+    """
+    found = VarShape.of(state, where)
+    expected = VarShape.configured(cfg, found.num_classes, vqvae)
+    wrong = [
+        f"{name} {getattr(expected, name)}, found {getattr(found, name)}"
+        for name in VarShape.__dataclass_fields__
+        if getattr(expected, name) != getattr(found, name)
+    ]
+    if wrong:
+        raise UserError(f"{where} does not fit: expected {'; '.join(wrong)}")
+    var = VAR(cfg, found.num_classes, found.vocab_size, found.z_channels, found.patch_nums)
+    load_strictly(var, state, where)
+    return var.eval()
+
+
+def load_var(run: RunDir, vqvae: VQVAE) -> VAR:
+    """The student a `var` run directory trained. Raises `UserError` if it holds none or another than configured."""
+    if not isinstance(run.config, VarConfig):
+        raise UserError(f"{run.path} holds a {run.kind} run, not a var run")
+    path = run.path / MODEL_FILE
+    if not path.exists():
+        raise UserError(f"{path} is missing; first: python -m fvar.run {run.path}")
+    return build_var(load_file(path), run.config.transformer, vqvae, str(path))
+
+
+def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """`load_state_dict(strict=True)`, complaining in one line of keys missing, unknown or of another shape."""
+    own = module.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unknown:
+        raise UserError(
+            f"{where} does not fit: {len(missing)} tensors missing ({_some(missing)}), "
+            f"{len(unknown)} unknown ({_some(unknown)})"
+        )
+    for key, value in own.items():
+        if value.shape != state[key].shape:
+            raise UserError(f"{where}: {key} expected {list(value.shape)}, found {list(state[key].shape)}")
+    module.load_state_dict(state)
+
+
+def _some(keys: object) -> str:
+    names = [str(key) for key in keys]  # type: ignore[attr-defined]
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
