@@ -5,13 +5,11 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-# Dense peak in FLOP/s with bf16 operands, from the makers' data sheets (without sparsity).
-PEAK_FLOPS: Mapping[str, float] = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12}
+from fvar.estimate import DEVICES
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -19,7 +17,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS.items() if all(word in name for word in key.split())), None)
+    return next((known.peak for known in DEVICES if known.name in name and "PCIe" not in name), None)
 
 
 def peak_memory(device: torch.device) -> int:
