@@ -1,0 +1,178 @@
+"""Running a stage from its directory: states, logs, refusals, and who may write."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from fvar import run as runner
+from fvar.config import RuntimeConfig, SamplesConfig, Stage, TokenizerConfig, TokensConfig
+from fvar.errors import Interrupted, StageFailed, UserError
+from fvar.rundir import RunDir
+
+Body = Callable[[RunDir], None]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path, Stage(SamplesConfig()), RuntimeConfig(device="cpu"))
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], None]:
+    """Lets a test say what the stage does."""
+
+    def use(body: Body) -> None:
+        module = ModuleType("fvar.stages.samples")
+        module.run = body  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "fvar.stages.samples", module)
+
+    return use
+
+
+def test_finished_stage_is_done_and_not_repeated(run: RunDir, stage: Callable[[Body], None]) -> None:
+    calls = []
+    stage(lambda run: (calls.append(run.path), print("made it"))[0])
+    status = runner.execute(run.path)
+    runner.execute(run.path)
+    assert (status.state, status.attempts, calls) == ("done", 1, [run.path])
+    assert "made it" in (run.path / "log").read_text()
+    assert status.seconds > 0
+
+
+def test_attempt_is_recorded_with_its_versions(run: RunDir, stage: Callable[[Body], None]) -> None:
+    stage(lambda run: None)
+    runner.execute(run.path)
+    (attempt,) = map(json.loads, (run.path / "attempts.jsonl").read_text().splitlines())
+    assert attempt["attempt"] == 1
+    assert attempt["versions"]["torch"]
+    assert {"commit", "host", "device", "command", "python"} <= attempt.keys()
+
+
+def test_failure_keeps_its_last_line_and_its_traceback(run: RunDir, stage: Callable[[Body], None]) -> None:
+    def explode(run: RunDir) -> None:
+        raise ZeroDivisionError("over nothing")
+
+    stage(explode)
+    with pytest.raises(StageFailed, match=r"failed: ZeroDivisionError: over nothing; see .*log"):
+        runner.execute(run.path)
+    assert (run.status.state, run.status.error) == ("failed", "ZeroDivisionError: over nothing")
+    assert "in explode" in (run.path / "log").read_text()
+
+
+def test_failed_stage_may_be_tried_again_and_time_adds_up(run: RunDir, stage: Callable[[Body], None]) -> None:
+    def explode(run: RunDir) -> None:
+        raise ValueError
+
+    stage(explode)
+    with pytest.raises(StageFailed):
+        runner.execute(run.path)
+    first = run.status.seconds
+    stage(lambda run: None)
+    status = runner.execute(run.path)
+    assert (status.state, status.attempts, status.error) == ("done", 2, "")
+    assert status.seconds > first
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only")],
+)
+def test_disk_error_is_named(run: RunDir, stage: Callable[[Body], None], number: int, words: str) -> None:
+    def write(run: RunDir) -> None:
+        raise OSError(number, os.strerror(number), str(run.path / "model.safetensors"))
+
+    stage(write)
+    with pytest.raises(StageFailed, match=words):
+        runner.execute(run.path)
+    assert run.status.error.startswith(words)
+    assert "model.safetensors" in run.status.error
+
+
+def test_little_space_is_said_before_the_stage_starts(
+    run: RunDir, stage: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(lambda run: pytest.fail("started"))
+    monkeypatch.setattr(runner.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
+    with pytest.raises(UserError, match="only 5 MiB are free"):
+        runner.execute(run.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_signal_interrupts_and_reaches_the_handler_in_place_before(
+    run: RunDir, stage: Callable[[Body], None], number: signal.Signals
+) -> None:
+    """As submitit's handler, which requeues the job once the stage has settled its status."""
+    seen: list[tuple[int, str]] = []
+    before = signal.signal(number, lambda received, frame: seen.append((received, run.status.state)))
+    try:
+        stage(lambda run: os.kill(os.getpid(), number))
+        with pytest.raises(Interrupted, match=number.name):
+            runner.execute(run.path)
+    finally:
+        signal.signal(number, before)
+    assert seen == [(number, "interrupted")]
+    assert run.status.state == "interrupted"
+
+
+def test_inputs_must_be_done(tmp_path: Path) -> None:
+    tokens = RunDir.create(tmp_path, Stage(TokensConfig(), {"tokenizer": Stage(TokenizerConfig())}), RuntimeConfig())
+    with pytest.raises(
+        UserError, match=r"needs tokenizer-\w+ as its input 'tokenizer', which is waiting; first: python"
+    ):
+        runner.execute(tokens.path)
+
+
+def test_directory_at_work_is_refused(run: RunDir, stage: Callable[[Body], None]) -> None:
+    stage(lambda run: pytest.fail("ran twice at once"))
+    with run.lock(), pytest.raises(UserError, match="is being written by process"):
+        runner.execute(RunDir.open(run.path).path)
+
+
+def test_heartbeat_refreshes_the_status_of_a_silent_stage(
+    run: RunDir, stage: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0.01)
+    seen = []
+
+    def silent(run: RunDir) -> None:
+        started = run.status.updated
+        wait = threading.Event()
+        while run.status.updated == started:
+            wait.wait(0.005)
+        seen.append(run.status.state)
+
+    stage(silent)
+    runner.execute(run.path)
+    assert seen == ["running"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "fvar.run", *arguments], capture_output=True, text=True)
+
+
+def test_command_refuses_an_edited_directory_in_one_line(run: RunDir) -> None:
+    body = json.loads((run.path / "config.json").read_text())
+    body["config"]["guidance"] = 4.0
+    (run.path / "config.json").write_text(json.dumps(body))
+    done = command(str(run.path))
+    assert done.returncode == 2
+    assert "config.guidance: 1.5 -> 4.0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert run.status.state == "waiting"
+
+
+def test_command_explains_itself() -> None:
+    assert "RUN_DIR" in command("--help").stdout.upper()
+    assert command().returncode == 2
