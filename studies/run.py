@@ -12,13 +12,12 @@ signal, 130 by Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fvar.errors import UserError, run_main, unknown
 from studies import preflight
-from studies.backends import CLUSTERS, Backend
+from studies.backends import CLUSTERS, factory
 from studies.driver import Driver
 from studies.plan import Plan
 from studies.presets import PRESETS, preset
@@ -33,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.cluster not in CLUSTERS:
         raise unknown("cluster", arguments.cluster, CLUSTERS)
-    if arguments.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {arguments.seeds}")
+    for name in ("seeds", "jobs"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     settings = Settings.parse(arguments.set)
     chosen = preset(arguments.preset, arguments.data)
     same_data = chosen.dataset == PRESETS[arguments.preset].dataset
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dry=arguments.dry_run,
     )
     driver = Driver(ctx, settings, arguments.only)
-    make_backend = backends(arguments, settings)
+    make_backend = factory(arguments.results, Profile.read(arguments.profile, settings.slurm()), arguments.jobs)
     if arguments.dry_run:
         print(Plan.of(ctx, driver.selected(driver.cells())).text())
         return 0
@@ -82,29 +82,6 @@ def parser() -> argparse.ArgumentParser:
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="where everything is kept")
     add("--dry-run", action="store_true", help="print the plan only")
     return made
-
-
-def backends(arguments: argparse.Namespace, settings: Settings) -> Callable[[str], Backend]:
-    """Makes each backend once, when it is first asked for."""
-    profile = Profile.read(arguments.profile, settings.slurm())
-    if arguments.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {arguments.jobs}")
-
-    @functools.cache
-    def make(cluster: str) -> Backend:
-        if cluster == "slurm":
-            from studies.backends.slurm import Slurm
-
-            return Slurm(profile, arguments.results)
-        if cluster == "local":
-            from studies.backends.local import Local
-
-            return Local(arguments.jobs)
-        from studies.backends.inline import Inline
-
-        return Inline()
-
-    return make
 
 
 if __name__ == "__main__":

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
+import importlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from fvar import atomic
-from fvar.errors import UserError
+from fvar.errors import UserError, unknown
 from fvar.rundir import RunDir
+from studies.profile import Profile
 
 CLUSTERS = ("inline", "local", "slurm")
 JobState = Literal["queued", "running", "lost", "failed", "cancelled"]
@@ -89,6 +92,21 @@ class Backend(Protocol):
     def stop(self, records: Sequence[tuple[RunDir, JobRecord]]) -> str:
         """The driver is leaving: end what cannot go on without it, and say in a line what goes on."""
         ...
+
+
+def factory(results: Path, profile: Profile, jobs: int = 1) -> Callable[[str], Backend]:
+    """Makes each backend once, when it is first asked for by name: `jobs` is for local, the profile for slurm."""
+
+    @functools.cache
+    def make(name: str) -> Backend:
+        if name not in CLUSTERS:
+            raise unknown("cluster", name, CLUSTERS)
+        module = importlib.import_module(f"studies.backends.{name}")
+        if name == "slurm":
+            return module.Slurm(profile, results)  # type: ignore[no-any-return]
+        return module.Local(jobs) if name == "local" else module.Inline()  # type: ignore[no-any-return]
+
+    return make
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fvar.errors import UserError
 from fvar.rundir import RunDir
 from studies.backends import Job, JobRecord
 from studies.backends.job import StageJob
@@ -31,8 +30,6 @@ class Local:
     interval = 0.5
 
     def __init__(self, jobs: int) -> None:
-        if jobs < 1:
-            raise UserError(f"--jobs must be at least 1, got {jobs}")
         self.jobs = jobs
         self.gpus = _gpus()
         self._started: dict[str, Any] = {}  # submitit's jobs, by run name

@@ -1,0 +1,196 @@
+"""Look at studies and tidy up after them; `python -m studies.run` runs them.
+
+    python -m studies list
+    python -m studies status ablation_table2 --watch
+    python -m studies logs ablation_table2 full -f
+    python -m studies diff ablation_table2 full baseline
+    python -m studies retry ablation_table2
+
+Exit status: 0, or 1 where `status` finds failed cells, or 2 for a wrong command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fvar.errors import run_main
+from studies import commands
+from studies.backends import factory
+from studies.commands import Recorded
+from studies.profile import DEFAULT, Profile
+from studies.study import STUDIES, study
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    handler = {
+        "list": list_studies,
+        "status": status,
+        "logs": logs,
+        "diff": diff,
+        "report": report,
+        "retry": retry,
+        "cancel": cancel,
+        "gc": gc,
+        "ui": ui,
+        "sync": sync,
+    }[arguments.command]
+    return handler(arguments)
+
+
+def list_studies(arguments: argparse.Namespace) -> int:
+    width = max(map(len, STUDIES))
+    for name in STUDIES:
+        presets = [path.parent.name for path in commands.cells_files(arguments.results) if path.parts[-3] == name]
+        started = f"   started at: {', '.join(presets)}" if presets else ""
+        print(f"{name:<{width}}   {study(name).title}{started}")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from studies.live import table
+
+    console = Console()
+    if not arguments.study:
+        return _overview(arguments.results)
+    recorded = _recorded(arguments)
+    if arguments.watch:
+        from rich.live import Live
+
+        with Live(table(commands.status_rows(recorded), recorded.title), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(2.0)
+                live.update(table(commands.status_rows(_recorded(arguments)), recorded.title), refresh=True)
+    rows = list(commands.status_rows(recorded))
+    console.print(table(rows, recorded.title))
+    return 1 if any(line.state in ("failed", "blocked", "cancelled") for line in rows) else 0
+
+
+def _overview(results: Path) -> int:
+    from collections import Counter
+
+    for path in commands.cells_files(results):
+        recorded = Recorded.read(results, path.parts[-3], path.parts[-2])
+        counts = Counter(line.state for line in commands.status_rows(recorded))
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        print(f"{path.parts[-3]} --preset {path.parts[-2]}: {len(recorded.cells)} cells, {states}")
+    return 0
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    path = commands.log_file(_recorded(arguments), arguments.cell, arguments.stage)
+    print(f"--- {path}", file=sys.stderr)
+    commands.follow(path, functools.partial(print, flush=True), arguments.follow)
+    return 0
+
+
+def diff(arguments: argparse.Namespace) -> int:
+    first = _recorded(arguments)
+    second = Recorded.read(arguments.results, arguments.study, arguments.with_preset or arguments.preset)
+    print("\n".join(commands.compare((first, arguments.cell), (second, arguments.other))))
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from analysis.results import StudyResults
+    from studies import outputs
+
+    _recorded(arguments)
+    for path in outputs.report(StudyResults.read(arguments.results, arguments.study, arguments.preset)):
+        print(path)
+    return 0
+
+
+def retry(arguments: argparse.Namespace) -> int:
+    changed = commands.retry(_recorded(arguments), arguments.cells)
+    print("\n".join(f"may run again: {name}" for name in changed) or "nothing failed or was cancelled")
+    if changed:
+        print("now repeat your `python -m studies.run` command")
+    return 0
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    backends = factory(arguments.results, Profile.read(arguments.profile))
+    stopped = commands.cancel(_recorded(arguments), arguments.cells, backends)
+    print("\n".join(f"cancelled: {name}" for name in stopped) or "nothing is left to cancel")
+    return 0
+
+
+def gc(arguments: argparse.Namespace) -> int:
+    paths = commands.unreferenced(arguments.results)
+    for path in paths:
+        print(f"{commands.size(path) / 2**20:10.1f} MiB  {path}")
+        if arguments.delete:
+            commands.delete(path)
+    verb = "deleted" if arguments.delete else "would be deleted; add --delete to do it"
+    print(f"{len(paths)} run directories that no study names {verb}")
+    return 0
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    from studies import tracking
+
+    tracking.ui(arguments.results, arguments.port)
+    return 0
+
+
+def sync(arguments: argparse.Namespace) -> int:
+    from analysis.results import StudyResults
+    from studies import tracking
+
+    for path in commands.cells_files(arguments.results):
+        changed = tracking.sync(arguments.results, StudyResults.read(arguments.results, *path.parts[-3:-1]))
+        print(f"{path.parts[-3]} --preset {path.parts[-2]}: {'brought up to date' if changed else 'is up to date'}")
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------- inside
+
+
+def _recorded(arguments: argparse.Namespace) -> Recorded:
+    return Recorded.read(arguments.results, arguments.study, arguments.preset)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m studies", description="Look at studies and tidy up after them.")
+    command = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, explanation: str, study: bool = True) -> argparse.ArgumentParser:
+        part = command.add_parser(name, help=explanation, description=explanation)
+        part.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+        if study:
+            part.add_argument("study", nargs="?" if name == "status" else None, metavar="STUDY")
+            part.add_argument("--preset", default="smoke", metavar="NAME", help="default: smoke")
+        return part
+
+    cells = {"nargs": "*", "metavar": "CELL", "help": "cells or variants; none: all"}
+    add("list", "The studies there are, and where they were started.", study=False)
+    add("status", "Where every cell stands.").add_argument("--watch", action="store_true")
+    part = add("logs", "What a cell's stage printed.")
+    part.add_argument("cell", metavar="CELL")
+    part.add_argument("--stage", default="", metavar="KIND", help="of this kind; otherwise where the cell stands")
+    part.add_argument("-f", "--follow", action="store_true")
+    part = add("diff", "How two cells differ in settings and scores.")
+    part.add_argument("cell", metavar="CELL")
+    part.add_argument("other", metavar="CELL")
+    part.add_argument("--with-preset", default="", metavar="NAME", help="preset of the second cell")
+    add("report", "Draw the tables and figures again.")
+    add("retry", "Let failed and cancelled stages be started again.").add_argument("cells", **cells)  # type: ignore[arg-type]
+    part = add("cancel", "Stop stages for good.")
+    part.add_argument("cells", **cells)  # type: ignore[arg-type]
+    part.add_argument("--profile", type=Path, default=DEFAULT, metavar="FILE", help="of the SLURM cluster")
+    add("gc", "Run directories that no study names.", study=False).add_argument("--delete", action="store_true")
+    add("ui", "MLflow on 127.0.0.1.", study=False).add_argument("--port", type=int, default=5000)
+    add("sync", "Bring MLflow up to date with the run directories.", study=False)
+    return made
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,232 @@
+"""What `python -m studies` does: looks at, and tidies up after, studies through cells.json and the run directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.results import StudyResults
+from fvar.config import differences, to_dict
+from fvar.errors import UserError, unknown
+from fvar.rundir import RunDir, Status, read_status
+from studies.backends import Backend, JobRecord
+from studies.driver import log_tail
+from studies.scheduler import settle
+
+if TYPE_CHECKING:
+    from studies.live import Row
+
+
+@dataclass(frozen=True)
+class RecordedCell:
+    """A cell as cells.json has it; `chain` names its run directories, inputs first."""
+
+    name: str
+    variant: str
+    chain: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A study that was started at a preset. Cheap to read, however many cells: nothing is opened but cells.json."""
+
+    folder: Path
+    title: str
+    cells: tuple[RecordedCell, ...]
+
+    @classmethod
+    def read(cls, results: Path, study: str, preset: str) -> Recorded:
+        """Raises `UserError` listing what there is where this was never started."""
+        started = [f"{path.parent.parent.name} --preset {path.parent.name}" for path in cells_files(results)]
+        if not started:
+            raise UserError(f"{results} holds no study yet; start one by `python -m studies.run {study}`")
+        folder = next((path.parent for path in cells_files(results) if path.parent.parts[-2:] == (study, preset)), None)
+        if folder is None:
+            raise unknown("started study", f"{study} --preset {preset}", started)
+        body = json.loads((folder / "cells.json").read_text())
+        cells = (RecordedCell(cell["name"], cell["variant"], tuple(cell["chain"])) for cell in body["cells"])
+        return cls(folder, body["title"], tuple(cells))
+
+    @property
+    def runs(self) -> Path:
+        return self.folder.parent.parent / "runs"
+
+    def select(self, names: Iterable[str]) -> list[RecordedCell]:
+        """The cells of these names or variants; all for none. Raises `UserError` for a wrong name."""
+        names = list(names)
+        for name in names:
+            if not any(name in (cell.name, cell.variant) for cell in self.cells):
+                raise unknown("cell", name, (cell.name for cell in self.cells))
+        return [cell for cell in self.cells if not names or cell.name in names or cell.variant in names]
+
+
+def cells_files(results: Path) -> list[Path]:
+    """cells.json of every study and preset that was started."""
+    return sorted(results.glob("*/*/cells.json"))
+
+
+# -------------------------------------------------------------------------------------------------------------- looking
+
+
+def states(study: Recorded) -> tuple[dict[str, str], dict[str, Status]]:
+    """State and status of every stage that matters: one look at a finished cell, one per stage at any other."""
+    statuses: dict[str, Status] = {}
+    for cell in study.cells:
+        for name in reversed(cell.chain):
+            if name not in statuses:
+                statuses[name] = read_status(study.runs / name)
+            if name == cell.chain[-1] and statuses[name].state == "done":
+                break
+    found: dict[str, str] = {}
+    for name, status in statuses.items():
+        dead = status.state == "running" and time.time() - (status.updated or 0) > 60 and not _locked(study.runs / name)
+        found[name] = "interrupted" if dead else status.state
+    return found, statuses
+
+
+def status_rows(study: Recorded) -> Iterator[Row]:
+    """One `live.Row` per cell."""
+    from studies.live import row
+
+    found, statuses = states(study)
+    for cell in study.cells:
+        chain = cell.chain if found.get(cell.chain[-1]) != "done" else cell.chain[-1:]
+        yield row(cell.name, chain, found, statuses)
+
+
+def log_file(study: Recorded, name: str, kind: str = "") -> Path:
+    """The log of the stage a cell is at: the one that failed or runs, else the last that wrote one."""
+    cells = study.select([name])
+    chain = [stage for stage in cells[0].chain if not kind or stage.startswith(f"{kind}-")]
+    if not chain:
+        raise unknown("stage", kind, {stage.partition("-")[0] for stage in cells[0].chain})
+    logs = [stage for stage in chain if (study.runs / stage / "log").exists()]
+    if not logs:
+        raise UserError(f"cell {cells[0].name} has no log yet; is it waiting? `python -m studies status` says")
+    current = [s for s in logs if read_status(study.runs / s).state in ("failed", "running", "interrupted")]
+    return study.runs / (current or logs)[-1] / "log"
+
+
+def follow(path: Path, say: Callable[[str], None], forever: bool) -> None:
+    """Print a log's end, and what is added to it."""
+    with open(path, errors="replace") as file:
+        if not forever:
+            say(file.read().rstrip("\n"))
+            return
+        say("\n".join(log_tail(path)))
+        file.seek(0, os.SEEK_END)
+        while True:
+            text = file.read()
+            if text:
+                say(text.rstrip("\n"))
+            time.sleep(0.5)
+
+
+def compare(first: tuple[Recorded, str], second: tuple[Recorded, str]) -> list[str]:
+    """How two cells differ in the settings of their stages, and in their scores."""
+    before, after = (_described(study, study.select([name])[0]) for study, name in (first, second))
+    return differences(before, after) or ["the same stages"]
+
+
+def _described(study: Recorded, cell: RecordedCell) -> dict[str, Any]:
+    """Settings by stage, and scores, nested."""
+    results = StudyResults.read(study.runs.parent, *study.folder.parts[-2:])
+    found = next(result for result in results.cells if result.name == cell.name)
+    settings = {role: to_dict(run.config) for role, run in found.chain.items()}
+    return {**settings, "result": {metric: found.score(metric) for metric in found.scores}}
+
+
+# ------------------------------------------------------------------------------------------------------------- changing
+
+
+def retry(study: Recorded, names: Iterable[str]) -> list[str]:
+    """Let failed and cancelled stages of these cells be started again. Returns their names."""
+    changed = []
+    for stage in dict.fromkeys(stage for cell in study.select(names) for stage in cell.chain):
+        path = study.runs / stage
+        if read_status(path).state in ("failed", "cancelled"):
+            run = RunDir.open(path)
+            settle(run, "waiting", "")
+            (path / "job.json").unlink(missing_ok=True)
+            changed.append(stage)
+    return changed
+
+
+def cancel(study: Recorded, names: Iterable[str], backend_for: Callable[[str], Backend]) -> list[str]:
+    """Stop these cells' stages that no other cell of the study needs, for good. Returns their names."""
+    chosen = study.select(names)
+    kept = {stage for cell in study.cells if cell not in chosen for stage in cell.chain}
+    open_runs = [
+        RunDir.open(study.runs / stage)
+        for stage in dict.fromkeys(stage for cell in chosen for stage in cell.chain if stage not in kept)
+        if (study.runs / stage / "config.json").exists()
+        and read_status(study.runs / stage).state not in ("done", "failed", "cancelled")
+    ]
+    jobs: dict[str, list[tuple[RunDir, JobRecord]]] = {}
+    for run in open_runs:
+        record = JobRecord.read(run)
+        if record and record.cluster:
+            jobs.setdefault(record.cluster, []).append((run, record))
+        elif run.locked:
+            _interrupt(run)
+    for cluster, records in jobs.items():
+        backend_for(cluster).cancel(records)
+    for run in open_runs:
+        _settle_when_idle(run)
+    return [run.name for run in open_runs]
+
+
+def _interrupt(run: RunDir) -> None:
+    """Ask the process that works here, inline in a driver or by hand, to stop."""
+    status = run.status
+    if status.host != socket.gethostname() or not status.pid:
+        raise UserError(f"{run.name} is being worked on by process {status.pid} on {status.host}; stop it there")
+    os.kill(status.pid, signal.SIGTERM)
+
+
+def _settle_when_idle(run: RunDir, patience: float = 60.0) -> None:
+    deadline = time.monotonic() + patience
+    while run.locked:
+        if time.monotonic() > deadline:
+            raise UserError(f"{run.name} has not stopped within {patience:g} s; try again")
+        time.sleep(0.1)
+    if not run.done:
+        settle(run, "cancelled", "by `python -m studies cancel`; `python -m studies retry` undoes it")
+
+
+def unreferenced(results: Path) -> list[Path]:
+    """Run directories that no study's cells.json names and nobody works in."""
+    named = {
+        stage
+        for path in cells_files(results)
+        for cell in json.loads(path.read_text())["cells"]
+        for stage in cell["chain"]
+    }
+    found = sorted(path for path in (results / "runs").glob("*-*") if (path / "config.json").exists())
+    return [path for path in found if path.name not in named and not _locked(path)]
+
+
+def size(path: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def delete(path: Path) -> None:
+    """Remove a run directory; one that dies half-way must not look like a whole one."""
+    (path / "config.json").unlink()
+    shutil.rmtree(path)
+
+
+def _locked(path: Path) -> bool:
+    try:
+        return RunDir.open(path).locked
+    except UserError:
+        return False
