@@ -29,7 +29,8 @@ def open_emoji(config: DataConfig) -> MemoryImages:
     names, categories = _index()
     class_names = sorted(set(categories))
     labels = [class_names.index(category) for category in categories]
-    return MemoryImages(config, _pixels(resized_side(config.image_size, config.crop)), names, labels, class_names)
+    load = functools.partial(_pixels, resized_side(config.image_size, config.crop))
+    return MemoryImages(config, load, names, labels, class_names)
 
 
 @functools.cache

@@ -74,31 +74,31 @@ class ImageSet(ABC):
 
 
 class MemoryImages(ImageSet):
-    """A small data set, decoded once into one tensor.
+    """A small data set in one tensor.
 
-    `pixels` is (M, 3, R, R) uint8 and may be shared by several sets: `rows[i]` is where image i stands in it.
+    `load` returns (M, 3, R, R) uint8, when pixels are first needed; `rows[i]` is where image i stands in it.
     """
 
     def __init__(
         self,
         config: DataConfig,
-        pixels: Tensor,
+        load: Callable[[], Tensor],
         names: Sequence[str],
         labels: Sequence[int] | Tensor,
         class_names: Sequence[str],
         rows: Sequence[int] | None = None,
     ) -> None:
         super().__init__(config, names, labels, class_names)
-        self.pixels = pixels
+        self.load = load
         self.rows = list(range(len(names))) if rows is None else list(rows)
 
     def _read(self, indices: Sequence[int]) -> Iterable[Tensor]:
-        return self.pixels[[self.rows[index] for index in indices]]
+        return self.load()[[self.rows[index] for index in indices]]
 
     def select(self, indices: Sequence[int]) -> MemoryImages:
         return MemoryImages(
             self.config,
-            self.pixels,
+            self.load,
             [self.names[i] for i in indices],
             self.labels[list(indices)],
             self.class_names,

@@ -1,0 +1,175 @@
+"""Numbers from features: FID, KID, precision, recall and the Inception Score, computed by torch-fidelity.
+
+torch-fidelity's convention throughout: input 1 is generated, input 2 is real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from fvar.errors import unknown
+from fvar.metrics.features import Extractor
+
+METRICS = ("fid", "kid", "prc", "is")
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # torch-fidelity's defaults; a subset is at most half of the smaller set
+NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)
+IS_SPLITS = 10
+WHOLE_MATRIX = 10_000  # images up to which precision and recall hold whole distance matrices
+PRC_BLOCK = 2500  # rows of a distance matrix at a time beyond that
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean (D,) and covariance (D, D), float64: what FID compares, and all that ADM's reference batches hold."""
+
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+
+
+Reference = Tensor | Statistics  # features of real images (M, D), or only their statistics
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number, or the reason why there is none."""
+
+    label: str  # as a table prints it, with the number of generated images: "FID@256"
+    value: float | None
+    reason: str = ""
+    count: int = 0  # generated images
+    reference_count: int | None = None  # real images; None where only their statistics are known
+    extractor: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the details beside the rest."""
+        body = asdict(self)
+        details: dict[str, Any] = body.pop("details")
+        return body | details
+
+
+def score(
+    generated: Tensor,
+    real: Reference,
+    extractor: Extractor,
+    metrics: Collection[str] = METRICS,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Compare features (N, D) of generated with those of real images.
+
+    Keys of the result: "fid", "kid", "precision", "recall", "is". What cannot be computed is a blank with its reason.
+    `seed` draws KID's subsets. Raises `UserError` for an unknown metric.
+    """
+    for metric in metrics:
+        if metric not in METRICS:
+            raise unknown("metric", metric, METRICS)
+    count = len(generated)
+
+    def label(key: str, name: str, value: float | None, reason: str = "", **details: Any) -> dict[str, Score]:
+        known = len(real) if isinstance(real, Tensor) else None
+        return {key: Score(f"{name}@{count}", value, reason, count, known, extractor.name, details)}
+
+    needs_images = "the reference holds statistics only, no images"
+    scores: dict[str, Score] = {}
+    if "fid" in metrics:
+        smallest = min(count, len(real)) if isinstance(real, Tensor) else count
+        if smallest < 2:
+            scores |= label("fid", "FID", None, "a covariance needs at least 2 images on either side")
+        else:
+            width = generated.shape[1]
+            note = (
+                f"{smallest} images span no {width} dimensions: the covariance is singular and FID is biased; see KID"
+            )
+            scores |= label("fid", "FID", fid(generated, real), note=note if smallest <= width else "")
+    if "kid" in metrics:
+        if not isinstance(real, Tensor):
+            scores |= label("kid", "KID", None, needs_images)
+        elif min(count, len(real)) < 4:
+            scores |= label("kid", "KID", None, "KID needs at least 4 images on either side")
+        else:
+            size = min(KID_SUBSET_SIZE, count // 2, len(real) // 2)
+            found = kid_features_to_metric(
+                generated, real, kid_subsets=KID_SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
+            )
+            spread = {"spread": found[KEY_METRIC_KID_STD], "subsets": KID_SUBSETS, "subset_size": size}
+            scores |= label("kid", "KID", found[KEY_METRIC_KID_MEAN], **spread)
+    if "prc" in metrics:
+        pair = (("precision", "Precision", KEY_METRIC_PRECISION), ("recall", "Recall", KEY_METRIC_RECALL))
+        if not isinstance(real, Tensor):
+            reason, found = needs_images, {}
+        elif min(count, len(real)) <= NEIGHBOURS:
+            reason, found = f"needs more than {NEIGHBOURS} images on either side", {}
+        else:
+            reason, found = "", precision_recall(generated, real)
+        for key, name, theirs in pair:
+            scores |= label(key, name, found.get(theirs), reason, neighbours=NEIGHBOURS)
+    if "is" in metrics:
+        if extractor.head is None:
+            scores |= label("is", "IS", None, extractor.no_head)
+        elif count < IS_SPLITS:
+            scores |= label("is", "IS", None, f"needs at least {IS_SPLITS} images")
+        else:
+            logits = generated @ extractor.head.cpu().T  # without the bias, as in the original
+            found = isc_features_to_metric(logits, splits=IS_SPLITS)
+            scores |= label("is", "IS", found[KEY_METRIC_ISC_MEAN], spread=found[KEY_METRIC_ISC_STD], splits=IS_SPLITS)
+    return scores
+
+
+def fid(generated: Tensor, real: Reference) -> float:
+    """Fréchet distance |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of Gaussians fitted to both sets.
+
+    torch-fidelity takes the trace of the root from the eigenvalues of S1 S2, D x D. Where one set has fewer images than
+    features, that matrix is singular, and `_fid_of_few` gives the same number without it, a hundred times faster.
+    """
+    if isinstance(real, Tensor) and min(len(generated), len(real)) <= generated.shape[1]:
+        return _fid_of_few(generated, real)
+    statistics = [vars(statistics_of(side) if isinstance(side, Tensor) else side) for side in (generated, real)]
+    return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
+
+
+def statistics_of(features: Tensor) -> Statistics:
+    """Mean and covariance of features (N, D)."""
+    return Statistics(**fid_features_to_statistics(features.double()))
+
+
+def _fid_of_few(first: Tensor, second: Tensor) -> float:
+    """FID from the centred features X_i (n_i, D), S_i = X_i^T X_i / (n_i - 1).
+
+    The non-zero eigenvalues of S1 S2 are the squared singular values of X1 X2^T / sqrt((n1 - 1)(n2 - 1)), so the trace
+    of the root is the sum of the latter.
+    """
+    means, roots = [], []
+    for features in (first.double(), second.double()):
+        means.append(features.mean(0))
+        roots.append((features - means[-1]) / (len(features) - 1) ** 0.5)
+    traces = sum(root.square().sum() for root in roots)
+    cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
+    return float((means[0] - means[1]).square().sum() + traces - 2 * cross)
+
+
+def precision_recall(generated: Tensor, real: Tensor) -> dict[str, float]:
+    """Improved precision and recall: the share of one set within the other's balls to the third neighbour.
+
+    Large sets are compared block by block: 50,000 x 50,000 features fit into 8 GiB.
+    """
+    small = max(len(generated), len(real)) <= WHOLE_MATRIX
+    found: dict[str, float] = prc_features_to_metric(
+        generated,
+        real,
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=WHOLE_MATRIX if small else PRC_BLOCK,
+        save_cpu_ram=not small,
+        verbose=False,
+    )
+    return found

