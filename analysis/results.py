@@ -11,6 +11,7 @@ The driver writes which cells there are to `results/<study>/<preset>/cells.json`
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,6 +141,23 @@ class StudyResults:
             for cell in body["cells"]
         )
         return cls(body["study"], body["preset"], body["title"], folder, cells)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the cells, their states, metrics and scores: whatever is drawn from them changes only if it does."""
+        digest = hashlib.sha256((self.folder / "cells.json").read_bytes())
+        for cell in self.cells:
+            for role, run in cell.chain.items():
+                digest.update(f"{role} {run.name} {run.status.state}\n".encode())
+                for name in ("metrics.jsonl", "scores.json"):
+                    path = run.path / name
+                    digest.update(path.read_bytes() if path.exists() else b"")
+        return digest.hexdigest()
+
+    @property
+    def one_tokenizer(self) -> bool:
+        """Whether all cells' tokens are of one tokenizer; if not, their token losses cannot be compared."""
+        return len({run.name for cell in self.cells if (run := cell.chain.get("tokens.tokenizer"))}) <= 1
 
     def variants(self) -> dict[str, list[CellResult]]:
         """The cells of each variant (its seeds), in the study's order."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import CellResult, StudyResults
+from analysis.stats import Spread, spread
 from fvar import atomic
 from fvar.errors import UserError
-from studies.stats import Spread, spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ METRICS = (
     Metric("kid", "KID@{n} ×10³ ↓", 2, 1e3),
     Metric("precision", "Precision ↑", 3),
     Metric("recall", "Recall ↑", 3),
-    Metric("loss", "Held-out CE ↓", 3, heldout=True),
+    Metric("cross_entropy", "Held-out CE ↓", 3, heldout=True),
     Metric("accuracy", "Held-out accuracy % ↑", 2, 1e2, heldout=True),
     Metric("is", "IS@{n} ↑", 1),
 )
@@ -202,6 +202,10 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
         f"Seeds {', '.join(map(str, seeds))}; ± is the sample standard deviation over seeds"
         + ("." if len(seeds) > 1 else ", which one seed does not have.")
     )
+    if not results.one_tokenizer and frame["cross_entropy_n"].any():
+        lines.append(
+            "Held-out cross-entropy (nats per token) and accuracy compare only variants that share a tokenizer."
+        )
     lines += [f"{name} is blank: {reason}." for name, reason in _blanks(frame).items()]
     sources = [source for source in frame["cited_source"].unique() if source]
     if sources:

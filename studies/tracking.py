@@ -88,12 +88,7 @@ def _uri(database: Path) -> str:
 
 def _fingerprint(study: StudyResults) -> str:
     """Hash of everything that `sync` would write."""
-    digest = hashlib.sha256((study.folder / "cells.json").read_bytes())
-    for cell in study.cells:
-        for role, run in cell.chain.items():
-            digest.update(f"{role} {run.name} {run.status.state}\n".encode())
-            for name in ("metrics.jsonl", "scores.json"):
-                digest.update(_bytes(run.path / name))
+    digest = hashlib.sha256(study.fingerprint.encode())
     for output in OUTPUTS:
         digest.update(_bytes(study.folder / output))
     return digest.hexdigest()

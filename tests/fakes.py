@@ -74,9 +74,11 @@ def log_training(run: RunDir, quality: float, rng: np.random.Generator, until: i
     for step in range(0, until + 1, 10):
         fall = (1.2 + quality) * (1 - np.exp(-step / 60))
         noise = rng.normal(0, 0.02)
-        run.log_metrics(step, {"loss": 6.2 - fall + noise, "accuracy": 0.01 + 0.08 * fall, "lr": 1e-4})
+        run.log_metrics(step, {"cross_entropy": 6.2 - fall + noise, "accuracy": 0.01 + 0.08 * fall, "lr": 1e-4})
         if step % 20 == 0:
-            run.log_metrics(step, {"loss": 6.3 - fall + noise, "accuracy": 0.01 + 0.07 * fall}, split="heldout")
+            run.log_metrics(
+                step, {"cross_entropy": 6.3 - fall + noise, "accuracy": 0.01 + 0.07 * fall}, split="heldout"
+            )
 
 
 def write_samples(run: RunDir, quality: float, rng: np.random.Generator) -> None:

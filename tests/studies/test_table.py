@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.results import StudyResults
+from analysis.stats import Spread, spread
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 from studies import table
-from studies.stats import Spread, spread
 from tests import fakes
 
 finite = st.floats(-1e6, 1e6)
@@ -183,10 +183,10 @@ def test_unfinished_seeds_are_left_out_of_the_mean_and_counted(tmp_path: Path) -
 def test_non_finite_heldout_loss_is_blank_with_the_reason(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
     cell = results.variants()["full"][0]
-    cell.chain["var"].log_metrics(fakes.STEPS, {"loss": float("nan")}, split="heldout")
+    cell.chain["var"].log_metrics(fakes.STEPS, {"cross_entropy": float("nan")}, split="heldout")
     frame = table.tidy(results).set_index("variant")
-    assert pd.isna(frame.loc["full", "loss_mean"])
-    assert frame.loc["full", "not_measured"].startswith("loss: full/seed0 gave nan")
+    assert pd.isna(frame.loc["full", "cross_entropy_mean"])
+    assert frame.loc["full", "not_measured"].startswith("cross_entropy: full/seed0 gave nan")
 
 
 def test_published_models_that_were_not_run_follow_as_cited_rows(tmp_path: Path) -> None:
@@ -242,9 +242,8 @@ def test_pipes_in_a_label_do_not_split_a_markdown_cell() -> None:
 
 
 def test_importing_the_projections_loads_neither_torch_nor_the_big_libraries() -> None:
-    heavy = "torch", "mlflow", "optuna", "matplotlib", "pandas"
-    code = (
-        f"import sys, studies.table, studies.stats, analysis.results; print([m for m in {heavy} if m in sys.modules])"
-    )
+    heavy = ["torch", "mlflow", "optuna", "matplotlib", "pandas"]
+    ours = "studies.table, studies.tracking, studies.search, analysis.gallery, analysis.plot_sweep, analysis.style"
+    code = f"import sys, {ours}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -73,8 +73,8 @@ def test_each_cell_is_a_run_with_settings_history_row_and_figures(results: Path,
     assert "table/is" not in run.data.metrics
     assert run.info.status == "FINISHED"
     assert found["baseline/seed0"].info.status == "SCHEDULED"
-    logged = [(record["step"], record["loss"]) for record in study.cells[0].metrics("train")]
-    assert history(results, run, "var/train/loss") == logged
+    logged = [(record["step"], record["cross_entropy"]) for record in study.cells[0].metrics("train")]
+    assert history(results, run, "var/train/cross_entropy") == logged
     artifacts = tracking.open_client(results).list_artifacts(found["Table 2: ablation"].info.run_id)
     assert [artifact.path for artifact in artifacts] == ["table.csv", "table.md", "table.tex"]
     assert (results / "mlartifacts" / "ablation_table2" / "smoke").is_dir()
@@ -105,11 +105,11 @@ def test_new_records_are_added_to_the_same_run_once(results: Path, study: StudyR
     tracking.sync(results, study)
     before = runs(results)["full/seed0"]
     var = study.cells[0].chain["var"]
-    var.log_metrics(fakes.STEPS + 10, {"loss": 3.25})
+    var.log_metrics(fakes.STEPS + 10, {"cross_entropy": 3.25})
     assert tracking.sync(results, reread(study))
     after = runs(results)["full/seed0"]
     assert after.info.run_id == before.info.run_id
-    steps = [step for step, _ in history(results, after, "var/train/loss")]
+    steps = [step for step, _ in history(results, after, "var/train/cross_entropy")]
     assert steps == list(range(0, fakes.STEPS + 11, 10))
 
 
@@ -118,9 +118,9 @@ def test_a_resume_that_repeats_steps_leaves_one_value_per_step(results: Path, st
     var = study.cells[0].chain["var"]
     var.forget_metrics_after(100)
     for step in (110, 120):
-        var.log_metrics(step, {"loss": 1.0})
+        var.log_metrics(step, {"cross_entropy": 1.0})
     tracking.sync(results, reread(study))
-    found = history(results, runs(results)["full/seed0"], "var/train/loss")
+    found = history(results, runs(results)["full/seed0"], "var/train/cross_entropy")
     assert [step for step, _ in found] == list(range(0, 121, 10))
     assert found[-1] == (120, 1.0)
 
@@ -135,7 +135,7 @@ def test_a_driver_killed_inside_a_sync_leaves_no_duplicates(
         with pytest.raises(KeyboardInterrupt):
             tracking.sync(results, study)
     tracking.sync(results, reread(study))
-    steps = [step for step, _ in history(results, runs(results)["full/seed0"], "var/train/loss")]
+    steps = [step for step, _ in history(results, runs(results)["full/seed0"], "var/train/cross_entropy")]
     assert steps == list(range(0, fakes.STEPS + 1, 10))
 
 
@@ -178,13 +178,13 @@ def test_everything_can_be_rebuilt_from_the_run_directories(results: Path, study
 
 
 def test_infinity_is_not_stored_as_a_huge_number(results: Path, study: StudyResults) -> None:
-    study.cells[0].chain["var"].log_metrics(210, {"loss": math.inf})
+    study.cells[0].chain["var"].log_metrics(210, {"cross_entropy": math.inf})
     tracking.sync(results, reread(study))
     run = runs(results)["full/seed0"]
-    values = [value for step, value in history(results, run, "var/train/loss") if step == 210]
+    values = [value for step, value in history(results, run, "var/train/cross_entropy") if step == 210]
     assert len(values) == 1
     assert math.isnan(values[0])
-    assert run.data.tags["non_finite"] == "var/train/loss is inf at step 210"
+    assert run.data.tags["non_finite"] == "var/train/cross_entropy is inf at step 210"
 
 
 def test_six_cells_sync_in_seconds(results: Path) -> None:

@@ -1,0 +1,132 @@
+"""Samples of a study's variants in one picture: a row of real images, then a row a variant, columns by class.
+
+    python analysis/gallery.py [STUDY] [--preset smoke] [--results results]
+
+Images of one column have the same class and random seed in every row, so that rows differ by the variant alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
+
+from analysis import style
+from analysis.results import CellResult, StudyResults
+from fvar.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Images = NDArray[np.uint8]  # (N, H, W, 3)
+
+COLUMNS = 18  # at most, over all classes
+ROW_INCHES, LABEL_INCHES, HEAD_INCHES = 0.75, 2.0, 0.9
+
+
+def draw(results: StudyResults) -> Path:
+    """Write samples.png into the study's folder. Raises `UserError` where no variant has samples yet."""
+    import numpy as np
+
+    sampled = {cells[0].label: cell for cells in results.variants().values() if (cell := _first_done(cells))}
+    if not sampled:
+        raise UserError(
+            f"no variant of {results.study} has samples yet; "
+            f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
+        )
+    archives = {label: _read(cell) for label, cell in sampled.items()}
+    labels = next(iter(archives.values()))[1]
+    chosen = columns(labels)
+    rows = {}
+    for label, (images, own_labels) in archives.items():
+        if len(own_labels) < len(labels) or not np.array_equal(own_labels[chosen], labels[chosen]):
+            raise UserError(f"the samples of {label} have other classes in their places; compare them one by one")
+        rows[label] = images[chosen]
+    heads, real = _real(next(iter(sampled.values())), labels[chosen].tolist())
+    if real is not None:
+        rows = {"real images": real} | rows
+    figure = _picture(rows, labels[chosen].tolist(), heads)
+    seed = next(iter(sampled.values())).seed
+    figure.suptitle(f"{results.title} · preset {results.preset} · seed {seed}", x=0.01, ha="left")
+    return style.save(figure, results.folder / "samples.png", results)
+
+
+def columns(labels: NDArray[np.int64]) -> list[int]:
+    """Which samples to show: equally many of each class, of evenly spaced classes where there are too many."""
+    classes = sorted(set(labels.tolist()))
+    if len(classes) > COLUMNS:
+        classes = [classes[index * len(classes) // COLUMNS] for index in range(COLUMNS)]
+    fewest = min(int((labels == label).sum()) for label in classes)
+    each = max(1, min(COLUMNS // len(classes), fewest))
+    return [int(index) for label in classes for index in (labels == label).nonzero()[0][:each]]
+
+
+def _first_done(cells: Sequence[CellResult]) -> CellResult | None:
+    return next((cell for cell in cells if (run := cell.chain.get("samples")) is not None and run.done), None)
+
+
+def _read(cell: CellResult) -> tuple[Images, NDArray[np.int64]]:
+    """Images (N, H, W, 3) uint8 and labels (N,) of a cell's samples."""
+    import numpy as np
+
+    with np.load(cell.chain["samples"].path / "samples.npz", allow_pickle=False) as archive:
+        return archive["arr_0"], archive["labels"]
+
+
+def _real(cell: CellResult, labels: Sequence[int]) -> tuple[dict[int, str], Images | None]:
+    """Class names, and for each label a real image of that class, the next one for each repetition.
+
+    Without the data at hand (they may live on another machine): class numbers, and no images.
+    """
+    config = cell.scores_config
+    try:
+        if config is None:
+            raise UserError("not scored")
+        from fvar.data import open_dataset
+
+        reference = open_dataset(config.reference, config.split)
+    except UserError:
+        return {label: f"class {label}" for label in labels}, None
+    places = {label: (reference.labels == label).nonzero().flatten().tolist() for label in set(labels)}
+    indices = [places[label][labels[:column].count(label)] for column, label in enumerate(labels)]
+    names = {label: reference.class_names[label] for label in labels}
+    images: Images = reference.batch(indices).permute(0, 2, 3, 1).numpy()
+    return names, images
+
+
+def _picture(rows: dict[str, Images], labels: Sequence[int], heads: dict[int, str]) -> Figure:
+    """Rows of images with labels on the left and class names on top; classes are set apart by a gap."""
+    gap = 0.12  # of an image's side, between classes
+    lefts = [column + gap * len(set(labels[: column + 1])) for column in range(len(labels))]
+    width, height = lefts[-1] + 1, len(rows)
+    figure = style.new_figure(LABEL_INCHES + ROW_INCHES * width, HEAD_INCHES + ROW_INCHES * height)
+    figure.set_layout_engine("none")
+    total_w, total_h = figure.get_size_inches()
+    ax = figure.add_axes((LABEL_INCHES / total_w, 0.01, ROW_INCHES * width / total_w, ROW_INCHES * height / total_h))
+    ax.set_xlim(0, width)
+    ax.set_ylim(height, 0)
+    ax.axis("off")
+    for row, (label, images) in enumerate(rows.items()):
+        ax.text(-0.1, row + 0.5, textwrap.fill(label, 20), ha="right", va="center")
+        for left, image in zip(lefts, images, strict=True):
+            ax.imshow(image, extent=(left + 0.02, left + 0.98, row + 0.98, row + 0.02), interpolation="antialiased")
+    for number in dict.fromkeys(labels):
+        mine = [left for left, own in zip(lefts, labels, strict=True) if own == number]
+        name = textwrap.fill(heads[number].replace("_", " "), max(9, 9 * len(mine)))
+        ax.text((mine[0] + mine[-1] + 1) / 2, -0.08, name, ha="center", va="bottom", fontsize=10)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return style.command("Draw samples of a study's variants side by side.", draw, argv, "ablation_table2")
+
+
+if __name__ == "__main__":
+    run_main(main)

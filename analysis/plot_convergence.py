@@ -1,0 +1,91 @@
+"""Convergence of a study's variants: held-out cross-entropy, token accuracy and sampled FID by training step.
+
+    python analysis/plot_convergence.py [STUDY] [--preset smoke] [--results results]
+
+One line a variant: the mean over its seeds, with a band of one sample standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
+
+from analysis import style
+from analysis.results import CellResult, StudyResults
+from analysis.stats import Spread, spread
+from fvar.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANELS = (  # split and key of metrics.jsonl, scale, title
+    ("heldout", "cross_entropy", 1, "held-out cross-entropy (nats per token)"),
+    ("heldout", "accuracy", 100, "held-out token accuracy (%)"),
+    ("sampled", "fid", 1, "FID of samples"),
+)
+
+
+def draw(results: StudyResults) -> Path:
+    """Write convergence.png into the study's folder. Raises `UserError` where no network was evaluated yet."""
+    curves = {
+        (split, key): {name: curve(cells, split, key) for name, cells in results.variants().items()}
+        for split, key, *_ in PANELS
+    }
+    panels = [panel for panel in PANELS if any(curves[panel[:2]].values())]
+    if not panels:
+        raise UserError(
+            f"no network of {results.study} was evaluated yet; "
+            f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
+        )
+    figure = style.new_figure(1.5 + 5 * len(panels), 5.4)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    labels = {name: cells[0].label for name, cells in results.variants().items()}
+    for ax, (split, key, scale, title) in zip(axes, panels, strict=True):
+        _panel(ax, curves[split, key], labels, scale)
+        ax.set_title(title)
+        ax.set_xlabel("training step")
+    handles, drawn = axes[0].get_legend_handles_labels()
+    figure.legend(handles, drawn, loc="outside lower center", ncols=min(4, max(2, math.ceil(len(drawn) / 2))))
+    if not results.one_tokenizer:
+        axes[0].set_xlabel("training step\n(tokens of different tokenizers are not equally hard to predict)")
+    figure.suptitle(style.heading(results), x=0.01, ha="left")
+    return style.save(figure, results.folder / "convergence.png", results)
+
+
+def curve(cells: Sequence[CellResult], split: str, key: str) -> dict[int, Spread]:
+    """Step -> mean and spread over the seeds that have a finite value there."""
+    values: dict[int, list[float]] = {}
+    for cell in cells:
+        for record in cell.metrics(split):
+            if math.isfinite(record.get(key, math.nan)):
+                values.setdefault(record["step"], []).append(record[key])
+    return {step: found for step in sorted(values) if (found := spread(values[step]))}
+
+
+def _panel(ax: Axes, curves: dict[str, dict[int, Spread]], labels: dict[str, str], scale: float) -> None:
+    for index, (name, colour) in enumerate(zip(curves, style.colours(len(curves)), strict=True)):
+        if not curves[name]:
+            continue
+        steps, points = list(curves[name]), list(curves[name].values())
+        means = [scale * point.mean for point in points]
+        dash = style.DASHES[index % len(style.DASHES)]
+        ax.plot(steps, means, color=colour, linestyle=dash, linewidth=2, label=labels[name])
+        if any(point.sd is not None for point in points):
+            low, high = (
+                [m + sign * scale * (p.sd or 0) for m, p in zip(means, points, strict=True)] for sign in (-1, 1)
+            )
+            ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return style.command("Draw how a study's variants converge.", draw, argv, "ablation_table2")
+
+
+if __name__ == "__main__":
+    run_main(main)

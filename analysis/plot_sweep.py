@@ -1,0 +1,157 @@
+"""A sweep's scores over the parameters it varies: a curve for one, a map for two, one panel each for more.
+
+    python analysis/plot_sweep.py [STUDY] [--preset smoke] [--results results]
+
+Curves show the mean over seeds with one sample standard deviation; every measured value is a dot.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
+
+from analysis import style
+from analysis.results import StudyResults
+from analysis.stats import Spread, spread
+from fvar.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS = {"fid": ("FID@{n} (lower is better)", 1.0), "kid": ("KID@{n} ×10³ (lower is better)", 1e3)}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant: where it stands on the axes, and one metric of its finished seeds, scaled for display."""
+
+    params: dict[str, float]
+    values: list[float]
+    mean: Spread
+
+
+def draw(results: StudyResults) -> Path:
+    """Write sweep.png into the study's folder. Raises `UserError` if nothing was varied or no cell is done."""
+    axes_names = varied(results)
+    if not axes_names:
+        raise UserError(f"{results.study} varies no number, so there is no sweep to draw")
+    panels = {metric: points(results, metric) for metric in METRICS}
+    panels = {metric: found for metric, found in panels.items() if found}
+    if not panels:
+        raise UserError(
+            f"no cell of {results.study} is done yet; "
+            f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
+        )
+    counts = {cell.scores[m]["count"] for cell in results.cells for m in panels if m in cell.scores}
+    n = "/".join(map(str, sorted(counts)))
+    headings = {metric: METRICS[metric][0].format(n=n) for metric in panels}
+    layout = {1: _curves, 2: _maps}.get(len(axes_names), _scatters)
+    figure = layout(panels, headings, axes_names)
+    figure.suptitle(style.heading(results), x=0.01, ha="left")
+    return style.save(figure, results.folder / "sweep.png", results)
+
+
+def varied(results: StudyResults) -> list[str]:
+    """Parameters that differ between cells; none where one of them is no number, since that is no sweep."""
+    names = dict.fromkeys(key for cell in results.cells for key in cell.params)
+    values = {name: {cell.params.get(name) for cell in results.cells} for name in names}
+    differing = [name for name in names if len(values[name]) > 1]
+    return differing if all(isinstance(value, int | float) for name in differing for value in values[name]) else []
+
+
+def points(results: StudyResults, metric: str) -> list[Point]:
+    """The variants with at least one measured value, in the study's order."""
+    scale, found = METRICS[metric][1], []
+    for cells in results.variants().values():
+        values = [scale * value for cell in cells if (value := cell.score(metric)) is not None]
+        mean = spread(values)
+        if mean is not None:
+            found.append(Point(dict(cells[0].params), values, mean))
+    return found
+
+
+def _curves(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
+    """One parameter: metric over parameter."""
+    figure = style.new_figure(1 + 5 * len(panels), 4.4)
+    for ax, (metric, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        ordered = sorted(found, key=lambda point: point.params[names[0]])
+        xs = [point.params[names[0]] for point in ordered]
+        spreads = [point.mean.sd or 0 for point in ordered]
+        ax.errorbar(xs, [point.mean.mean for point in ordered], spreads, color=style.PALETTE[2], linewidth=2, capsize=3)
+        _dots(ax, ordered, names[0])
+        ax.set_xticks(xs)
+        ax.set_xlabel(style.AXES.get(names[0], names[0]))
+        ax.set_title(headings[metric])
+    return figure
+
+
+def _maps(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
+    """Two parameters: a matrix of means, written out, the best one framed."""
+    from matplotlib.patches import Rectangle
+
+    figure = style.new_figure(1 + 5 * len(panels), 4.8)
+    for ax, (metric, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        columns, rows = (sorted({point.params[name] for point in found}) for name in names)
+        grid = [[float("nan")] * len(columns) for _ in rows]
+        for point in found:
+            grid[rows.index(point.params[names[1]])][columns.index(point.params[names[0]])] = point.mean.mean
+        image = ax.imshow(grid, origin="lower", cmap="viridis", aspect="auto")
+        ax.grid(visible=False)
+        best = min(found, key=lambda point: point.mean.mean)
+        for point in found:
+            x, y = columns.index(point.params[names[0]]), rows.index(point.params[names[1]])
+            bright = image.norm(point.mean.mean) > 0.5
+            ax.text(x, y, f"{point.mean.mean:.1f}", ha="center", va="center", color="black" if bright else "white")
+            if point is best:
+                ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=style.PALETTE[1], linewidth=3))
+        ax.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+        ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+        ax.set_xlabel(style.AXES.get(names[0], names[0]))
+        ax.set_ylabel(style.AXES.get(names[1], names[1]))
+        ax.set_title(headings[metric])
+    return figure
+
+
+def _scatters(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
+    """More parameters: the metric over each of them, the best variant marked."""
+    from matplotlib.ticker import NullFormatter
+
+    figure = style.new_figure(1 + 3 * len(names), 1 + 3 * len(panels))
+    grid = figure.subplots(len(panels), len(names), squeeze=False, sharey="row")
+    for row, (metric, found) in zip(grid, panels.items(), strict=True):
+        best = min(found, key=lambda point: point.mean.mean)
+        for ax, name in zip(row, names, strict=True):
+            _dots(ax, found, name)
+            ax.plot(
+                best.params[name], best.mean.mean, marker="o", markersize=12, mfc="none", mec=style.PALETTE[1], mew=2
+            )
+            xs = sorted({point.params[name] for point in found})
+            if xs[0] > 0 and xs[-1] / xs[0] > 20:
+                ax.set_xscale("log")
+                ax.xaxis.set_major_formatter("{x:g}")
+                ax.xaxis.set_minor_formatter(NullFormatter())
+            elif len(xs) <= 4:
+                ax.set_xticks(xs)
+            ax.set_xlabel(style.AXES.get(name, name))
+        row[0].set_ylabel(headings[metric])
+    return figure
+
+
+def _dots(ax: Axes, found: Sequence[Point], name: str) -> None:
+    xs = [point.params[name] for point in found for _ in point.values]
+    ax.plot(xs, [value for point in found for value in point.values], "o", color=style.PALETTE[2], alpha=0.6)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return style.command("Draw a sweep's scores over its parameters.", draw, argv, "sweep_psf_radius")
+
+
+if __name__ == "__main__":
+    run_main(main)

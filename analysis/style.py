@@ -1,0 +1,104 @@
+"""How figures look, and how one knows what it was drawn from. Importing this module does not import matplotlib."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.results import StudyResults
+from fvar import atomic
+from fvar.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's colours, which stay apart for colour-blind readers, without their yellow, which white paper swallows.
+PALETTE = ("#555555", "#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#000000")
+DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "figure.titlesize": 14,
+    "savefig.dpi": 150,
+}
+AXES = {  # what a cell's parameter is called on an axis
+    "rho_max": r"largest PSF radius $\rho_\mathrm{max}$ (px at 256 px)",
+    "lambda_feat": r"$\lambda_\mathrm{feat}$",
+    "lambda_logit": r"$\lambda_\mathrm{logit}$",
+    "gate_bias": "initial gate bias",
+    "blocks": "blocks with AG-XAttn",
+    "depth": "depth",
+}
+
+
+def colours(count: int) -> list[str]:
+    """`count` colours in order: the palette, or shades of one map where there are more lines than it has colours."""
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    shades = matplotlib.colormaps["viridis"]
+    return [to_hex(shades(0.95 * index / (count - 1))) for index in range(count)]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches, drawn without a display."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(STYLE)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def heading(results: StudyResults) -> str:
+    """Title line of every figure: what, at which preset, with how many seeds."""
+    seeds = len({cell.seed for cell in results.cells})
+    return f"{results.title} · preset {results.preset} · {seeds} seed{'s' * (seeds > 1)}"
+
+
+def save(figure: Figure, path: Path, results: StudyResults) -> Path:
+    """Write a PNG atomically, with the fingerprint of the results in it; the same results give the same bytes."""
+    with atomic.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": "fvar", "Source": results.fingerprint})
+    return path
+
+
+def up_to_date(path: Path, results: StudyResults) -> bool:
+    """Whether a figure was drawn from these very results."""
+    from PIL import Image
+
+    if not path.exists():
+        return False
+    try:
+        with Image.open(path) as image:
+            return bool(image.info.get("Source") == results.fingerprint)
+    except OSError:
+        return False
+
+
+def command(description: str, draw: Callable[[StudyResults], Path], argv: Sequence[str] | None, study: str) -> int:
+    """The command line that every figure has: STUDY [--preset] [--results]. Draws from results alone."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("study", nargs="?", default=study, help=f"name of a study that was run (default: {study})")
+    parser.add_argument("--preset", default="smoke", help="preset it was run at (default: smoke)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of the results (default: results)"
+    )
+    arguments = parser.parse_args(argv)
+    for name in (arguments.study, arguments.preset):
+        if Path(name).name != name or name.startswith("."):
+            raise UserError(f"{name!r} is not the name of a study or preset")
+    print(draw(StudyResults.read(arguments.results, arguments.study, arguments.preset)))
+    return 0

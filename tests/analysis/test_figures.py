@@ -1,0 +1,241 @@
+"""Figures: drawn from results alone, the same for the same results, and showing what was measured."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from analysis import gallery, plot_convergence, plot_sweep, style
+from analysis.results import StudyResults
+from fvar.errors import UserError
+from tests import fakes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    return fakes.ablation(tmp_path_factory.mktemp("results"), seeds=2, unfinished=("no_dual",))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were about to be written."""
+    figures: list[Figure] = []
+    original = style.save
+
+    def keep(figure: Figure, path: Path, results: StudyResults) -> Path:
+        figures.append(figure)
+        return original(figure, path, results)
+
+    monkeypatch.setattr(style, "save", keep)
+    return figures
+
+
+def sweep(results: Path, study: str, grid: dict[str, list[float]], seeds: int = 1) -> StudyResults:
+    """A finished sweep over the cells of a grid (lists of equal length)."""
+    cells = []
+    for index, values in enumerate(zip(*grid.values(), strict=True)):
+        for seed in range(seeds):
+            stage = fakes.chain(f"{study}{index}", seed, rho_max=float(index + 1))
+            fakes.finish(results, stage, quality=index / 10, seed=10 * index + seed)
+            cells.append(fakes.cell(f"cell{index}", seed, stage, **dict(zip(grid, values, strict=True))))
+    return fakes.write_cells(results, study, cells, title="Sweep")
+
+
+# --------------------------------------------------------------------------------------------------------- convergence
+
+
+def test_lines_are_means_over_seeds_and_bands_one_standard_deviation(
+    ablation: StudyResults, drawn: list[Figure]
+) -> None:
+    plot_convergence.draw(ablation)
+    left, right = drawn[0].axes
+    line = next(line for line in left.get_lines() if line.get_label() == "FVAR (full)")
+    by_seed = [[record["cross_entropy"] for record in cell.metrics("heldout")] for cell in ablation.variants()["full"]]
+    means = [statistics.fmean(pair) for pair in zip(*by_seed, strict=True)]
+    assert list(line.get_ydata()) == pytest.approx(means)
+    assert list(line.get_xdata()) == list(range(0, fakes.STEPS + 1, 20))
+    band = left.collections[1].get_paths()[0].vertices
+    widest = max(statistics.stdev(pair) for pair in zip(*by_seed, strict=True))
+    heights = [band[band[:, 0] == step, 1] for step in range(0, fakes.STEPS + 1, 20)]
+    assert max(np.ptp(height) for height in heights) == pytest.approx(2 * widest)
+    assert right.get_lines()[0].get_ydata()[-1] == pytest.approx(100 * by_last(ablation, "baseline"))
+
+
+def by_last(results: StudyResults, variant: str) -> float:
+    return statistics.fmean(cell.metrics("heldout")[-1]["accuracy"] for cell in results.variants()[variant])
+
+
+def test_title_names_study_preset_and_seeds_and_unevaluated_variants_are_left_out(
+    ablation: StudyResults, drawn: list[Figure]
+) -> None:
+    plot_convergence.draw(ablation)
+    assert drawn[0].get_suptitle() == "Table 2: ablation · preset smoke · 2 seeds"
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels == [label for name, label in fakes.VARIANTS.items() if name != "no_dual"]
+
+
+def test_sampled_fid_gets_a_panel_where_it_was_logged(tmp_path: Path, drawn: list[Figure]) -> None:
+    results = fakes.ablation(tmp_path, seeds=1)
+    results.cells[1].chain["var"].log_metrics(100, {"fid": 150.0}, split="sampled")
+    plot_convergence.draw(results)
+    assert [ax.get_title(loc="left") for ax in drawn[0].axes][2] == "FID of samples"
+    assert drawn[0].axes[2].get_lines()[0].get_label() == "FVAR (full)"
+
+
+def test_non_finite_losses_leave_a_gap_not_a_crash(tmp_path: Path) -> None:
+    results = fakes.ablation(tmp_path, seeds=1)
+    cells = results.variants()["full"]
+    cells[0].chain["var"].log_metrics(300, {"cross_entropy": float("nan")}, split="heldout")
+    assert 300 not in plot_convergence.curve(cells, "heldout", "cross_entropy")
+
+
+def test_up_to_eight_variants_have_colours_apart_from_each_other_and_more_get_shades() -> None:
+    assert len(set(style.colours(8))) == 8
+    assert len(set(style.colours(16))) == 16
+
+
+# ------------------------------------------------------------------------------------------------------- the same bytes
+
+
+@pytest.mark.parametrize("module", [plot_convergence, gallery])
+def test_the_same_results_give_the_same_file_and_are_recognised(ablation: StudyResults, module: object) -> None:
+    path = module.draw(ablation)  # type: ignore[attr-defined]
+    before = path.read_bytes()
+    assert style.up_to_date(path, ablation)
+    assert module.draw(ablation).read_bytes() == before  # type: ignore[attr-defined]
+
+
+def test_a_figure_is_out_of_date_once_a_metric_was_added(tmp_path: Path) -> None:
+    results = fakes.ablation(tmp_path, seeds=1)
+    path = plot_convergence.draw(results)
+    results.cells[0].chain["var"].log_metrics(300, {"cross_entropy": 4.0}, split="heldout")
+    assert not style.up_to_date(path, results)
+    path.write_bytes(b"no picture")
+    assert not style.up_to_date(path, results)
+
+
+# -------------------------------------------------------------------------------------------------------------- gallery
+
+
+def test_gallery_shows_real_images_first_then_the_very_samples_of_each_variant(
+    ablation: StudyResults, drawn: list[Figure]
+) -> None:
+    gallery.draw(ablation)
+    texts = [text.get_text().replace("\n", " ") for text in drawn[0].axes[0].texts]
+    assert texts[:6] == ["real images", *(label for name, label in fakes.VARIANTS.items() if name != "no_dual")]
+    assert texts[6:] == [
+        "Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body", "Smileys & Emotion",
+        "Symbols", "Travel & Places",
+    ]  # fmt: skip
+    shown = [np.asarray(image.get_array()) for image in drawn[0].axes[0].images]
+    archive = np.load(ablation.cells[0].chain["samples"].path / "samples.npz")
+    chosen = gallery.columns(archive["labels"])
+    assert len(shown) == 6 * len(chosen)
+    assert all(np.array_equal(a, b) for a, b in zip(shown[18:36], archive["arr_0"][chosen], strict=True))
+
+
+def test_columns_are_in_class_order_and_equally_many_per_class() -> None:
+    labels = np.array([2, 0, 1, 2, 0, 1, 2, 0])
+    assert gallery.columns(labels) == [1, 4, 2, 5, 0, 3]
+    many = np.arange(5000) % 1000
+    assert len(gallery.columns(many)) == gallery.COLUMNS
+    assert sorted(many[gallery.columns(many)]) == list(many[gallery.columns(many)])
+
+
+def test_gallery_refuses_to_put_different_classes_in_one_column(tmp_path: Path) -> None:
+    results = fakes.ablation(tmp_path, seeds=1)
+    path = results.cells[2].chain["samples"].path / "samples.npz"
+    archive = np.load(path)
+    np.savez(path, arr_0=archive["arr_0"], labels=archive["labels"][::-1])
+    with pytest.raises(UserError, match="other classes in their places"):
+        gallery.draw(results)
+
+
+# --------------------------------------------------------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_of_one_number_is_a_curve_over_it(tmp_path: Path, drawn: list[Figure]) -> None:
+    results = sweep(tmp_path, "sweep_psf_radius", {"rho_max": [0.0, 6.0, 12.0]}, seeds=2)
+    plot_sweep.draw(results)
+    ax = drawn[0].axes[0]
+    assert list(ax.get_lines()[0].get_xdata()) == [0.0, 6.0, 12.0]
+    means = [statistics.fmean(cell.score("fid") or 0 for cell in cells) for cells in results.variants().values()]
+    assert list(ax.get_lines()[0].get_ydata()) == pytest.approx(means)
+    assert ax.get_title(loc="left") == "FID@36 (lower is better)"
+
+
+def test_a_sweep_of_two_numbers_is_a_map_and_the_best_cell_is_framed(tmp_path: Path, drawn: list[Figure]) -> None:
+    grid = {"lambda_feat": [0.0, 1.0, 0.0, 1.0], "lambda_logit": [0.0, 0.0, 0.5, 0.5]}
+    results = sweep(tmp_path, "sweep_lambda", grid)
+    plot_sweep.draw(results)
+    ax = drawn[0].axes[0]
+    shown = [[f"{results.cells[row * 2 + column].score('fid'):.1f}" for column in (0, 1)] for row in (0, 1)]
+    texts = {tuple(map(round, text.get_position())): text.get_text() for text in ax.texts}
+    assert [[texts[column, row] for column in (0, 1)] for row in (0, 1)] == shown
+    best = min(range(4), key=lambda index: results.cells[index].score("fid") or 0)
+    assert ax.patches[-1].get_xy() == (best % 2 - 0.5, best // 2 - 0.5)
+
+
+def test_a_search_of_more_numbers_has_a_panel_for_each(tmp_path: Path, drawn: list[Figure]) -> None:
+    grid = {"lambda_feat": [0.1, 1.0, 9.0], "lambda_logit": [0.5, 0.1, 1.0], "blocks": [1.0, 2.0, 1.0]}
+    plot_sweep.draw(sweep(tmp_path, "search_distillation", grid))
+    assert len(drawn[0].axes) == 6
+    assert drawn[0].axes[0].get_xscale() == "log"
+
+
+def test_a_study_that_varies_words_is_no_sweep(tmp_path: Path) -> None:
+    stages = [fakes.chain(name, 0) for name in ("full", "baseline")]
+    cells = [fakes.cell(f"m{i}", 0, stage, model=("VAR", "FVAR")[i], depth=i) for i, stage in enumerate(stages)]
+    results = fakes.write_cells(tmp_path, "table1", cells)
+    assert plot_sweep.varied(results) == []
+    with pytest.raises(UserError, match="no sweep to draw"):
+        plot_sweep.draw(results)
+
+
+# -------------------------------------------------------------------------------------------------------- command lines
+
+
+@pytest.mark.parametrize("script", ["plot_convergence", "plot_sweep", "gallery"])
+def test_without_results_one_line_says_what_to_run_first(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, f"analysis/{script}.py", "ablation_table2", "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "run `python -m studies.run ablation_table2 --preset smoke` first" in done.stderr
+
+
+def test_a_figure_is_redrawn_from_results_alone_without_installing_the_package(ablation: StudyResults) -> None:
+    """`-S` hides site-packages' editable install; the libraries are put back by their own folder."""
+    path = plot_convergence.draw(ablation)
+    before = path.read_bytes()
+    path.unlink()
+    libraries = str(Path(np.__file__).resolve().parents[1])
+    command = [sys.executable, "-S", "analysis/plot_convergence.py", "--results", str(ablation.folder.parents[1])]
+    environment = os.environ | {"PYTHONPATH": libraries}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(path)
+    assert path.read_bytes() == before
+    with Image.open(path) as image:
+        assert image.size[0] > 1200
+
+
+def test_a_name_from_the_command_line_is_never_a_path(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not the name of a study or preset"):
+        plot_convergence.main(["../runs", "--results", str(tmp_path)])
+
+
+def test_a_study_without_evaluations_says_what_to_wait_for(tmp_path: Path) -> None:
+    fakes.write_cells(tmp_path, "table1", [fakes.cell("full", 0, fakes.chain("full", 0))])
+    for module, words in ((plot_convergence, "was evaluated yet"), (gallery, "has samples yet")):
+        with pytest.raises(UserError, match=words):
+            module.draw(StudyResults.read(tmp_path, "table1", "smoke"))
