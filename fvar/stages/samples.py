@@ -37,11 +37,11 @@ def run(run: RunDir) -> None:
     var_run = run.input("var")
     tokens_run = var_run.input("tokens")
     device = pick_device(run.runtime.device)
-    vqvae = load_tokenizer(tokens_run.input("tokenizer"), device).vqvae
+    tokenizer = load_tokenizer(tokens_run.input("tokenizer"), device)
+    vqvae, side = tokenizer.vqvae, tokenizer.config.pyramid.image_size
     var = load_var(var_run, vqvae)
     prepare(var, vqvae, config.precision, device)
 
-    side = vqvae.patch_nums[-1] * vqvae.downsample_factor
     labels = torch.arange(config.count) % var.num_classes
     shards = list(_shards(run.path / "shards", config))
     missing = [(path, indices) for path, indices in shards if not _complete(path, labels[indices].numpy(), side)]
