@@ -1,0 +1,80 @@
+"""`python -m studies.run`, with one study more: `toy`, whose stages cost nothing.
+
+    python -m tests.slurm.drive run toy --cluster slurm --profile FILE --results DIR --seeds CELLS
+    python -m tests.slurm.drive command status toy --results DIR
+
+TOY_DIES=1 makes the driver kill itself right after sbatch has taken its first jobs, before it can write that down.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Iterator
+
+import studies.outputs
+import studies.study
+from fvar.config import AutoencoderConfig, DataConfig, PyramidConfig, Stage, TokenizerConfig, TokensConfig, TrainConfig
+from fvar.errors import run_main
+from studies.study import Cell, Context, Study
+
+
+def first_stage(seed: int) -> Stage:
+    """The tokenizer of a toy cell."""
+    return Stage(
+        TokenizerConfig(
+            data=DataConfig(dataset="emoji", image_size=16),
+            pyramid=PyramidConfig(patch_nums=(1,)),
+            autoencoder=AutoencoderConfig(ch=1),
+            train=TrainConfig(steps=1, seed=seed),
+        )
+    )
+
+
+def cells(ctx: Context) -> Iterator[Cell]:
+    """As many cells as seeds: a tokenizer each and, where TOY_CHAIN is set, tokens made from it."""
+    for seed in range(ctx.seeds):
+        stage = first_stage(seed)
+        if "TOY_CHAIN" in os.environ:
+            stage = Stage(TokensConfig(), {"tokenizer": stage})
+        yield Cell("toy", "toy", seed, {}, stage)
+
+
+def die_after_sbatch() -> None:
+    """Let sbatch come through, then die before its answer is written into the run directories."""
+    import submitit
+
+    real = submitit.SlurmExecutor._submit_command
+
+    def submit_and_die(self: submitit.SlurmExecutor, command: str) -> object:
+        real(self, command)
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+        return None
+
+    submitit.SlurmExecutor._submit_command = submit_and_die
+
+
+def main() -> int:
+    module = types.ModuleType("studies.toy")
+    module.STUDY = Study("toy", "Toy study", cells, outputs=lambda ctx: [])  # type: ignore[attr-defined]
+    sys.modules["studies.toy"] = module
+    studies.study.STUDIES += ("toy",)
+    studies.outputs.track = lambda ctx, say: None  # MLflow takes seconds and is tested elsewhere
+    if "TOY_DIES" in os.environ:
+        die_after_sbatch()
+    verb, *arguments = sys.argv[1:]
+    if verb == "run":
+        from studies.run import main as run
+
+        return run(arguments)
+    from studies.__main__ import main as command
+
+    return command(arguments)
+
+
+if __name__ == "__main__":
+    run_main(main)

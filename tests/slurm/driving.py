@@ -1,0 +1,145 @@
+"""A toy study on the loopback cluster: start its driver, wait for things, count what was executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fvar.rundir import RunDir
+from slurm.loopback import Cluster
+from tests.slurm.drive import first_stage
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+QUICK = {"steps": 1, "seconds": 0.0}
+PROFILE = """\
+time = "00:15:00"
+cpus_per_task = 1
+memory = "200M"
+array_parallelism = 8
+poll = 0.5
+setup = ["export PYTHONPATH={toy}:$PYTHONPATH"]
+"""
+
+
+class ToyStudy:
+    """A results folder, its profile, and the drivers working on it.
+
+    Parameters
+    ----------
+    cells
+        Number of cells, of one stage each (two with `chain`).
+    orders
+        What stages do, see `toy_stage`.
+    profile
+        Lines added to the profile.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        cells: int = 4,
+        chain: bool = False,
+        orders: Mapping[str, Any] | None = None,
+        profile: str = "",
+    ) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.cells = cells
+        self.results = folder / "results"
+        self.results.mkdir(parents=True)
+        self.order(**{"*": QUICK, **(orders or {})})
+        self.profile = folder / "toy.toml"
+        self.profile.write_text(PROFILE.format(toy=HERE / "toy") + profile)
+        self.environment = {**cluster.environment, "OMP_NUM_THREADS": "1", **({"TOY_CHAIN": "1"} if chain else {})}
+        self.drivers: list[subprocess.Popen[str]] = []
+
+    def order(self, **orders: Mapping[str, Any]) -> None:
+        (self.results / "toy.json").write_text(json.dumps(orders))
+
+    # -------------------------------------------------------------------------------------------------------- drivers
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a driver and return at once; its output goes to a file of its own."""
+        out = open(self.folder / f"driver-{len(self.drivers)}.out", "w")  # noqa: SIM115
+        command = [
+            sys.executable, "-m", "tests.slurm.drive", "run", "toy", "--cluster", "slurm",
+            "--profile", str(self.profile), "--results", str(self.results), "--seeds", str(self.cells), *arguments,
+        ]  # fmt: skip
+        driver = subprocess.Popen(
+            command, cwd=ROOT, env={**self.environment, **environment}, stdout=out, stderr=subprocess.STDOUT, text=True
+        )
+        out.close()
+        self.drivers.append(driver)
+        return driver
+
+    def run(self, *arguments: str, timeout: float = 120, **environment: str) -> int:
+        """Run a driver to its end; returns its exit status."""
+        return self.start(*arguments, **environment).wait(timeout)
+
+    def output(self, driver: int = -1) -> str:
+        """What a driver printed."""
+        return (self.folder / f"driver-{range(len(self.drivers))[driver]}.out").read_text()
+
+    def stop(self) -> None:
+        for driver in self.drivers:
+            if driver.poll() is None:
+                driver.send_signal(signal.SIGKILL)
+                driver.wait()
+        names = {record["wave"] for record in self.records() if record.get("wave")}
+        if names:
+            self.cluster.client("scancel", f"--name={','.join(names)}")
+
+    # --------------------------------------------------------------------------------------------------------- stages
+
+    def runs(self) -> list[RunDir]:
+        """The run directories there are, by name."""
+        return [RunDir.open(path.parent) for path in sorted(self.results.glob("runs/*/config.json"))]
+
+    def first(self, cell: int) -> RunDir:
+        """Run directory of the first stage of a cell."""
+        return RunDir.open(self.results / "runs" / first_stage(cell).name)
+
+    def states(self) -> Counter[str]:
+        return Counter(run.status.state for run in self.runs())
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted(self.results.glob("runs/*/job.json"))]
+
+    def executions(self) -> Counter[str]:
+        """How often each stage was started, by run name."""
+        return Counter({run.name: len(lines(run.path / "executions")) for run in self.runs()})
+
+    def job_id(self, run: RunDir) -> str:
+        return str(json.loads((run.path / "job.json").read_text())["job_id"])
+
+    def submitted(self) -> int:
+        """How many jobs SLURM was ever given for this study, one for each member of an array."""
+        folders = [path.name for path in (self.results / "slurm").iterdir()]
+        command = ("squeue", "--noheader", "--array", "--states=all", f"--name={','.join(folders)}", "--format=%i")
+        return len(self.cluster.client(*command).stdout.split())
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 60.0, what: str = "") -> None:
+    """Poll until `condition()` is true; fails the test after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what or condition}"
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")

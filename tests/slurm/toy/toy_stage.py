@@ -1,0 +1,58 @@
+"""Stands in for `fvar.run` in the jobs of a toy study: stages that only pretend, without torch.
+
+What a stage does stands in RESULTS/toy.json, by run name, else by kind, else under "*":
+
+    {"steps": 4, "seconds": 0.1, "then": "done" | "raise" | "eat memory" | "ignore signals"}
+
+Each start appends the job's id to `executions` in the run directory, each finished step its number to `steps`.
+"""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from fvar.rundir import RunDir, Status
+
+
+def execute(path: str) -> Status:
+    run = RunDir.open(Path(path))
+    if run.done:
+        return run.status
+    with run.lock():
+        orders = json.loads((run.path.parent.parent / "toy.json").read_text())
+        order = orders.get(run.name) or orders.get(run.kind) or orders["*"]
+        before = run.status
+        _note(run, "executions", os.environ.get("SLURM_JOB_ID", "none"))
+        run.update(state="running", steps=order["steps"], attempts=before.attempts + 1, pid=os.getpid())
+        try:
+            _work(run, before.step, order)
+        except Exception as error:
+            run.update(state="failed", error=f"{type(error).__name__}: {error}", pid=0)
+            raise
+        return run.update(state="done", pid=0)
+
+
+def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
+    steps, seconds = int(str(order["steps"])), float(str(order["seconds"]))
+    if order.get("then") == "ignore signals":
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    for step in range(done, steps):
+        time.sleep(seconds)
+        _note(run, "steps", str(step + 1))
+        run.update(step=step + 1)
+    if order.get("then") == "raise":
+        with open(run.path / "log", "a") as log:
+            log.write("about to divide\nZeroDivisionError: division by zero\n")
+        raise ZeroDivisionError("division by zero")
+    if order.get("then") == "eat memory":
+        eaten = []
+        while True:
+            eaten.append(os.urandom(8 << 20))
+
+
+def _note(run: RunDir, name: str, text: str) -> None:
+    with open(run.path / name, "a") as file:
+        file.write(text + "\n")
