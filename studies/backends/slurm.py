@@ -202,7 +202,6 @@ class Slurm:
                 "--allocations",
                 "--noheader",
                 "--parsable2",
-                "--array",
                 f"--name={','.join(waves)}",
                 f"--starttime={start}",
                 "--format=JobID,State,JobName",
