@@ -60,6 +60,9 @@ class Cluster:
             raise UserError("the loopback cluster needs root (slurmd starts jobs as their owners); run this as root")
         if self.folder.exists() and not (self.folder / MARKER).exists() and any(self.folder.iterdir()):
             raise UserError(f"{self.folder} holds something else; name an empty folder with --dir")
+        for parent in self.folder.parents:
+            if parent.exists() and not parent.stat().st_mode & 0o001:
+                raise UserError(f"{parent} is closed to the users munge and mysql; name an open folder with --dir")
         packages.install(packages.missing(self.accounting))
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         (self.folder / MARKER).touch()
