@@ -130,16 +130,15 @@ def import_(vae: Path, var: Path, link: Path) -> None:
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     """A state dict saved by `torch.save`; anything but tensors is refused."""
-    import pickle
-
     import torch
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint of plain tensors ({str(error).splitlines()[0][:120]})") from None
+    except Exception as error:  # what the unpickler raises on arbitrary bytes is arbitrary too
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is not a checkpoint of plain tensors ({type(error).__name__}: {reason})") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} must hold one state dict of tensors, found {type(state).__name__} of something else")
     return state

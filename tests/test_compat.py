@@ -1,0 +1,175 @@
+"""Exchange with the original: golden files, checkpoints in and out, and the commands on what they make."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from fvar import compat, sample
+from fvar.errors import UserError, run_main
+from fvar.golden import read_golden, verify
+
+GOLDEN = Path(__file__).parent / "golden" / "var_tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """vae.pth and var.pth as the original publishes them."""
+    folder = tmp_path_factory.mktemp("original")
+    tensors = load_file(GOLDEN)
+    for name in ("vae", "var"):
+        prefix = f"{name}."
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        torch.save(state, folder / f"{name}.pth")
+    return folder / "vae.pth", folder / "var.pth"
+
+
+@pytest.fixture(scope="module")
+def imported(original: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "original"
+    compat.main(["import", "--vae", str(original[0]), "--var", str(original[1]), str(run)])
+    return run
+
+
+def altered(path: Path, name: str, change: float, config: dict[str, object] | None = None) -> Path:
+    """A copy of the golden file with something added to one tensor."""
+    settings, tensors = read_golden(GOLDEN)
+    tensors[name] = tensors[name] + change
+    save_file(tensors, path, {"config": json.dumps({**settings, **(config or {})})})
+    return path
+
+
+def test_every_output_of_the_original_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(GOLDEN) == 0
+    assert "12 of 12 outputs agree" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "change"), [("out.logits", 3e-4), ("out.idx.1", 1), ("var.head.bias", 3e-4)])
+def test_a_difference_above_tolerance_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, change: float
+) -> None:
+    assert verify(altered(tmp_path / "x.safetensors", name, change)) == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_golden_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"nothing")
+    save_file({"x": torch.zeros(1)}, tmp_path / "b")
+    with pytest.raises(UserError, match="is not a safetensors file"):
+        verify(tmp_path / "a")
+    with pytest.raises(UserError, match="no metadata entry `config`"):
+        verify(tmp_path / "b")
+    with pytest.raises(UserError, match=r"expected patch_nums \(1, 2, 3\), found \(1, 2, 4\)|scales"):
+        verify(altered(tmp_path / "c", "in.image", 0, {"patch_nums": [1, 2, 3]}))
+
+
+def test_import_then_export_returns_the_same_tensors(
+    original: tuple[Path, Path], imported: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "vae.pth", tmp_path / "var.pth"
+    compat.main(["export", str(imported), "--vae", str(out[0]), "--var", str(out[1])])
+    for before, after in zip(original, out, strict=True):
+        a, b = (torch.load(path, weights_only=True) for path in (before, after))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
+
+
+def test_what_is_no_checkpoint_is_refused(original: tuple[Path, Path], imported: Path, tmp_path: Path) -> None:
+    vae, var = map(str, original)
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"a": torch.nn.Linear}, tmp_path / "pickle.pth")
+    new = str(tmp_path / "new")
+    for arguments, message in (
+        (["--vae", vae, "--var", vae, new], "is no VAR checkpoint"),
+        (["--vae", var, "--var", var, new], "is no VQVAE checkpoint"),
+        (["--vae", vae, "--var", str(tmp_path / "text.pth"), new], "not a checkpoint of plain tensors"),
+        (["--vae", vae, "--var", str(tmp_path / "pickle.pth"), new], "not a checkpoint of plain tensors"),
+        (["--vae", vae, "--var", var, str(imported)], "exists already"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compat.main(["import", *arguments])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_of_another_depth_is_named(imported: Path) -> None:
+    path = imported / "model.safetensors"
+    whole = path.read_bytes()
+    state = {key: value for key, value in load_file(path).items() if not key.startswith("blocks.1.")}
+    save_file(state, path)
+    try:
+        with pytest.raises(UserError, match="expected depth 2, found 1"):
+            sample.main([str(imported), "--out", str(imported.parent / "never")])
+    finally:
+        path.write_bytes(whole)
+
+
+# ---------------------------------------------------------------------------------------------------- fvar.sample
+
+
+def run_sample(imported: Path, out: Path, *arguments: str) -> dict[str, np.ndarray]:
+    sample.main([str(imported), "--out", str(out), "--precision", "fp32", "--top-k", "20", *arguments])
+    return {path.name: np.array(Image.open(path)) for path in sorted(out.glob("*.png"))}
+
+
+def test_the_count_does_not_change_an_image(imported: Path, tmp_path: Path) -> None:
+    few = run_sample(imported, tmp_path / "few", "--class", "3", "--count", "2")
+    many = run_sample(imported, tmp_path / "many", "--class", "3", "--count", "5", "--batch-size", "3")
+    assert sorted(many) == ["000.png", "001.png", "002.png", "003.png", "004.png", "grid.png"]
+    assert all(np.array_equal(few[name], many[name]) for name in ("000.png", "001.png"))
+    assert many["000.png"].shape == (64, 64, 3)
+
+
+def test_inpainting_keeps_what_is_known_and_ignores_what_is_under_the_mask(imported: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:48, 16:48] = 255
+    made = []
+    for number in range(2):  # the second image differs under the mask only
+        pixels[mask > 0] = rng.integers(0, 256, (32 * 32, 3))
+        Image.fromarray(pixels).save(tmp_path / "image.png")
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        files = ["--inpaint", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png")]
+        made.append(run_sample(imported, tmp_path / str(number), "--class", "1", "--count", "2", *files))
+    assert np.array_equal(made[0]["000.png"], made[1]["000.png"])
+    assert np.array_equal(made[0]["000.png"][mask == 0], pixels[mask == 0])
+    assert not np.array_equal(made[0]["000.png"], made[0]["001.png"])
+
+
+def test_the_film_shows_every_scale_and_ends_with_the_image(imported: Path, tmp_path: Path) -> None:
+    made = run_sample(imported, tmp_path, "--count", "2", "--show-focus")
+    film = made["focus.png"]
+    assert film.shape == (2 * 64 + 2, 3 * 64 + 2 * 2, 3)
+    assert np.array_equal(film[:64, -64:], made["000.png"])
+
+
+def test_mistakes_are_one_line(imported: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 40)).save(tmp_path / "small.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    small, black = str(tmp_path / "small.png"), str(tmp_path / "black.png")
+    for arguments, message in (
+        (["--class", "10"], "--class must be 0 to 9, found 10"),
+        (["--top-p", "0"], r"--top-p must be in \(0, 1\], found 0.0"),
+        (["--inpaint", black], "go together"),
+        (["--inpaint", black, "--mask", small], "expected 64x64 px, found 64x40"),
+        (["--inpaint", black, "--mask", black], "found only one of them"),
+        (["--inpaint", "nowhere.png", "--mask", black], "does not exist"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            sample.main([str(imported), "--out", str(tmp_path / "out"), *arguments])
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_exits_2_with_one_line(
+    imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sample", str(imported), "--class", "10", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        run_main(sample.main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: --class must be 0 to 9, found 10\n"
