@@ -55,7 +55,7 @@ def draw(results: StudyResults) -> Path:
     figure = _picture(rows, labels[chosen].tolist(), heads)
     seed = next(iter(sampled.values())).seed
     figure.suptitle(f"{results.title} · preset {results.preset} · seed {seed}", x=0.01, ha="left")
-    return style.save(figure, results.folder / "samples.png", results)
+    return style.save(figure, results.folder / "samples.png")
 
 
 def columns(labels: NDArray[np.int64]) -> list[int]:

@@ -55,7 +55,7 @@ def draw(results: StudyResults) -> Path:
     if not results.one_tokenizer:
         axes[0].set_xlabel("training step\n(tokens of different tokenizers are not equally hard to predict)")
     figure.suptitle(style.heading(results), x=0.01, ha="left")
-    return style.save(figure, results.folder / "convergence.png", results)
+    return style.save(figure, results.folder / "convergence.png")
 
 
 def curve(cells: Sequence[CellResult], split: str, key: str) -> dict[int, Spread]:

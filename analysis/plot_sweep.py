@@ -55,7 +55,7 @@ def draw(results: StudyResults) -> Path:
     layout = {1: _curves, 2: _maps}.get(len(axes_names), _scatters)
     figure = layout(panels, headings, axes_names)
     figure.suptitle(style.heading(results), x=0.01, ha="left")
-    return style.save(figure, results.folder / "sweep.png", results)
+    return style.save(figure, results.folder / "sweep.png")
 
 
 def varied(results: StudyResults) -> list[str]:

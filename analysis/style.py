@@ -1,4 +1,4 @@
-"""How figures look, and how one knows what it was drawn from. Importing this module does not import matplotlib."""
+"""How figures look, and the command line they share. Importing this module does not import matplotlib."""
 
 from __future__ import annotations
 
@@ -68,24 +68,11 @@ def heading(results: StudyResults) -> str:
     return f"{results.title} · preset {results.preset} · {seeds} seed{'s' * (seeds > 1)}"
 
 
-def save(figure: Figure, path: Path, results: StudyResults) -> Path:
-    """Write a PNG atomically, with the fingerprint of the results in it; the same results give the same bytes."""
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG atomically; the same figure gives the same bytes."""
     with atomic.replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": "fvar", "Source": results.fingerprint})
+        figure.savefig(temporary, format="png", metadata={"Software": "fvar"})
     return path
-
-
-def up_to_date(path: Path, results: StudyResults) -> bool:
-    """Whether a figure was drawn from these very results."""
-    from PIL import Image
-
-    if not path.exists():
-        return False
-    try:
-        with Image.open(path) as image:
-            return bool(image.info.get("Source") == results.fingerprint)
-    except OSError:
-        return False
 
 
 def command(description: str, draw: Callable[[StudyResults], Path], argv: Sequence[str] | None, study: str) -> int:

@@ -12,6 +12,7 @@ from studies import outputs, preflight
 from studies.backends import Backend
 from studies.live import View
 from studies.scheduler import FINAL, Scheduler
+from studies.search import dashboard_command
 from studies.settings import Settings
 from studies.study import Cell, Context, record
 
@@ -103,6 +104,8 @@ class Driver:
         if written:
             lines += ["", *_shown(written[0]), "", "look next at:", *(f"  {path}" for path in written)]
             lines += [f"  python -m studies ui{self._where()}   (all runs in MLflow, on 127.0.0.1)"]
+            if self.ctx.study.adaptive:
+                lines += [f"  {dashboard_command(self.ctx.results)}   (the search, likewise)"]
         print("\n".join(lines), file=view.out, flush=True)
 
     def _command(self, verb: str) -> str:

@@ -32,9 +32,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     figures: list[Figure] = []
     original = style.save
 
-    def keep(figure: Figure, path: Path, results: StudyResults) -> Path:
+    def keep(figure: Figure, path: Path) -> Path:
         figures.append(figure)
-        return original(figure, path, results)
+        return original(figure, path)
 
     monkeypatch.setattr(style, "save", keep)
     return figures
@@ -108,20 +108,25 @@ def test_up_to_eight_variants_have_colours_apart_from_each_other_and_more_get_sh
 
 
 @pytest.mark.parametrize("module", [plot_convergence, gallery])
-def test_the_same_results_give_the_same_file_and_are_recognised(ablation: StudyResults, module: object) -> None:
+def test_the_same_results_give_the_same_file(ablation: StudyResults, module: object) -> None:
     path = module.draw(ablation)  # type: ignore[attr-defined]
     before = path.read_bytes()
-    assert style.up_to_date(path, ablation)
     assert module.draw(ablation).read_bytes() == before  # type: ignore[attr-defined]
 
 
-def test_a_figure_is_out_of_date_once_a_metric_was_added(tmp_path: Path) -> None:
+def test_the_fingerprint_of_results_changes_with_metrics_scores_and_states_alone(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
-    path = plot_convergence.draw(results)
-    results.cells[0].chain["var"].log_metrics(300, {"cross_entropy": 4.0}, split="heldout")
-    assert not style.up_to_date(path, results)
-    path.write_bytes(b"no picture")
-    assert not style.up_to_date(path, results)
+    seen = [results.fingerprint]
+    plot_convergence.draw(results)
+    assert results.fingerprint == seen[0]
+    cell = results.cells[0]
+    cell.chain["var"].log_metrics(300, {"cross_entropy": 4.0}, split="heldout")
+    seen.append(results.fingerprint)
+    (cell.chain["scores"].path / "scores.json").write_text("{}")
+    seen.append(results.fingerprint)
+    cell.chain["scores"].update(state="failed")
+    seen.append(results.fingerprint)
+    assert len(set(seen)) == 4
 
 
 # -------------------------------------------------------------------------------------------------------------- gallery
