@@ -143,6 +143,8 @@ class View:
         users = [name for name, chain in self._chains.items() if node.run.name in chain]
         shared = f" (for {len(users)} cells)" if len(users) > 1 else f" ({users[0]})" if users else ""
         reason = f": {node.reason}" if node.reason else ""
+        if node.state == "done":
+            reason = f" in {duration(node.status.seconds)}" if node.status.seconds else ""
         self.say(f"{node.state:9} {node.run.name}{shared}{reason}")
 
     def _rows(self) -> Iterator[Row]:

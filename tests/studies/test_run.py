@@ -1,0 +1,293 @@
+"""`python -m studies.run` and `python -m studies` as commands, over toy stages: whole studies without training."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fvar.rundir import RunDir, read_status
+from studies import outputs
+from studies.run import main
+from tests.studies.toy import stage as toy
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY_PATH = os.pathsep.join(map(str, (ROOT / "tests" / "studies" / "toy", ROOT)))
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy stages in this process, and neither MLflow nor figures, which have tests of their own."""
+    monkeypatch.setattr("fvar.run.execute", toy.execute)
+    monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
+    monkeypatch.setattr(outputs, "report", lambda results: [])
+
+
+def start(results: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A driver in a process (and session) of its own."""
+    command = [sys.executable, "-c", QUIET_DRIVER, "ablation_table2", "--results", str(results), *arguments]
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": TOY_PATH, "TOY_SECONDS": "0.02"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        cwd=results.parent,
+    )
+
+
+QUIET_DRIVER = """
+from fvar.errors import run_main
+from studies import outputs, run
+outputs.track = lambda ctx, say: None
+outputs.report = lambda results: []
+run_main(run.main)
+"""
+
+
+def runs(results: Path) -> list[Path]:
+    return [path for path in (results / "runs").glob("*-*") if (path / "config.json").exists()]
+
+
+def working(results: Path) -> int:
+    """Stages at work now."""
+    return sum(RunDir.open(path).locked for path in runs(results))
+
+
+def steps(path: Path) -> list[int]:
+    return [int(line) for line in (path / "steps").read_text().split()]
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+
+
+def test_dry_run_plans_without_torch_and_without_writing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from studies.run import main; "
+        f"main(['ablation_table2', '--dry-run', '--results', {str(tmp_path / 'none')!r}]); "
+        "heavy = {'torch', 'mlflow', 'optuna', 'pandas', 'matplotlib', 'submitit'} & sys.modules.keys(); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "6 cells, 29 distinct stages (37 without sharing), 29 of them to run" in done.stdout
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
+@pytest.mark.parametrize(
+    "study", ["ablation_table2", "table1", "sweep_psf_radius", "sweep_lambda", "search_distillation"]
+)
+def test_every_study_plans_at_every_preset(
+    study: str, preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([study, "--preset", preset, "--seeds", "2", "--dry-run", "--results", str(tmp_path)]) == 0
+    assert f"preset {preset}:" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["ablation_table3"], ["ablation_table2", "table1"]),
+        (["ablation_table2", "--preset", "smok"], ["smoke", "small", "paper"]),
+        (["ablation_table2", "--cluster", "cloud"], ["inline", "local", "slurm"]),
+        (["ablation_table2", "--only", "ful"], ["full", "baseline", "no_dual"]),
+        (["ablation_table2", "--data", "emojis"], ["emoji", "cifar10", "folder"]),
+        (["ablation_table2", "--set", "data.dataset=mnist"], ["emoji", "cifar10"]),
+        (["ablation_table2", "--set", "var.train.stepz=3"], ["steps", "batch_size"]),
+        (["ablation_table2", "--set", "vars.train.steps=3"], ["var", "tokenizer", "slurm"]),
+        (["ablation_table2", "--set", "slurm.partitoin=gpu"], ["partition", "gres"]),
+        (["../etc"], ["ablation_table2"]),
+        (["ablation_table2", "--seeds", "0"], ["--seeds"]),
+        (["ablation_table2", "--preset", "paper"], ["--data folder:/path"]),
+        (["ablation_table2", "--data", "folder:/no/such/place"], ["/no/such/place is not a folder"]),
+        (["ablation_table2", "--profile", "none.toml"], ["a100.toml", "loopback.toml"]),
+    ],
+)
+def test_wrong_command_is_answered_in_one_line_with_what_is_valid(
+    arguments: list[str], names: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "studies.run", *arguments, "--results", str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for name in names:
+        assert name in done.stderr
+    assert not list((tmp_path / "results").glob("runs/*"))
+
+
+def test_results_folder_that_cannot_be_written_is_said_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toys: None
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("fvar.run.execute", lambda path: pytest.fail("trained"))
+    with pytest.raises(Exception, match="cannot write to the results folder"):
+        main(["ablation_table2", "--results", str(tmp_path / "file" / "results")])
+
+
+def test_too_little_room_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toys: None) -> None:
+    usage = type("Usage", (), {"free": 1 << 20})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(Exception, match=r"will write about .* GiB .* are free"):
+        main(["ablation_table2", "--results", str(tmp_path)])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_six_variants_share_tokenizers_and_repeating_runs_nothing(
+    tmp_path: Path, toys: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ablation_table2", "--results", str(tmp_path)]) == 0
+    kinds = sorted(path.name.partition("-")[0] for path in runs(tmp_path))
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "tokenizer": 5,
+        "tokens": 6,
+        "var": 6,
+        "samples": 6,
+        "scores": 6,
+    }
+    assert "6 of 6 cells done" in capsys.readouterr().out
+    assert main(["ablation_table2", "--results", str(tmp_path)]) == 0
+    assert all((path / "attempts").read_text().count("\n") == 1 for path in runs(tmp_path))
+
+
+def test_only_runs_one_variant_but_records_all_cells(tmp_path: Path, toys: None) -> None:
+    assert main(["ablation_table2", "--only", "no_teacher", "--results", str(tmp_path)]) == 0
+    assert len(runs(tmp_path)) == 5
+    cells = json.loads((tmp_path / "ablation_table2" / "smoke" / "cells.json").read_text())["cells"]
+    assert len(cells) == 6
+
+
+def test_changed_settings_go_to_a_folder_of_their_own(tmp_path: Path, toys: None) -> None:
+    arguments = ["ablation_table2", "--only", "baseline", "--results", str(tmp_path)]
+    assert main([*arguments, "--set", "train.steps=7", "--set", "slurm.time=1:00:00"]) == 0
+    (folder,) = (tmp_path / "ablation_table2").iterdir()
+    assert folder.name.startswith("smoke-")
+    assert json.loads((folder / "cells.json").read_text())["settings"] == ["train.steps=7"]
+    trained = [RunDir.open(path).config for path in runs(tmp_path) if path.name.startswith(("var", "tokenizer"))]
+    assert [config.train.steps for config in trained] == [7, 7]  # type: ignore[union-attr]
+
+
+def test_failure_ends_with_its_log_and_status_one_and_retry_undoes_it(
+    tmp_path: Path, toys: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from studies.__main__ import main as studies
+
+    where = ["--results", str(tmp_path)]
+    monkeypatch.setenv("TOY_FAIL", "samples")
+    assert main(["ablation_table2", "--only", "full", "--only", "baseline", *where]) == 1
+    shown = capsys.readouterr().out
+    assert "ValueError: the toy broke" in shown
+    assert "python -m studies retry ablation_table2" in shown
+    monkeypatch.delenv("TOY_FAIL")
+    assert main(["ablation_table2", "--only", "full", *where]) == 1  # never retried blindly
+    assert studies(["status", "ablation_table2", *where]) == 1
+    assert studies(["logs", "ablation_table2", "full", *where]) == 0
+    assert "the toy broke" in capsys.readouterr().out
+    assert studies(["retry", "ablation_table2", "full", *where]) == 0
+    assert main(["ablation_table2", "--only", "full", *where]) == 0
+
+
+def test_commands_find_cells_and_leave_named_runs_alone(
+    tmp_path: Path, toys: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from studies.__main__ import main as studies
+
+    where = ["--results", str(tmp_path)]
+    main(["ablation_table2", *where])
+    assert studies(["status", "ablation_table2", *where]) == 0
+    assert studies(["list", *where]) == 0
+    assert "started at: smoke" in capsys.readouterr().out
+    assert studies(["diff", "ablation_table2", "full", "no_teacher", *where]) == 0
+    assert "var.teacher: " in capsys.readouterr().out
+    main(["ablation_table2", "--only", "full", "--set", "var.train.steps=9", *where])
+    changed = next((tmp_path / "ablation_table2").glob("smoke-*"))
+    (changed / "cells.json").unlink()
+    before = set(runs(tmp_path))
+    studies(["gc", *where])
+    assert set(runs(tmp_path)) == before  # only told
+    studies(["gc", "--delete", *where])
+    assert len(runs(tmp_path)) == 29
+    assert len(before) > 29
+
+
+def test_second_driver_is_told_who_drives(tmp_path: Path) -> None:
+    first = start(tmp_path / "results", TOY_STEPS="200")
+    try:
+        lock = tmp_path / "results" / "ablation_table2" / "smoke" / "driver.lock"
+        wait_until(lambda: lock.exists() and lock.read_text() != "")
+        second = start(tmp_path / "results")
+        said, _ = second.communicate(timeout=30)
+        assert second.returncode == 2
+        assert f"process {first.pid} on" in said
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+
+
+# ---------------------------------------------------------------------------------------------------- killed, continued
+
+
+def wait_until(condition: object, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_inline_driver_killed_three_times_continues_to_the_same_end(tmp_path: Path) -> None:
+    results, chance = tmp_path / "results", random.Random(0)
+    for _ in range(3):
+        driver = start(results, "--only", "full")
+        before = sum(len(steps(path)) for path in runs(results) if (path / "steps").exists())
+        goal = before + chance.randint(1, 4)
+        wait_until(lambda goal=goal: sum(len(steps(p)) for p in runs(results) if (p / "steps").exists()) >= goal)
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    last = start(results, "--only", "full")
+    said, _ = last.communicate(timeout=60)
+    assert last.returncode == 0, said
+    for path in runs(results):
+        assert read_status(path).state == "done"
+        assert sorted(set(steps(path))) == [0, 1, 2]
+        assert len(steps(path)) <= 3 + 3  # a kill repeats one step at most
+
+
+def test_local_jobs_outlive_a_killed_driver_and_are_attached_again(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    arguments = ("--only", "baseline", "--cluster", "local", "--jobs", "2")
+    driver = start(results, *arguments, TOY_STEPS="60")
+    wait_until(lambda: [p for p in runs(results) if read_status(p).state == "running"])
+    os.kill(driver.pid, signal.SIGKILL)  # the driver alone
+    driver.wait()
+    left = working(results)
+    second = start(results, *arguments, TOY_STEPS="60")
+    said, _ = second.communicate(timeout=120)
+    driver.communicate()
+    assert left == 1
+    assert second.returncode == 0, said
+    for path in runs(results):
+        assert steps(path) == list(range(60)), path
+        assert (path / "attempts").read_text().count("\n") == 1, said
+
+
+def test_local_keeps_its_limit_and_ends_its_jobs_on_ctrl_c(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    driver = start(results, "--cluster", "local", "--jobs", "2", TOY_STEPS="400")
+    wait_until(lambda: working(results) >= 2)
+    most = max(working(results) for _ in range(40) if not time.sleep(0.05))
+    driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate(timeout=60)
+    assert most == 2
+    assert driver.returncode == 130, said
+    assert "repeat the same command" in said
+    assert working(results) == 0
+    assert {read_status(p).state for p in runs(results)} <= {"waiting", "interrupted"}
