@@ -91,11 +91,12 @@ class Driver:
 
     def _conclude(self, scheduler: Scheduler, chosen: Sequence[Cell], view: View) -> None:
         """Write tables and figures, tell MLflow, and say how it went and where to look."""
+        view.say("writing tables, figures and MLflow")
         written = outputs.write(self.ctx)
         outputs.track(self.ctx, view.say)
         states = [scheduler.nodes[cell.stage.name].state for cell in chosen]
         done = f"{states.count('done')} of {len(chosen)} cells done"
-        lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {done}"]
+        lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {done}" if chosen else self.ctx.study.title]
         for node in scheduler.nodes.values():
             if node.state in ("failed", "cancelled"):
                 lines += ["", f"{node.state} {node.run.name}: {node.reason}", *log_tail(node.run.path / "log")]

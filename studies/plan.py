@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fvar.config import STAGE_CONFIGS, Stage, TokenizerConfig, VarConfig
+from fvar.estimate import DEVICES, estimate
 from fvar.rundir import Status, read_status
 from studies.study import Cell, Context
+
+UTILISATION = 0.4  # of the GPU's peak, for the estimate
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Plan:
 
     def text(self) -> str:
         """The plan for people."""
+        if not self.cells:
+            return f"{self.ctx.study.title}: trains nothing; it measures when it is run"
         run = {stage.name for stage in self.to_run()}
         uses = Counter(stage.name for cell in self.cells for stage in cell.stage.chain())
         lines = [
@@ -49,8 +54,17 @@ class Plan:
         ]
         if self.ctx.study.adaptive:
             lines.append("The first cell is shown; the others are proposed as scores come in and share its tokenizers.")
-        lines += ["", *self._kinds(run), "", *self._cells(run)]
+        lines += ["", *self._kinds(run), "", *self._cells(run), "", self._bill()]
         return "\n".join(lines)
+
+    def _bill(self) -> str:
+        """What the training to come is expected to cost."""
+        bills = [estimate(stage) for stage in self.to_run() if isinstance(stage.config, TokenizerConfig | VarConfig)]
+        hours = sum(bill.gpu_hours(DEVICES[0], UTILISATION) for bill in bills)
+        return (
+            f"training to come: {sum(bill.flops for bill in bills):.2g} FLOP, estimated at {hours:,.{0 if hours > 10 else 3}f} GPU hours "
+            f"on {DEVICES[0].name} at {UTILISATION:.0%} of the peak"
+        )
 
     def _kinds(self, run: set[str]) -> list[str]:
         lines = [f"{'stage':<10} {'distinct':>8} {'done':>6} {'failed':>7} {'to run':>7}   steps each"]
@@ -81,4 +95,4 @@ class Plan:
 
 
 def _steps(stages: Iterable[Stage]) -> list[int]:
-    return [stage.config.train.steps for stage in stages if isinstance(stage.config, (TokenizerConfig, VarConfig))]
+    return [stage.config.train.steps for stage in stages if isinstance(stage.config, TokenizerConfig | VarConfig)]
