@@ -42,6 +42,7 @@ LOST = {
     "FAILED": "its job ended",
     "COMPLETED": "its job ended",
 }
+OUT_OF_MEMORY = re.compile(rb"oom-kill event|: Out Of Memory|exceeded (job )?memory limit", re.IGNORECASE)
 GONE = "the cluster no longer knows its job"
 ROOT = Path(__file__).resolve().parents[2]
 Records = Sequence[tuple[RunDir, JobRecord]]
@@ -158,14 +159,26 @@ class Slurm:
             return Job("queued", "" if entry.reason in ("", "None", "Priority") else entry.reason)
         if entry.state in RUNNING:
             return Job("running")
-        if entry.state in LOST:
-            return Job("lost", LOST[entry.state])
-        if entry.state == "OUT_OF_MEMORY":
+        if entry.state == "OUT_OF_MEMORY" or (entry.state == "FAILED" and self._ran_out_of_memory(record, entry)):
             memory = self.profile.of(run.kind).memory or "the cluster's default"
             return Job("failed", f"out of memory; raise it by --set slurm.{run.kind}.memory=… (now {memory})")
+        if entry.state in LOST:
+            return Job("lost", LOST[entry.state])
         if entry.state == "CANCELLED":
             return Job("cancelled", f"job {entry.job_id} was cancelled in SLURM")
         return Job("lost", f"its job ended as {entry.state}")
+
+    def _ran_out_of_memory(self, record: JobRecord, entry: Entry) -> bool:
+        """Whether slurmd wrote so into the output of the job.
+
+        The stage is a step of its job (submitit calls srun): the step ends OUT_OF_MEMORY, but the job only FAILED.
+        """
+        for log in (self.folder / record.wave).glob(f"{entry.job_id}_*_log.out"):
+            with open(log, "rb") as file:
+                file.seek(max(0, log.stat().st_size - 4096))
+                if OUT_OF_MEMORY.search(file.read()):
+                    return True
+        return False
 
     def _adopt(self, run: RunDir, record: JobRecord, entry: Entry) -> None:
         """Complete the bookkeeping of a job whose driver died right after sbatch."""
