@@ -63,7 +63,7 @@ class ToyStudy:
         self.environment = {**cluster.environment, "OMP_NUM_THREADS": "1", **({"TOY_CHAIN": "1"} if chain else {})}
         self.drivers: list[subprocess.Popen[str]] = []
 
-    def order(self, **orders: Mapping[str, Any]) -> None:
+    def order(self, **orders: Any) -> None:
         (self.results / "toy.json").write_text(json.dumps(orders))
 
     # -------------------------------------------------------------------------------------------------------- drivers
@@ -104,6 +104,11 @@ class ToyStudy:
     def runs(self) -> list[RunDir]:
         """The run directories there are, by name."""
         return [RunDir.open(path.parent) for path in sorted(self.results.glob("runs/*/config.json"))]
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`python -m studies …` on this study's results."""
+        line = [sys.executable, "-m", "tests.slurm.drive", "command", *arguments, "--results", str(self.results)]
+        return subprocess.run(line, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60)
 
     def first(self, cell: int) -> RunDir:
         """Run directory of the first stage of a cell."""

@@ -4,6 +4,8 @@ What a stage does stands in RESULTS/toy.json, by run name, else by kind, else un
 
     {"steps": 4, "seconds": 0.1, "then": "done" | "raise" | "eat memory" | "ignore signals"}
 
+A list gives an order to each attempt; the last one holds for all that follow.
+
 Each start appends the job's id to `executions` in the run directory, each finished step its number to `steps`.
 """
 
@@ -24,6 +26,8 @@ def execute(path: str) -> Status:
         orders = json.loads((run.path.parent.parent / "toy.json").read_text())
         order = orders.get(run.name) or orders.get(run.kind) or orders["*"]
         before = run.status
+        if isinstance(order, list):
+            order = order[min(before.attempts, len(order) - 1)]
         _note(run, "executions", os.environ.get("SLURM_JOB_ID", "none"))
         run.update(state="running", steps=order["steps"], attempts=before.attempts + 1, pid=os.getpid())
         try:
