@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from fvar.config import DataConfig
+from fvar.data.cifar10 import open_cifar10
+from fvar.data.embedded import open_emoji
+from fvar.data.folder import open_folder
 from fvar.data.images import to_float, to_uint8
 from fvar.data.imageset import ImageSet, prefetch
+from fvar.data.shards import open_shards
 from fvar.data.split import balanced_subset, heldout_mask
 
 __all__ = ["ImageSet", "Split", "balanced_subset", "open_dataset", "prefetch", "to_float", "to_uint8"]
@@ -31,8 +35,12 @@ def open_dataset(config: DataConfig, split: Split, workers: int = 2) -> ImageSet
 
 def _open(config: DataConfig, workers: int) -> tuple[ImageSet, list[bool] | None]:
     """Everything there is, and the held-out mask of data sets that come with a split of their own."""
-    if config.dataset == "emoji":
-        from fvar.data.embedded import open_emoji
-
-        return open_emoji(config), None
-    raise NotImplementedError(config.dataset)
+    match config.dataset:
+        case "emoji":
+            return open_emoji(config), None
+        case "cifar10":
+            return open_cifar10(config)
+        case "folder":
+            return open_folder(config, workers)
+        case "webdataset":
+            return open_shards(config, workers)
