@@ -22,7 +22,7 @@ from fvar.errors import unknown
 from fvar.metrics.features import Extractor
 
 METRICS = ("fid", "kid", "prc", "is")
-KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # torch-fidelity's defaults; a subset is at most half of the smaller set
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # torch-fidelity's defaults
 NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)
 IS_SPLITS = 10
 WHOLE_MATRIX = 10_000  # images up to which precision and recall hold whole distance matrices
@@ -65,11 +65,13 @@ def score(
     extractor: Extractor,
     metrics: Collection[str] = METRICS,
     seed: int = 0,
+    kid_subset_size: int = KID_SUBSET_SIZE,
 ) -> dict[str, Score]:
     """Compare features (N, D) of generated with those of real images.
 
     Keys of the result: "fid", "kid", "precision", "recall", "is". What cannot be computed is a blank with its reason.
-    `seed` draws KID's subsets. Raises `UserError` for an unknown metric.
+    `seed` draws KID's subsets, which hold `kid_subset_size` images or half of the smaller set. Raises `UserError` for an
+    unknown metric.
     """
     for metric in metrics:
         if metric not in METRICS:
@@ -98,7 +100,7 @@ def score(
         elif min(count, len(real)) < 4:
             scores |= label("kid", "KID", None, "KID needs at least 4 images on either side")
         else:
-            size = min(KID_SUBSET_SIZE, count // 2, len(real) // 2)
+            size = min(kid_subset_size, count // 2, len(real) // 2)
             found = kid_features_to_metric(
                 generated, real, kid_subsets=KID_SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
             )

