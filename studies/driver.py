@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fvar.errors import Interrupted, UserError, unknown
+from fvar.training.signals import Stopped
 from studies import outputs, preflight
 from studies.backends import Backend
 from studies.live import View
@@ -55,9 +57,11 @@ class Driver:
             try:
                 with view.showing():
                     chosen = self._until_done(scheduler, view)
-            except (KeyboardInterrupt, Interrupted):
+            except (KeyboardInterrupt, Interrupted) as stopped:
                 view.say(backend.stop(scheduler.jobs()) or "stopped; what was running has written a checkpoint")
                 view.say("to continue, repeat the same command")
+                if isinstance(stopped, Stopped) and stopped.number == signal.SIGINT:
+                    raise KeyboardInterrupt from None  # an inline stage turned Ctrl-C into an orderly stop
                 raise
             self._conclude(scheduler, chosen, view)
             return 0 if all(scheduler.nodes[cell.stage.name].state == "done" for cell in chosen) else 1

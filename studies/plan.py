@@ -61,10 +61,9 @@ class Plan:
         """What the training to come is expected to cost."""
         bills = [estimate(stage) for stage in self.to_run() if isinstance(stage.config, TokenizerConfig | VarConfig)]
         hours = sum(bill.gpu_hours(DEVICES[0], UTILISATION) for bill in bills)
-        return (
-            f"training to come: {sum(bill.flops for bill in bills):.2g} FLOP, estimated at {hours:,.{0 if hours > 10 else 3}f} GPU hours "
-            f"on {DEVICES[0].name} at {UTILISATION:.0%} of the peak"
-        )
+        flop, rounded = sum(bill.flops for bill in bills), f"{hours:,.{0 if hours > 10 else 3}f}"
+        assumed = f"{DEVICES[0].name} at {UTILISATION:.0%} of its peak"
+        return f"training to come: {flop:.2g} FLOP, estimated at {rounded} GPU hours ({assumed})"
 
     def _kinds(self, run: set[str]) -> list[str]:
         lines = [f"{'stage':<10} {'distinct':>8} {'done':>6} {'failed':>7} {'to run':>7}   steps each"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fvar.config import STAGE_CONFIGS, Checked, from_dict
-from fvar.errors import UserError
+from fvar.errors import UserError, unknown
 
 FOLDER = Path(__file__).resolve().parent.parent / "slurm"
 DEFAULT = FOLDER / "a100.toml"
@@ -90,6 +90,10 @@ class Profile:
         for dotted, value in changes:
             kind, _, key = dotted.rpartition(".")
             (body.setdefault(kind, {}) if kind else body)[key] = value
+        keys = [item.name for item in dataclasses.fields(Resources)]
+        for key in body:
+            if key not in keys and key not in STAGE_CONFIGS:
+                raise unknown(f"key in profile {path.stem}", key, [*keys, *STAGE_CONFIGS])
         kinds = {key: value for key, value in body.items() if key in STAGE_CONFIGS}
         profile = cls(path.stem, _resources(body.keys() - kinds.keys(), body, path.stem), kinds)
         for kind in kinds:

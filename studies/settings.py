@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, replace_path
+from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, from_dict, replace_path, to_dict
 from fvar.errors import UserError, unknown
 from studies.study import Cell
 
@@ -27,6 +27,7 @@ SHORTHANDS: dict[str, dict[str, str]] = {
     "data": {"tokenizer": "data", "tokens": "data", "scores": "reference"},
 }
 ELSEWHERE = ("runtime", "slurm")
+T = TypeVar("T", bound=StageConfig)
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Settings:
 
     def apply(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells with their stages changed. Raises `UserError` for a setting that no stage has."""
+        if not self.science:
+            return list(cells)
         memo: dict[str, Stage] = {}
         used: set[str] = set()
         changed = [dataclasses.replace(cell, stage=self._stage(cell.stage, memo, used)) for cell in cells]
@@ -111,7 +114,6 @@ class Settings:
         return memo[stage.name]
 
     def _config(self, config: StageConfig, used: set[str]) -> StageConfig:
-        # All at once, since a configuration may only be valid after several changes (image size and patch_nums).
         values: dict[str, Any] = {}
         for change in self.changes:
             path = change.path_in(config.kind)
@@ -129,20 +131,15 @@ def _absent(config: Any, path: str) -> bool:
     return config is None
 
 
-def _replace_all(config: StageConfig, values: dict[str, Any]) -> StageConfig:
-    """Apply changes in the first order in which every step is valid; the error of the first change where none is."""
-    pending = dict(values)
-    while pending:
-        error: UserError | None = None
-        for path, value in pending.items():
-            try:
-                config = replace_path(config, path, value)
-            except UserError as caught:
-                error = error or caught
-                continue
-            del pending[path]
-            error = None
-            break
-        if error:
-            raise error
-    return config
+def _replace_all(config: T, values: Mapping[str, Any]) -> T:
+    """Change several settings at once, since some (image size and patch_nums) are only valid together."""
+    body = to_dict(config)
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        place = body
+        for name in parents:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{type(config).__name__}.{path}: {name} has no settings of its own")
+        place[leaf] = value
+    return from_dict(type(config), body)

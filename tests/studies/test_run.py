@@ -159,6 +159,23 @@ def test_six_variants_share_tokenizers_and_repeating_runs_nothing(
     assert all((path / "attempts").read_text().count("\n") == 1 for path in runs(tmp_path))
 
 
+@pytest.mark.parametrize(("study", "cells", "tokenizers"), [("sweep_psf_radius", 7, 14), ("sweep_lambda", 16, 2)])
+def test_sweeps_run_to_their_end(study: str, cells: int, tokenizers: int, tmp_path: Path, toys: None) -> None:
+    assert main([study, "--results", str(tmp_path)]) == 0
+    kinds = [path.name.partition("-")[0] for path in runs(tmp_path)]
+    assert (kinds.count("scores"), kinds.count("tokenizer")) == (cells, tokenizers)
+
+
+def test_search_runs_its_trials_on_one_pair_of_tokenizers_and_goes_on_where_it_was(tmp_path: Path, toys: None) -> None:
+    assert main(["search_distillation", "--trials", "3", "--results", str(tmp_path)]) == 0
+    first = set(runs(tmp_path))
+    assert main(["search_distillation", "--trials", "8", "--results", str(tmp_path)]) == 0
+    kinds = [path.name.partition("-")[0] for path in runs(tmp_path)]
+    assert first < set(runs(tmp_path))
+    assert (kinds.count("scores"), kinds.count("tokenizer"), kinds.count("tokens")) == (8, 2, 2)
+    assert all((path / "attempts").read_text().count("\n") == 1 for path in runs(tmp_path))
+
+
 def test_only_runs_one_variant_but_records_all_cells(tmp_path: Path, toys: None) -> None:
     assert main(["ablation_table2", "--only", "no_teacher", "--results", str(tmp_path)]) == 0
     assert len(runs(tmp_path)) == 5
