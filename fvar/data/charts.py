@@ -37,7 +37,7 @@ def siemens_star(side: int, spokes: int = 36, highest: float = 0.45) -> Tensor:
     distance = torch.hypot(y, x)
     inner = spokes / (2 * math.pi * highest)
     star = _faded(torch.cos(spokes * torch.atan2(y, x)), distance, side / 2)
-    return star * ((distance - inner) / 2).clamp(0, 1)
+    return star * ((distance - inner) / 2).clamp(0, 1).float()
 
 
 def grating(side: int, frequency: float, degrees: float = 0.0) -> Tensor:
