@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,9 +14,8 @@ from fvar.config import DistillConfig
 from fvar.distill import distillation_loss
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
+from fvar.tokens import TokenSplit
 from fvar.training.task import Metrics, Task
-
-TokenMaps = Sequence[NDArray[np.uint16]]  # one (N, p_k^2) array per scale; memory-mapped in practice
 
 
 class Inputs(Protocol):
@@ -31,23 +27,18 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class TokenSet:
-    """Coded images: structure tokens, alias tokens where there is a teacher, labels (N,)."""
+    """Coded images: structure tokens with their labels, and alias tokens where there is a teacher."""
 
-    structure: TokenMaps
-    labels: NDArray[np.int64]
-    alias: TokenMaps | None = None
+    structure: TokenSplit
+    alias: TokenSplit | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.structure)
 
-    def take(self, indices: Tensor) -> TokenBatch:
+    def take(self, items: Tensor) -> TokenBatch:
         """Copy some images' tokens into memory."""
-        rows = indices.numpy()
-        return TokenBatch(
-            _take(self.structure, rows),
-            torch.from_numpy(self.labels[rows].astype(np.int64)),
-            _take(self.alias, rows) if self.alias is not None else None,
-        )
+        structure, labels = self.structure.batch(items)
+        return TokenBatch(structure, labels, self.alias.batch(items)[0] if self.alias is not None else None)
 
 
 @dataclass(frozen=True)
@@ -183,7 +174,3 @@ class VarTask(Task[TokenBatch]):
         for network, mode in zip(networks, modes, strict=True):
             network.train(mode)
         return {key: (value / self.eval_images).item() for key, value in totals.items()}
-
-
-def _take(maps: TokenMaps, rows: NDArray[np.int64]) -> list[Tensor]:
-    return [torch.from_numpy(tokens[rows].astype(np.int64)) for tokens in maps]

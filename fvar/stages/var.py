@@ -1,0 +1,119 @@
+"""Stage `var`: trains the deployment network, alone or beside its high-frequency residual teacher.
+
+model.safetensors     the student under the original VAR's keys: all that is deployed
+teacher.safetensors   the teacher, where it learned in this run; another run may use it frozen (its input `teacher`)
+"""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fvar import atomic
+from fvar.config import TeacherConfig, VarConfig
+from fvar.errors import UserError
+from fvar.estimate import estimate, stage_of
+from fvar.models.loading import MODEL_FILE, load_strictly
+from fvar.models.teacher import Teacher
+from fvar.models.var import VAR
+from fvar.rundir import RunDir
+from fvar.tokenizer.bundle import load_tokenizer
+from fvar.tokens import TokenStore
+from fvar.training import distributed
+from fvar.training.data_order import seed_for
+from fvar.training.loop import train
+from fvar.training.var_task import TokenSet, VarTask
+
+TEACHER_FILE = "teacher.safetensors"
+
+
+def run(run: RunDir) -> None:
+    """Train, or continue training, the networks of `run`; write their weights at the end."""
+    task = build_task(run)
+    config = run.config
+    assert isinstance(config, VarConfig)
+    train(task, run, config.train)
+    if distributed.rank() == 0:
+        for file, name in ((MODEL_FILE, "student"), (TEACHER_FILE, "teacher")):
+            if name in task.state_modules():
+                _save(run, file, task.state_modules()[name])
+        print(_summary(run))
+
+
+def build_task(run: RunDir) -> VarTask:
+    """The networks, seeded, and the data of a var run.
+
+    Raises `UserError` where its inputs are missing or do not fit each other.
+    """
+    config = run.config
+    assert isinstance(config, VarConfig)
+    device = distributed.pick_device(run.runtime.device)
+    store = TokenStore.open(run.input("tokens"))
+    alias = _alias_store(run, config, store)
+    vqvae = load_tokenizer(run.input("tokens").input("tokenizer"), device).vqvae
+
+    torch.manual_seed(seed_for(config.train.seed, "init"))
+    shape = (store.num_classes, store.vocab_size, vqvae.z_channels, store.patch_nums)
+    student = VAR(config.transformer, *shape)
+    teacher: Teacher | None = None
+    if config.teacher and alias:
+        # Drawn after the student, which so starts alike in every variant of a seed.
+        teacher = Teacher(config.transformer, config.teacher, *shape, alias.vocab_size).to(device)
+        teacher.copy_deployment(student)
+        if config.teacher.learns == "frozen":
+            _load_frozen(teacher, run, config.teacher)
+    return VarTask(
+        student.to(device),
+        vqvae,
+        TokenSet(store.train, alias.train if alias else None),
+        TokenSet(store.heldout, alias.heldout if alias else None),
+        teacher=teacher,
+        frozen=config.teacher is not None and config.teacher.learns == "frozen",
+        distill=config.distill,
+        eval_images=config.train.eval_images,
+        eval_batch=config.train.batch_size,
+        flops_per_item=estimate(stage_of(run)).flops_per_image,
+    )
+
+
+def _alias_store(run: RunDir, config: VarConfig, store: TokenStore) -> TokenStore | None:
+    if config.teacher is None:
+        return None
+    alias = TokenStore.open(run.input("alias"))
+    store.require_same_items(alias)
+    if alias.patch_nums != store.patch_nums:
+        raise UserError(f"{run.name}: alias tokens have scales {alias.patch_nums}, structure tokens {store.patch_nums}")
+    return alias
+
+
+def _load_frozen(teacher: Teacher, run: RunDir, config: TeacherConfig) -> None:
+    """Take the teacher another run trained on the same tokens."""
+    if config.trunk == "shared":
+        raise UserError("teacher.learns frozen needs teacher.trunk separate: a shared trunk is the student's and moves")
+    if "teacher" not in run.input_names:
+        raise UserError(
+            f"{run.name}: teacher.learns is frozen, so the stage needs an input 'teacher': a var run whose teacher "
+            "learned online"
+        )
+    source = run.input("teacher")
+    for role in ("tokens", "alias"):
+        if source.input_names.get(role) != run.input_names[role]:
+            raise UserError(f"{source.name} learned from other {role} than {run.name}; name a teacher of the same")
+    path = source.path / TEACHER_FILE
+    if not path.exists():
+        raise UserError(f"{path} does not exist: {source.name} trained without a teacher of its own")
+    load_strictly(teacher, load_file(path), str(path))
+
+
+def _save(run: RunDir, file: str, module: nn.Module) -> None:
+    with atomic.replacing(run.path / file) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, temporary)
+
+
+def _summary(run: RunDir) -> str:
+    records = run.metrics("heldout")
+    if not records:
+        return f"{run.name}: no held-out evaluation"
+    last = records[-1]
+    return f"{run.name}: held-out cross-entropy {last['cross_entropy']:.4f} nats, accuracy {last['accuracy']:.1%}"

@@ -1,0 +1,167 @@
+"""The var stage, from its run directory to the weights it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fvar.config import DistillConfig, TeacherConfig, TransformerConfig
+from fvar.errors import StageFailed, UserError
+from fvar.models.var import VAR
+from fvar.run import execute
+from fvar.rundir import RunDir
+from fvar.stages.var import build_task
+from tests.training import tiny
+from tests.training.processes import records
+
+FROZEN = dataclasses.replace(tiny.TEACHER, learns="frozen")
+NO_DISTILLATION = DistillConfig(lambda_feat=0.0, lambda_logit=0.0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A student with its teacher, trained to the end."""
+    run = tiny.make_run(tmp_path_factory.mktemp("runs"), tiny.var_stage(tiny.TEACHER))
+    execute(run.path)
+    return run
+
+
+def column(run: RunDir, key: str, split: str = "train") -> list[float]:
+    return [record[key] for record in run.metrics(split)]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = load_file(a), load_file(b)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_output_is_the_deployment_network_alone(trained: RunDir) -> None:
+    student = VAR(TransformerConfig(depth=2, width=32, heads=2), tiny.CLASSES, tiny.VOCAB, 4, tiny.PATCH_NUMS)
+    student.load_state_dict(load_file(trained.path / "model.safetensors"), strict=True)
+    assert any(key.startswith("cross.") for key in load_file(trained.path / "teacher.safetensors"))
+    assert not (trained.path / "checkpoints").exists()
+
+
+def test_both_networks_learn_and_the_teacher_sees_more(trained: RunDir) -> None:
+    """The alias tokens tell what the structure tokens do not: only the teacher can predict the last scale."""
+    student, teacher = column(trained, "cross_entropy"), column(trained, "teacher/cross_entropy")
+    assert student[0] == pytest.approx(teacher[0], abs=0.1)
+    assert student[-1] < 0.9 * student[0]
+    assert teacher[-1] < student[-1]
+    assert column(trained, "distill/feature")[0] < 1e-2  # both start from the same weights
+
+
+def test_scales_add_up_to_the_whole(trained: RunDir) -> None:
+    sizes = [p * p for p in tiny.PATCH_NUMS]
+    for split in ("train", "heldout"):
+        for record in trained.metrics(split):
+            for name in ("cross_entropy", "accuracy", "teacher/cross_entropy"):
+                scales = [record[f"{name}/scale{k}"] for k in (1, 2, 3)]
+                mean = sum(n * value for n, value in zip(sizes, scales, strict=True)) / sum(sizes)
+                assert mean == pytest.approx(record[name], abs=1e-5)
+
+
+def test_speed_is_logged(trained: RunDir) -> None:
+    last = trained.metrics("speed")[-1]
+    assert last["images_per_second"] > 0
+    assert last["tokens_per_second"] == pytest.approx(21 * last["images_per_second"])
+    assert 0 <= last["data_wait"] < 1
+    assert last["peak_memory_bytes"] > 1e6
+
+
+def test_teacher_without_distillation_leaves_the_student_alone(tmp_path: Path) -> None:
+    """Bit for bit: the same initial weights, label drops and gradients, whatever else is trained beside it."""
+    alone = tiny.make_run(tmp_path, tiny.var_stage())
+    beside = tiny.make_run(tmp_path, tiny.var_stage(tiny.TEACHER, distill=NO_DISTILLATION))
+    execute(alone.path)
+    execute(beside.path)
+    assert same_weights(alone.path / "model.safetensors", beside.path / "model.safetensors")
+
+
+def test_distillation_changes_the_student(trained: RunDir, tmp_path: Path) -> None:
+    alone = tiny.make_run(tmp_path, tiny.var_stage())
+    execute(alone.path)
+    assert not same_weights(alone.path / "model.safetensors", trained.path / "model.safetensors")
+
+
+@pytest.mark.parametrize("trunk", ["separate", "shared"])
+def test_distillation_does_not_pull_the_teacher(tmp_path: Path, trunk: Any) -> None:
+    """Eq. 13 sees the teacher as a constant: its gradient is that of its own cross-entropy."""
+
+    def gradients(distill: DistillConfig) -> list[torch.Tensor | None]:
+        teacher = dataclasses.replace(tiny.TEACHER, trunk=trunk)
+        task = build_task(tiny.make_run(tmp_path, tiny.var_stage(teacher, distill=distill)))
+        task.student.head.weight.data.normal_(generator=torch.Generator().manual_seed(1))  # far from the teacher's
+        torch.manual_seed(0)
+        task.loss("train", task.fetch(torch.arange(8), torch.Generator()), 0)[0].backward()
+        assert task.teacher is not None
+        return [p.grad for p in task.teacher.parameters()]
+
+    with_it, without = gradients(DistillConfig(feature_blocks=1)), gradients(NO_DISTILLATION)
+    assert sum(gradient is not None for gradient in without) > 10
+    for a, b in zip(with_it, without, strict=True):
+        assert (a is None) is (b is None)
+        assert a is None or b is None or torch.equal(a, b)
+
+
+def test_frozen_teacher_must_be_named(tmp_path: Path) -> None:
+    run = tiny.make_run(tmp_path, tiny.var_stage(FROZEN))
+    with pytest.raises(UserError, match="needs an input 'teacher'"):
+        execute(run.path)
+    assert run.status.state == "failed"
+
+
+def test_frozen_teacher_teaches_and_does_not_change(trained: RunDir) -> None:
+    stage = tiny.var_stage(FROZEN)
+    stage = dataclasses.replace(stage, inputs={**stage.inputs, "teacher": tiny.var_stage(tiny.TEACHER)})
+    run = tiny.make_run(trained.path.parent, stage)
+    execute(run.path)
+    assert not (run.path / "teacher.safetensors").exists()
+    held = column(run, "teacher/cross_entropy", "heldout")
+    assert held[0] == held[-1] == column(trained, "teacher/cross_entropy", "heldout")[-1]
+    assert column(run, "distill/logit")[-1] < column(run, "distill/logit")[0]
+
+
+def test_shared_trunk_cannot_be_frozen(tmp_path: Path) -> None:
+    frozen = TeacherConfig(trunk="shared", learns="frozen", blocks=1, heads=1, head_dim=16)
+    with pytest.raises(UserError, match="a shared trunk is the student's"):
+        execute(tiny.make_run(tmp_path, tiny.var_stage(frozen)).path)
+
+
+def test_damaged_token_store_ends_the_stage_with_its_file(tmp_path: Path) -> None:
+    run = tiny.make_run(tmp_path, tiny.var_stage())
+    tokens = run.input("tokens").path / "train" / "scale_1.npy"
+    tokens.write_bytes(tokens.read_bytes()[:-2] + b"\xff\xff")
+    with pytest.raises((UserError, StageFailed), match=r"scale_1\.npy does not match its checksum"):
+        execute(run.path)
+
+
+def test_command_continues_after_sigterm_and_sigkill_to_the_identical_end(trained: RunDir, tmp_path: Path) -> None:
+    run = tiny.make_run(tmp_path, tiny.var_stage(tiny.TEACHER), checkpoint_steps=5)
+    command = [sys.executable, "-m", "fvar.run", str(run.path)]
+
+    def stop_by(number: signal.Signals, after_step: int) -> int:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while (run.metrics("train") or [{"step": 0}])[-1]["step"] < after_step:
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(number)
+        return process.wait(60)
+
+    assert stop_by(signal.SIGTERM, 8) == 75
+    assert run.status.state == "interrupted"
+    assert stop_by(signal.SIGKILL, 20) == -signal.SIGKILL
+    assert run.status.state == "running"
+    assert not run.locked
+    assert execute(run.path).attempts == 3
+    assert records(run.path) == records(trained.path)
+    assert same_weights(run.path / "model.safetensors", trained.path / "model.safetensors")
