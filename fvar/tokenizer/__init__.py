@@ -1,0 +1,1 @@
+"""Tokenizers: images <-> pyramids of discrete codes."""

@@ -57,6 +57,8 @@ class SharedPhi(nn.Module):
         margin = (1 / 3 if count == 4 else 1 / 2) / count
         ticks = np.linspace(margin, 1 - margin, count)
         self.choice = [int(np.abs(ticks - k / max(scales - 1, 1)).argmin()) for k in range(scales)]
+        for number, phi in enumerate(self.qresi_ls):  # few scales leave some phi without use
+            phi.requires_grad_(number in self.choice)
 
     def forward(self, k: int, h: Tensor) -> Tensor:
         return self.qresi_ls[self.choice[k]](h)  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ the alias signal) lives in companion modules: see fvar.tokenizer.codebook and fv
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fvar.config import AutoencoderConfig, QuantiserConfig
@@ -71,7 +72,8 @@ class VQVAE(nn.Module):
 
     def decode(self, f_hat: Tensor) -> Tensor:
         """(B, Cz, P, P) -> images (B, 3, f*P, f*P) in [-1, 1]."""
-        return self.render(f_hat).clamp(-1, 1)
+        # Without a backward pass, channels innermost convolve up to 3x faster; with one, group norm loses more.
+        return self.render(f_hat.contiguous(memory_format=torch.channels_last)).clamp(-1, 1)
 
     # ------------------------------------------------------------------------------------------------- the transformer
 

@@ -1,0 +1,63 @@
+"""Stage `tokenizer`: trains one tokenizer.
+
+model.safetensors       the VQVAE under the original VAR's keys
+companion.safetensors   the signal's scale and the codebook's statistics
+reconstruction.png      held-out images, what each prefix of scales decodes to, the reconstruction
+"""
+
+from __future__ import annotations
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fvar import atomic
+from fvar.config import TokenizerConfig
+from fvar.rundir import RunDir
+from fvar.tokenizer.bundle import COMPANION_FILE, MODEL_FILE, load_tokenizer
+from fvar.tokenizer.figure import reconstruction_sheet
+from fvar.tokenizer.task import TokenizerTask
+from fvar.training import distributed
+from fvar.training.loop import train
+
+
+def run(run: RunDir) -> None:
+    """Train, or continue training, the tokenizer of `run`; write its files at the end."""
+    config = run.config
+    assert isinstance(config, TokenizerConfig)
+    device = distributed.pick_device(run.runtime.device)
+    task = TokenizerTask(config, device, run.runtime.workers)
+    train(task, run, config.train)
+    if distributed.rank() > 0:
+        return
+    modules = task.state_modules()
+    save(run, modules)
+    tokenizer = load_tokenizer(run, device)
+    with atomic.replacing(run.path / "reconstruction.png") as temporary:
+        reconstruction_sheet(tokenizer, task.heldout).save(temporary)
+    print(summary(run))
+
+
+def save(run: RunDir, modules: dict[str, nn.Module]) -> None:
+    """Write the weights of a task's modules (`vqvae`, `scaler`, and `codebook` where it has one)."""
+    companions = {
+        f"{name}.{key}": value
+        for name in ("scaler", "codebook")
+        if name in modules
+        for key, value in modules[name].state_dict().items()
+    }
+    files: dict[str, dict[str, Tensor]] = {MODEL_FILE: modules["vqvae"].state_dict(), COMPANION_FILE: companions}
+    for file, tensors in files.items():
+        with atomic.replacing(run.path / file) as temporary:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
+
+
+def summary(run: RunDir) -> str:
+    """One line about the last held-out evaluation."""
+    records = run.metrics("heldout")
+    if not records:
+        return f"{run.name}: no held-out evaluation"
+    last = records[-1]
+    return (
+        f"{run.name}: held-out PSNR {last['psnr']:.1f} dB, explained variance {last['explained']:.3f}, "
+        f"codebook usage {last['usage']:.1%}, perplexity {last['perplexity']:.0f}; see {run.path}/reconstruction.png"
+    )

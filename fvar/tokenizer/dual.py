@@ -1,0 +1,70 @@
+"""What each of the two tokenizers sees: the structure one focused views, the alias one their scaled signed residuals.
+
+A_k = D_k - L_k is signed, small, and differs in strength from scale to scale; the sharpest one is zero where
+rho_K = 0. It is divided by its own root mean square per scale, measured on training images, and never clamped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fvar.config import Signal
+from fvar.pyramid import FocusPyramid, FocusViews
+
+SILENT = 1e-4  # root mean square (images span 2) below which a scale counts as empty and is left unscaled
+
+
+class SignalScaler(nn.Module):
+    """Per-scale amplitude of a signal: views are divided by it before coding and multiplied by it after."""
+
+    std: Tensor
+
+    def __init__(self, scales: int) -> None:
+        super().__init__()
+        self.register_buffer("std", torch.ones(scales))
+        self.register_buffer("audible", torch.ones(scales, dtype=torch.bool))  # scales that carry any signal
+
+    def forward(self, views: list[Tensor]) -> list[Tensor]:
+        """Scaled views, of about unit root mean square."""
+        return [view / std for view, std in zip(views, self.std, strict=True)]
+
+    def restore(self, k: int, view: Tensor) -> Tensor:
+        """A scaled view of scale k in image units again."""
+        return view * self.std[k]
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[list[Tensor]]) -> None:
+        """Set the amplitudes to the root mean square of all values of each scale; empty scales keep 1."""
+        power = torch.zeros(len(self.std), dtype=torch.float64)
+        count = 0
+        for views in batches:
+            power += torch.stack([view.double().square().mean().cpu() for view in views]) * len(views[0])
+            count += len(views[0])
+        std = (power / count).sqrt()
+        audible = std > SILENT
+        self.std.copy_(torch.where(audible, std, 1.0))
+        self.get_buffer("audible").copy_(audible)
+
+    @property
+    def audible_scales(self) -> list[int]:
+        """Numbers of the scales that carry a signal."""
+        return [k for k, heard in enumerate(self.get_buffer("audible").tolist()) if heard]
+
+
+def select(views: FocusViews, signal: Signal) -> list[Tensor]:
+    """L_k or A_k of all scales."""
+    return views.focused if signal == "structure" else views.residual
+
+
+def signal_views(
+    pyramid: FocusPyramid,
+    scaler: SignalScaler,
+    signal: Signal,
+    x: Tensor,
+    generator: torch.Generator | None = None,
+) -> list[Tensor]:
+    """What is coded of images x (B, 3, S, S) in [-1, 1]; with noise in the pyramid's training mode."""
+    return scaler(select(pyramid(x, generator), signal))  # type: ignore[no-any-return]
