@@ -88,7 +88,8 @@ class RunDir:
         Raises `UserError` if a directory of that name holds another configuration.
         """
         for upstream in stage.inputs.values():
-            cls.create(root, upstream, runtime)
+            if not (root / upstream.name / "config.json").exists():
+                cls.create(root, upstream, runtime)
         path = root / stage.name
         if not (path / "config.json").exists():
             inputs = {role: upstream.name for role, upstream in stage.inputs.items()}

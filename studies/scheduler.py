@@ -71,13 +71,13 @@ class Scheduler:
             if stage.name in self.nodes:
                 continue
             path = self.root / stage.name
-            done = (path / "config.json").exists() and RunDir.open(path).done
+            run = RunDir.open(path) if (path / "config.json").exists() else None
             self.add(
                 upstream
                 for upstream in stage.inputs.values()
-                if not done or (self.root / upstream.name / "config.json").exists()
+                if run is None or not run.done or (self.root / upstream.name / "config.json").exists()
             )
-            run = RunDir.open(path) if done else RunDir.create(self.root, stage, self.runtime)
+            run = run or RunDir.create(self.root, stage, self.runtime)
             self.nodes[stage.name] = Node(stage, run, JobRecord.read(run))
 
     def step(self) -> bool:
@@ -175,12 +175,18 @@ class Scheduler:
         return state, reason
 
     def _submit(self, nodes: Sequence[Node]) -> None:
-        for node in nodes:
-            before, node.state = node.state, "running" if self.backend.name == "inline" else "queued"
-            self.on_change(node, before)
+        if self.backend.name == "inline":
+            self._announce(nodes, "running")
         self.backend.submit([node.run for node in nodes])
         for node in nodes:
             node.record = JobRecord.read(node.run)
+        if self.backend.name != "inline":
+            self._announce(nodes, "queued")
+
+    def _announce(self, nodes: Sequence[Node], state: StageState) -> None:
+        for node in nodes:
+            before, node.state = node.state, state
+            self.on_change(node, before)
 
 
 def settle(run: RunDir, state: Literal["waiting", "failed", "cancelled"], error: str) -> None:

@@ -24,8 +24,9 @@ TOY_PATH = os.pathsep.join(map(str, (ROOT / "tests" / "studies" / "toy", ROOT)))
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Toy stages in this process, and neither MLflow nor figures, which have tests of their own."""
+    """Toy stages in this process; neither MLflow nor figures, which have tests of their own."""
     monkeypatch.setattr("fvar.run.execute", toy.execute)
+    monkeypatch.setattr("fvar.atomic.sync", lambda path: None)  # no power cut here, and a busy disk takes its time
     monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
     monkeypatch.setattr(outputs, "report", lambda results: [])
 

@@ -32,6 +32,11 @@ def cell(seed: int, tokenizer_seed: int = 0) -> Stage:
     return Stage(ScoresConfig(), {"samples": Stage(SamplesConfig(), {"var": var})})
 
 
+@pytest.fixture(autouse=True)
+def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fvar.atomic.sync", lambda path: None)  # a busy disk takes its time
+
+
 class Recorder:
     """An inline backend that notes what it was given; `answers` are the fates of jobs it claims to have."""
 
