@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.plot_sweep import varied
 from analysis.results import CellResult, StudyResults
 from analysis.stats import Spread, spread
 from fvar import atomic
@@ -94,8 +95,9 @@ def published(study: str, path: Path = PUBLISHED) -> dict[str, dict[str, str]]:
 def tidy(results: StudyResults) -> pd.DataFrame:
     """One row per variant with plain, unscaled numbers: what table.csv holds and the other two are set from.
 
-    `<metric>_mean`, `_sd` (sample standard deviation; empty for a single seed) and `_n` are measured, `cited_*` are the
-    paper's. Published rows that are no variant of the study stand at the end, with nothing measured.
+    `<metric>_mean`, `_sd` (sample standard deviation; empty for a single seed) and `_n` are measured, `_reason` says
+    why a value is missing, `cited_*` are the paper's. Published rows that are no variant of the study stand at the
+    end, with nothing measured.
     """
     import pandas as pd
 
@@ -120,17 +122,22 @@ def _measured(cells: Sequence[CellResult]) -> dict[str, Any]:
     row: dict[str, Any] = {"variant": cells[0].variant, "label": cells[0].label, "state": state, "detail": detail}
     row |= {"seeds": len(cells), "seeds_done": len(done)}
     row |= {f"param_{key}": value for key, value in cells[0].params.items()}
-    reasons = {}
     for metric in METRICS:
         found = [metric.of(cell) for cell in done]
         summary = spread(value for value, _ in found)
         row[f"{metric.key}_mean"] = summary.mean if summary else math.nan
         row[f"{metric.key}_sd"] = summary.sd if summary and summary.sd is not None else math.nan
         row[f"{metric.key}_n"] = summary.n if summary else 0
-        reasons[metric.key] = next((reason for _, reason in found if reason), "")
+        row[f"{metric.key}_reason"] = next((reason for _, reason in found if reason), "")
     row |= {"sample_count": _agreed(done, "count"), "reference_count": _agreed(done, "reference_count")}
     row["extractor"] = _agreed(done, "extractor")
-    row["not_measured"] = "; ".join(f"{key}: {reason}" for key, reason in reasons.items() if reason)
+    caveats = {
+        f"{key.upper()}: {text}": None
+        for cell in done
+        for key, score in cell.scores.items()
+        if (text := score.get("note"))
+    }
+    row["caveats"] = "; ".join(caveats)
     return row
 
 
@@ -152,24 +159,33 @@ def _citation(row: Mapping[str, str]) -> dict[str, str]:
 # -------------------------------------------------------------------------------------------------------- set in type
 
 
-def _columns(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Headings of the measured and of the cited columns; a cited column appears where the paper printed a value."""
-    counts = sorted(frame["sample_count"].dropna().unique())
-    n = "/".join(str(count) for count in counts) or "N"
-    measured = ["Variant", "Seeds", *(metric.heading.format(n=n) for metric in METRICS)]
-    return measured, [key for key in CITED if (frame[f"cited_{key}"] != "").any()]
+@dataclass(frozen=True)
+class Layout:
+    """Which columns a table has: those that say what a row is, the measured ones and the cited ones."""
+
+    params: list[str]  # settings that differ, where there are too many of them for a label
+    headings: list[str]  # of all columns before the cited ones
+    cited: list[str]  # keys of CITED for which the paper printed something
+
+    @classmethod
+    def of(cls, results: StudyResults, frame: pd.DataFrame) -> Layout:
+        differing = varied(results)
+        params = differing if len(differing) > 2 else []
+        n = "/".join(str(count) for count in sorted(frame["sample_count"].dropna().unique())) or "N"
+        headings = ["Variant", "Seeds", *params, *(metric.heading.format(n=n) for metric in METRICS)]
+        return cls(params, headings, [key for key in CITED if (frame[f"cited_{key}"] != "").any()])
 
 
-def _cells(row: Mapping[str, Any], cited: Sequence[str]) -> list[str]:
+def _cells(row: Mapping[str, Any], layout: Layout) -> list[str]:
     """A row's text, column by column."""
-    texts = [row["label"], _seeds_text(row)]
+    texts = [row["label"], _seeds_text(row), *(f"{row[f'param_{name}']:.3g}" for name in layout.params)]
     for metric in METRICS:
         mean, sd, n = (row[f"{metric.key}_{part}"] for part in ("mean", "sd", "n"))
         if not n or math.isnan(mean):
             texts.append("")
         else:
             texts.append(Spread(mean, None if math.isnan(sd) else sd, n).text(metric.digits, metric.scale))
-    return texts + [row[f"cited_{key}"] for key in cited]
+    return texts + [row[f"cited_{key}"] for key in layout.cited]
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -199,13 +215,15 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
         )
     seeds = sorted({cell.seed for cell in results.cells})
     lines.append(
-        f"Seeds {', '.join(map(str, seeds))}; ± is the sample standard deviation over seeds"
+        f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; ± is the sample standard deviation over seeds"
         + ("." if len(seeds) > 1 else ", which one seed does not have.")
     )
     if not results.one_tokenizer and frame["cross_entropy_n"].any():
         lines.append(
             "Held-out cross-entropy (nats per token) and accuracy compare only variants that share a tokenizer."
         )
+    caveats = dict.fromkeys(text for text in frame["caveats"].dropna() if text)
+    lines += [f"{text}." for text in caveats]
     lines += [f"{name} is blank: {reason}." for name, reason in _blanks(frame).items()]
     sources = [source for source in frame["cited_source"].unique() if source]
     if sources:
@@ -225,14 +243,13 @@ def _data_text(results: StudyResults) -> str:
 
 
 def _blanks(frame: pd.DataFrame) -> dict[str, str]:
-    """Why a metric is blank, by heading, for those that no finished cell has."""
-    reasons: dict[str, str] = {}
-    for text in frame["not_measured"].dropna():
-        for entry in filter(None, text.split("; ")):
-            key, _, reason = entry.partition(": ")
-            reasons.setdefault(key, reason)
-    headings = {metric.key: metric.heading.partition("@")[0].rstrip(" ↓↑") for metric in METRICS}
-    return {headings[key]: reason.rstrip(".") for key, reason in reasons.items()}
+    """Metric -> why some finished cell lacks it."""
+    reasons = {}
+    for metric in METRICS:
+        found = [text for text in frame[f"{metric.key}_reason"] if _has(text)]
+        if found:
+            reasons[metric.heading.partition("@")[0].rstrip(" ↓↑")] = found[0].rstrip(".")
+    return reasons
 
 
 def _has(value: Any) -> bool:
@@ -241,9 +258,9 @@ def _has(value: Any) -> bool:
 
 def markdown(results: StudyResults, frame: pd.DataFrame) -> str:
     """The table for a reader of the repository: a heading, the notes, one row per variant."""
-    measured, cited = _columns(frame)
-    header = measured + [f"cited {CITED[key]}" for key in cited]
-    body = [_cells(row, cited) for row in _records(frame)]
+    layout = Layout.of(results, frame)
+    header = layout.headings + [f"cited {CITED[key]}" for key in layout.cited]
+    body = [_cells(row, layout) for row in _records(frame)]
     lines = [
         f"# {results.title}",
         "",
@@ -262,13 +279,14 @@ def _pipe_row(cells: Sequence[str]) -> str:
 
 def latex(results: StudyResults, frame: pd.DataFrame) -> str:
     """The table for a paper; needs the packages booktabs and graphicx."""
-    measured, cited = _columns(frame)
-    groups = f" & & \\multicolumn{{{len(METRICS)}}}{{c}}{{Measured ({tex(results.preset)})}}"
-    rules = f"\\cmidrule(lr){{3-{len(measured)}}}"
-    if cited:
-        groups += f" & \\multicolumn{{{len(cited)}}}{{c}}{{Cited}}"
-        rules += f" \\cmidrule(lr){{{len(measured) + 1}-{len(measured) + len(cited)}}}"
-    rows = [_cells(row, cited) for row in _records(frame)]
+    layout = Layout.of(results, frame)
+    ours, total = len(layout.headings), len(layout.headings) + len(layout.cited)
+    groups = " & " * (ours - len(METRICS)) + f"\\multicolumn{{{len(METRICS)}}}{{c}}{{Measured ({tex(results.preset)})}}"
+    rules = f"\\cmidrule(lr){{{ours - len(METRICS) + 1}-{ours}}}"
+    if layout.cited:
+        groups += f" & \\multicolumn{{{len(layout.cited)}}}{{c}}{{Cited}}"
+        rules += f" \\cmidrule(lr){{{ours + 1}-{total}}}"
+    rows = [_cells(row, layout) for row in _records(frame)]
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
@@ -276,11 +294,11 @@ def latex(results: StudyResults, frame: pd.DataFrame) -> str:
         f"\\caption{{{tex(results.title)}}}",
         f"\\label{{tab:{results.study.replace('_', '-')}-{results.preset}}}",
         "\\resizebox{\\textwidth}{!}{%",
-        f"\\begin{{tabular}}{{ll{'r' * (len(METRICS) + len(cited))}}}",
+        f"\\begin{{tabular}}{{ll{'r' * (total - 2)}}}",
         "\\toprule",
         f"{groups} \\\\",
         rules,
-        _tex_row([*measured, *(CITED[key] for key in cited)]),
+        _tex_row([*layout.headings, *(CITED[key] for key in layout.cited)]),
         "\\midrule",
         *map(_tex_row, rows),
         "\\bottomrule",

@@ -101,7 +101,8 @@ def write_scores(run: RunDir, quality: float, rng: np.random.Generator) -> None:
         "recall": 0.2 + 0.2 * quality,
     }
     scores = {key: common | {"value": float(value)} for key, value in values.items()}
-    scores["is"] = common | {"value": None, "reason": "inception-torchscript has no classifier head"}
+    scores["fid"]["note"] = f"{COUNT} images span no 2048 dimensions; see KID"
+    scores["is"] = common | {"value": None, "reason": "inception-torchscript has no classifier head; IS needs one"}
     atomic.write_json(run.path / "scores.json", scores)
 
 

@@ -187,6 +187,7 @@ def test_a_sweep_of_two_numbers_is_a_map_and_the_best_cell_is_framed(tmp_path: P
     shown = [[f"{results.cells[row * 2 + column].score('fid'):.1f}" for column in (0, 1)] for row in (0, 1)]
     texts = {tuple(map(round, text.get_position())): text.get_text() for text in ax.texts}
     assert [[texts[column, row] for column in (0, 1)] for row in (0, 1)] == shown
+    assert ax.images[0].get_array()[1][0] == pytest.approx(results.cells[2].score("fid"))
     best = min(range(4), key=lambda index: results.cells[index].score("fid") or 0)
     assert ax.patches[-1].get_xy() == (best % 2 - 0.5, best // 2 - 0.5)
 

@@ -127,7 +127,8 @@ def test_notes_name_counts_extractor_seeds_and_that_a_small_preset_is_not_the_pa
         "36 samples against 1668 real images, inception-torchscript",
         "Seeds 0, 1, 2; ± is the sample standard deviation",
         "NOT comparable with the paper's",
-        "IS is blank: inception-torchscript has no classifier head",
+        "FID: 36 images span no 2048 dimensions; see KID.",
+        "IS is blank: inception-torchscript has no classifier head; IS needs one",
         "camera-ready says FID 3.30",
         "FID@36 ↓",
         "cited FID ↓",
@@ -138,8 +139,7 @@ def test_notes_name_counts_extractor_seeds_and_that_a_small_preset_is_not_the_pa
 def test_blank_inception_score_has_no_number_anywhere(ablation: StudyResults) -> None:
     frame = table.tidy(ablation)
     assert frame["is_mean"].isna().all()
-    measured, _ = table._columns(frame)
-    column = measured.index("IS@36 ↑")
+    column = table.Layout.of(ablation, frame).headings.index("IS@36 ↑")
     assert {row[column] for row in body_rows(table.markdown(ablation, frame))} == {""}
 
 
@@ -186,7 +186,7 @@ def test_non_finite_heldout_loss_is_blank_with_the_reason(tmp_path: Path) -> Non
     cell.chain["var"].log_metrics(fakes.STEPS, {"cross_entropy": float("nan")}, split="heldout")
     frame = table.tidy(results).set_index("variant")
     assert pd.isna(frame.loc["full", "cross_entropy_mean"])
-    assert frame.loc["full", "not_measured"].startswith("cross_entropy: full/seed0 gave nan")
+    assert frame.loc["full", "cross_entropy_reason"] == "full/seed0 gave nan"
 
 
 def test_published_models_that_were_not_run_follow_as_cited_rows(tmp_path: Path) -> None:
@@ -210,6 +210,21 @@ def test_a_study_the_paper_does_not_have_has_no_cited_columns(tmp_path: Path) ->
     assert table.tidy(results).loc[0, "param_rho_max"] == 6.0
 
 
+def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
+    settings = [
+        {"lambda_feat": 1.0, "blocks": 2, "gate_bias": -4.0},
+        {"lambda_feat": 0.123456, "blocks": 1, "gate_bias": 0.0},
+    ]
+    cells = [fakes.cell(f"t{i}", 0, fakes.chain("full", i), **params) for i, params in enumerate(settings)]
+    results = fakes.write_cells(tmp_path, "search_distillation", cells)
+    frame = table.tidy(results)
+    assert [row[1:5] for row in body_rows(table.markdown(results, frame))] == [
+        ["waiting", "1", "2", "-4"],
+        ["waiting", "0.123", "1", "0"],
+    ]
+    assert "\\begin{tabular}{llrrrrrrrrrr}" in table.latex(results, frame)
+
+
 def test_scores_of_one_variant_with_different_sample_counts_are_refused(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=2)
     path = results.cells[0].chain["scores"].path / "scores.json"
@@ -221,7 +236,7 @@ def test_scores_of_one_variant_with_different_sample_counts_are_refused(tmp_path
 # --------------------------------------------------------------------------------------------------------- typesetting
 
 
-@given(st.text(max_size=30))
+@given(st.text(st.sampled_from("ab1 _&%$#{}~^\\|<>±×³↓ρλé漢—…"), max_size=30))
 def test_tex_leaves_no_character_pdflatex_would_trip_over(text: str) -> None:
     typeset = table.tex(text.replace("`", ""))
     assert typeset.isascii()
