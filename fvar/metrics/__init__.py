@@ -1,16 +1,7 @@
-"""How good generated images are: features, and the numbers computed from them. `python -m fvar.metrics --help`."""
+"""How good generated images are. `python -m fvar.metrics --help`
 
-from fvar.metrics.compare import METRICS, Score, Statistics, score
-from fvar.metrics.features import EXTRACTORS, Extractor, extract, extract_cached, load_extractor
-
-__all__ = [
-    "EXTRACTORS",
-    "METRICS",
-    "Extractor",
-    "Score",
-    "Statistics",
-    "extract",
-    "extract_cached",
-    "load_extractor",
-    "score",
-]
+features.py   networks that describe images, and features kept by content
+inception.py  the network FID is defined by, and its weights
+compare.py    features of two sets -> FID, KID, precision, recall, IS
+sources.py    where images come from: folders, archives, run directories, data sets
+"""

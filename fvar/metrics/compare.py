@@ -70,8 +70,8 @@ def score(
     """Compare features (N, D) of generated with those of real images.
 
     Keys of the result: "fid", "kid", "precision", "recall", "is". What cannot be computed is a blank with its reason.
-    `seed` draws KID's subsets, which hold `kid_subset_size` images or half of the smaller set. Raises `UserError` for an
-    unknown metric.
+    `seed` draws KID's subsets, which hold `kid_subset_size` images or half of the smaller set. Raises `UserError` for
+    an unknown metric.
     """
     for metric in metrics:
         if metric not in METRICS:

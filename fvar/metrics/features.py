@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch_fidelity.utils import create_feature_extractor
 
 from fvar import atomic
 from fvar.errors import UserError, unknown
@@ -57,9 +59,39 @@ def _fidelity_inception(weights: Path | None) -> Extractor:
     return Extractor("inception", network, inception.WIDTH, network.head)
 
 
+def _of_torch_fidelity(name: str, theirs: str, layer: str, width: int) -> Callable[[Path | None], Extractor]:
+    """An extractor that torch-fidelity downloads, and that is used as it comes."""
+
+    def load(weights: Path | None) -> Extractor:
+        if weights is not None:
+            raise UserError(f"--weights: torch-fidelity fetches {name} itself; a file is read for inception only")
+        try:
+            module = create_feature_extractor(theirs, [layer], cuda=False, verbose=False)
+        except (OSError, RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"{name} cannot be had ({reason}); use --extractor inception-torchscript") from error
+        return Extractor(name, _FirstOutput(module), width, None, f"the Inception Score needs Inception, not {name}")
+
+    return load
+
+
+class _FirstOutput(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.module(images)[0]
+        return features
+
+
 EXTRACTORS: dict[str, Callable[[Path | None], Extractor]] = {
     "inception-torchscript": _packaged_inception,  # offline; FID, KID, precision and recall
     "inception": _fidelity_inception,  # torch-fidelity's download, or a file; also IS
+    "vgg16": _of_torch_fidelity("vgg16", "vgg16", "fc2_relu", 4096),
+    "dinov2": _of_torch_fidelity("dinov2", "dinov2-vit-b-14", "dinov2", 768),
+    "clip": _of_torch_fidelity("clip", "clip-vit-b-32", "clip", 512),
 }
 
 
@@ -94,7 +126,7 @@ def extract_cached(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> Tensor:
-    """`extract`, kept in `folder` under a name made of the extractor and the content of the images."""
+    """`extract`, kept in `folder`, if that can be written, under the extractor's name and the content of the images."""
     path = folder / f"{extractor.name}-{fingerprint(images, batch_size)}.npy"
     try:
         known = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -103,7 +135,7 @@ def extract_cached(
     except (OSError, ValueError):  # not there, or damaged: compute it
         pass
     features = extract(extractor, images, batch_size, progress)
-    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+    with contextlib.suppress(OSError), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, features.numpy(), allow_pickle=False)
     return features
 

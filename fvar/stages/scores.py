@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from fvar import atomic
 from fvar.config import ScoresConfig
 from fvar.data import ImageSet, balanced_subset, open_dataset
-from fvar.metrics import extract, extract_cached, load_extractor, score
+from fvar.metrics.compare import score
+from fvar.metrics.features import extract, extract_cached, load_extractor
+from fvar.metrics.sources import ArrayImages, open_archive
 from fvar.rundir import RunDir
 from fvar.training.distributed import pick_device
 
@@ -23,7 +20,8 @@ def run(run: RunDir) -> None:
     assert isinstance(config, ScoresConfig)
     device = pick_device(run.runtime.device)
     real = reference(config, run.runtime.workers)
-    generated = SampleFile(run.input("samples").path / "samples.npz")
+    generated = open_archive(run.input("samples").path / "samples.npz")
+    assert isinstance(generated, ArrayImages)
     extractor = load_extractor(config.extractor, device=device)
     said = 0.0
 
@@ -51,17 +49,3 @@ def reference(config: ScoresConfig, workers: int = 2) -> ImageSet:
         return images
     chosen = balanced_subset(images.names, images.labels.tolist(), config.reference_count, config.reference.split_seed)
     return images.select(chosen)
-
-
-class SampleFile:
-    """The images of a `samples.npz`: arr_0 (N, H, W, 3) uint8."""
-
-    def __init__(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as archive:
-            self.pixels = torch.from_numpy(archive["arr_0"])
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def batch(self, indices: range) -> Tensor:
-        return self.pixels[indices.start : indices.stop].permute(0, 3, 1, 2)

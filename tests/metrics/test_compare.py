@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from fvar.errors import UserError
-from fvar.metrics import Extractor, Statistics, score
-from fvar.metrics.compare import PRC_BLOCK, fid, precision_recall, statistics_of
+from fvar.metrics.compare import PRC_BLOCK, Statistics, fid, precision_recall, score, statistics_of
+from fvar.metrics.features import Extractor
 
 NETWORK = Extractor("toy", torch.nn.Identity(), 8, None, "no head")
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from fvar.errors import UserError
-from fvar.metrics import extract, inception, load_extractor, score
+from fvar.metrics import inception
+from fvar.metrics.compare import score
+from fvar.metrics.features import extract, load_extractor
 
 SUBSET = Path(__file__).parent / "cifar10_subset.npz"
 
@@ -55,6 +57,7 @@ def test_batch_size_does_not_matter(extractor):
     torch.testing.assert_close(one, all_at_once, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.timeout(1200)  # half a minute on two free cores
 def test_scores_are_the_ones_torch_fidelity_publishes(extractor):
     """CIFAR-10, 256 random training against 256 random test images.
 

@@ -1,0 +1,108 @@
+"""Compare generated with real images.
+
+    python -m fvar.metrics results/runs/samples-0123456789abcdef emoji:train
+    python -m fvar.metrics samples/ reference.npz --metrics fid --json
+    python -m fvar.metrics samples.npz VIRTUAL_imagenet256_labeled.npz --extractor inception
+
+GENERATED and REAL: a folder of images, an .npz with arr_0 (N, H, W, 3) uint8, a samples run directory, or a data set
+DATASET[:SPLIT] (emoji, cifar10, folder, webdataset; train, heldout, all). REAL may also be an .npz with statistics mu
+and sigma, as ADM publishes them. Features are kept in fvar's cache by content: a second comparison is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fvar.errors import UserError, run_main, unknown
+
+if TYPE_CHECKING:
+    from fvar.metrics.features import Images
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fvar.metrics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("generated", metavar="GENERATED")
+    add("real", metavar="REAL")
+    add("--metrics", default="fid,kid,prc,is", help="some of fid, kid, prc (precision and recall), is (%(default)s)")
+    add("--extractor", default="inception-torchscript", help="also: inception, vgg16, dinov2, clip (%(default)s)")
+    add("--weights", type=Path, metavar="FILE", help="torch-fidelity's weights for --extractor inception")
+    add("--root", default="", metavar="DIR", help="where the files of a data set lie")
+    add("--size", type=int, metavar="PX", help="size at which a data set is opened (that of the other side)")
+    add("--batch-size", type=int, default=64, help="(%(default)s)")
+    add("--seed", type=int, default=0, help="of KID's subsets (%(default)s)")
+    add("--device", default="auto", help="cpu, cuda, ... (%(default)s)")
+    add("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1 or (args.size is not None and args.size < 1):
+        raise UserError("--batch-size and --size must be at least 1")
+    body = compare(args)
+    print(json.dumps(body, indent=1, allow_nan=False) if args.json else _lines(body))
+
+
+def compare(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Open both sides, extract, score: metric -> entry as in scores.json."""
+    from fvar import cache
+    from fvar.metrics.compare import METRICS, Statistics, score
+    from fvar.metrics.features import extract_cached, load_extractor
+    from fvar.metrics.sources import DATASETS, open_source
+    from fvar.training.distributed import pick_device
+
+    metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]
+    if not metrics or (wrong := [name for name in metrics if name not in METRICS]):
+        raise unknown("metric", wrong[0] if metrics else args.metrics, METRICS)
+    sides: dict[str, Images | Statistics] = {}
+    # A data set is opened at the size of the other side, so that one is opened first.
+    size = args.size
+    for text in sorted((args.generated, args.real), key=lambda text: text.partition(":")[0] in DATASETS):
+        sides[text] = source = open_source(text, size, args.root)
+        if size is None and not isinstance(source, Statistics):
+            size = int(source.batch(range(1)).shape[-1])
+    generated, real = sides[args.generated], sides[args.real]
+    if isinstance(generated, Statistics):
+        raise UserError(f"{args.generated} holds statistics; GENERATED must be images")
+    extractor = load_extractor(args.extractor, args.weights, pick_device(args.device))
+    folder = cache.directory() / "features"
+
+    def features(text: str, images: Images) -> Any:
+        return extract_cached(extractor, images, folder, args.batch_size, lambda *state: _progress(text, *state))
+
+    if isinstance(real, Statistics):
+        if len(real.mu) != extractor.width:
+            raise UserError(f"{args.real}: {len(real.mu)} features, but {args.extractor} has {extractor.width}")
+        scores = score(features(args.generated, generated), real, extractor, metrics, args.seed)
+    else:
+        pair = features(args.generated, generated), features(args.real, real)
+        scores = score(*pair, extractor, metrics, args.seed)
+    return {key: entry.as_dict() for key, entry in scores.items()}
+
+
+def _lines(body: dict[str, dict[str, Any]]) -> str:
+    """One line a metric."""
+    lines = []
+    for entry in body.values():
+        value = "-" if entry["value"] is None else f"{entry['value']:.6g}"
+        if "spread" in entry:
+            value += f" +- {entry['spread']:.2g}"
+        lines.append(f"{entry['label']:<16}{value:<24}{entry['reason'] or entry.get('note', '')}".rstrip())
+    first = next(iter(body.values()))
+    real = "statistics" if first["reference_count"] is None else f"{first['reference_count']:,} real images"
+    lines.append(f"{first['count']:,} generated images against {real}, features by {first['extractor']}")
+    return "\n".join(lines)
+
+
+def _progress(text: str, done: int, total: int, rate: float) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{text}: {done:,} of {total:,} images, {rate:.1f} images/s ", end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

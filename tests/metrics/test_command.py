@@ -1,0 +1,197 @@
+"""python -m fvar.metrics: what it reads, what it prints, what it refuses."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fvar.errors import UserError
+from fvar.metrics import features
+from fvar.metrics.__main__ import main
+from fvar.metrics.compare import statistics_of
+from fvar.metrics.features import Extractor, extract
+from fvar.metrics.sources import open_source
+
+
+class Quarters(torch.nn.Module):
+    """Colours of the four quarters, in place of Inception."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+        self.seen = 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        return torch.nn.functional.adaptive_avg_pool2d(images.float() * self.weight, 2).flatten(1)
+
+
+@pytest.fixture(autouse=True)
+def network(tmp_path, monkeypatch):
+    network = Quarters()
+    toy = Extractor("toy", network, 12, None, "no classifier")
+    monkeypatch.setitem(features.EXTRACTORS, "toy", lambda weights: toy)
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+    return network
+
+
+def pixels(count=30, side=16, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def archive(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def folder(path, images):
+    path.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(path / f"{i:04}.png")
+    return str(path)
+
+
+@pytest.fixture
+def both(tmp_path):
+    return archive(tmp_path / "a.npz", arr_0=pixels()), archive(tmp_path / "b.npz", arr_0=pixels(40, seed=1) // 2)
+
+
+def scores(capsys, *argv):
+    main([*argv, "--extractor", "toy", "--device", "cpu", "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def values(body):
+    return {key: entry["value"] for key, entry in body.items()}
+
+
+def test_archive_folder_and_statistics_give_the_same_fid(tmp_path, both, capsys):
+    generated, real = both
+    expected = scores(capsys, generated, real)
+    assert values(scores(capsys, folder(tmp_path / "f", pixels()), real)) == values(expected)
+    found = extract(features.load_extractor("toy"), open_source(real))
+    adm = statistics_of(found)
+    path = archive(tmp_path / "adm.npz", mu=adm.mu, sigma=adm.sigma, mu_s=adm.mu, sigma_s=adm.sigma)
+    body = scores(capsys, generated, path)
+    assert body["fid"]["value"] == pytest.approx(expected["fid"]["value"], rel=1e-6)
+    assert body["kid"]["value"] is None
+    assert body["fid"]["reference_count"] is None
+
+
+def test_order_and_batch_size_do_not_matter(tmp_path, both, capsys):
+    generated, real = both
+    expected = scores(capsys, generated, real, "--metrics", "fid,prc")
+    shuffled = archive(tmp_path / "s.npz", arr_0=np.random.default_rng(5).permutation(pixels()))
+    again = scores(capsys, shuffled, real, "--metrics", "fid,prc", "--batch-size", "7")
+    assert values(again) == pytest.approx(values(expected), rel=1e-6)
+    itself = scores(capsys, generated, shuffled, "--metrics", "fid,prc")
+    assert itself["fid"]["value"] == pytest.approx(0, abs=1e-6)
+    assert (itself["precision"]["value"], itself["recall"]["value"]) == (1, 1)
+
+
+def test_swapped_arguments_swap_precision_and_recall(both, capsys):
+    there, back = scores(capsys, *both), scores(capsys, *reversed(both))
+    assert there["precision"]["value"] == back["recall"]["value"]
+    assert there["recall"]["value"] == back["precision"]["value"]
+    assert there["fid"]["value"] == pytest.approx(back["fid"]["value"])
+
+
+def test_features_are_computed_once_per_content(tmp_path, both, network, capsys):
+    scores(capsys, *both)
+    assert network.seen == 70
+    scores(capsys, *both)
+    scores(capsys, folder(tmp_path / "f", pixels()), both[1])
+    assert network.seen == 70
+    changed = pixels()
+    changed[3, 4, 5, 1] ^= 1
+    scores(capsys, archive(tmp_path / "c.npz", arr_0=changed), both[1])
+    assert network.seen == 100
+
+
+def test_a_data_set_is_opened_at_the_size_of_the_other_side(both, capsys):
+    body = scores(capsys, both[0], "emoji:heldout", "--metrics", "fid")
+    assert body["fid"]["reference_count"] == 185
+    assert open_source("emoji:heldout", 16).batch(range(2)).shape == (2, 3, 16, 16)
+
+
+def test_plain_output_names_counts_reasons_and_extractor(both, capsys):
+    main([*both, "--extractor", "toy", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "FID@30" in out
+    assert "no classifier" in out
+    assert "30 generated images against 40 real images, features by toy" in out
+
+
+def truncated(tmp_path):
+    path = folder(tmp_path / "t", pixels())
+    (tmp_path / "t" / "0003.png").write_bytes((tmp_path / "t" / "0003.png").read_bytes()[:300])
+    return path
+
+
+def mixed(tmp_path):
+    path = folder(tmp_path / "m", pixels())
+    Image.fromarray(pixels(1, 20)[0]).save(tmp_path / "m" / "0007.png")
+    return path
+
+
+BAD = {
+    "mixed sizes": (mixed, r"mixes sizes: 0000\.png is 16 x 16 px and 0007\.png 20 x 20"),
+    "truncated PNG": (truncated, r"0003\.png is truncated"),
+    "empty folder": (lambda p: folder(p / "e", []), "holds no images"),
+    "wrong dtype": (lambda p: archive(p / "w.npz", arr_0=pixels() / 255), "arr_0 is float64; expected uint8"),
+    "wrong shape": (lambda p: archive(p / "w.npz", arr_0=pixels()[..., 0]), r"expected \(N, H, W, 3\)"),
+    "no images": (lambda p: archive(p / "w.npz", arr_0=pixels()[:0]), r"expected \(N, H, W, 3\)"),
+    "pickles": (lambda p: archive(p / "w.npz", arr_0=np.array([{}, 1], dtype=object)), "Python objects"),
+    "other arrays": (lambda p: archive(p / "w.npz", images=pixels()), "holds images; expected arr_0"),
+    "torn archive": (lambda p: (p / "w.npz").write_bytes(b"PK\3\4torn") and str(p / "w.npz"), "cannot be read"),
+    "no such thing": (lambda p: str(p / "nowhere"), "neither a folder"),
+    "unknown split": (lambda p: "emoji:test", "unknown split 'test'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(tmp_path, both, case):
+    make, message = BAD[case]
+    for sides in ((make(tmp_path), both[1]),):
+        with pytest.raises(UserError, match=message) as caught:
+            main([*sides, "--extractor", "toy", "--device", "cpu"])
+        assert "\n" not in str(caught.value)
+
+
+def test_unknown_metrics_and_extractors_are_refused_before_any_work(both, network):
+    with pytest.raises(UserError, match="unknown metric 'fd'"):
+        main([*both, "--metrics", "fd", "--extractor", "toy"])
+    with pytest.raises(UserError, match="unknown extractor"):
+        main([*both, "--extractor", "resnet"])
+    assert network.seen == 0
+
+
+def test_statistics_cannot_be_the_generated_side_or_of_another_network(tmp_path, both):
+    path = archive(tmp_path / "adm.npz", mu=np.zeros(5), sigma=np.eye(5))
+    with pytest.raises(UserError, match="GENERATED must be images"):
+        main([path, both[1], "--extractor", "toy"])
+    with pytest.raises(UserError, match="5 features, but toy has 12"):
+        main([both[0], path, "--extractor", "toy"])
+
+
+def test_few_images_say_that_the_covariance_is_singular(tmp_path, both, capsys):
+    body = scores(capsys, archive(tmp_path / "few.npz", arr_0=pixels(6)), both[1])
+    assert "singular" in body["fid"]["note"]
+    assert body["kid"]["value"] is not None
+
+
+def test_the_command_answers_help_without_torch_and_errors_with_status_2(tmp_path):
+    code = "import sys\nfrom fvar.metrics import __main__ as command\n"
+    code += "try: command.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.endswith("False\n")
+    command = [sys.executable, "-m", "fvar.metrics", str(tmp_path / "nowhere"), "emoji"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(io.StringIO(done.stderr).readlines()) == 1
