@@ -41,6 +41,7 @@ class Node:
     status: Status = dataclasses.field(default_factory=Status)
     reason: str = ""  # why it is where it is, for people
     job: Job | None = None
+    seen: bool = False  # whether its directory was looked at
 
 
 class Scheduler:
@@ -134,15 +135,28 @@ class Scheduler:
         return found
 
     def _update(self, node: Node, job: Job | None) -> None:
-        # The status is read after the job: a job that ended has written its status before.
-        node.job = job if job and job.state in ("queued", "running") else None
-        node.status = node.run.status
-        before = node.state
-        node.state, node.reason = self._judge(node, job)
+        before, node.job = node.state, job if job and job.state in ("queued", "running") else None
+        above = self._above(node)
+        # Nobody can have begun a stage whose inputs are not done, so one look at its directory is enough until then.
+        if not node.seen or job or above is None:
+            node.seen = True
+            node.status = node.run.status  # after the job: one that has ended wrote its status before
+            node.state, node.reason = self._judge(node, job) or above or ("ready", node.reason)
+        else:
+            node.state, node.reason = above
         if node.state != before:
             self.on_change(node, before)
 
-    def _judge(self, node: Node, job: Job | None) -> tuple[StageState, str]:
+    def _above(self, node: Node) -> tuple[StageState, str] | None:
+        """What the stage's inputs make of it: "blocked" or "waiting"; None where they are done."""
+        inputs = [self.nodes[upstream.name] for upstream in node.stage.inputs.values() if upstream.name in self.nodes]
+        for upstream in inputs:
+            if upstream.state in STUCK:
+                return "blocked", f"by {upstream.run.name}, which is {upstream.state}"
+        return None if all(upstream.state == "done" for upstream in inputs) else ("waiting", node.reason)
+
+    def _judge(self, node: Node, job: Job | None) -> tuple[StageState, str] | None:
+        """What its own directory and job make of a stage; None where nobody works on it."""
         if node.status.state in ("done", "failed", "cancelled"):
             return node.status.state, node.status.error
         if job and job.state in ("queued", "running"):
@@ -151,11 +165,7 @@ class Scheduler:
             return "running", "" if node.job else f"by process {node.status.pid} on {node.status.host}"
         if job:
             return self._lost(node, job)
-        inputs = [self.nodes[upstream.name] for upstream in node.stage.inputs.values()]
-        for upstream in inputs:
-            if upstream.state in STUCK:
-                return "blocked", f"by {upstream.run.name}, which is {upstream.state}"
-        return ("ready" if all(upstream.state == "done" for upstream in inputs) else "waiting"), node.reason
+        return None
 
     def _lost(self, node: Node, job: Job) -> tuple[StageState, str]:
         """A job ended without its stage: start the stage again, unless that is known to be in vain."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import re
 import shlex
@@ -77,6 +78,9 @@ class Slurm:
         self._last: dict[str, Job] = {}
         self._max_array = 0
         try:
+            configuration = os.environ.get("SLURM_CONF")
+            if configuration and not Path(configuration).exists():
+                raise SlurmDown(f"SLURM_CONF names {configuration}, which does not exist")
             self._queue()
         except SlurmDown as error:
             raise UserError(
@@ -110,11 +114,12 @@ class Slurm:
         executor = submitit.SlurmExecutor(self.folder / wave, max_num_timeout=resources.requeues)
         executor.update_parameters(**_parameters(resources, wave))
         try:
-            with _clean_environment():
+            # submitit repeats sbatch's complaints on stderr.
+            with _clean_environment(), contextlib.redirect_stderr(io.StringIO()) as said:
                 self.calls += 1
                 jobs = executor.submit_array([StageJob(str(run.path)) for run in runs])
         except (RuntimeError, subprocess.SubprocessError, OSError) as error:
-            message = _last_line(str(error))
+            message = _complaints(said.getvalue()) or _last_line(str(error))
             if _temporary(message):
                 return  # sbatch may have come through: the poll finds the wave by its name, or submits it again
             for run in runs:
@@ -298,6 +303,11 @@ def _clean_environment() -> Iterator[None]:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def _complaints(text: str) -> str:
+    """What sbatch says in several lines, as one."""
+    return "; ".join(line.removeprefix("sbatch: error: ") for line in text.splitlines() if "error: " in line)
 
 
 def _temporary(message: str) -> bool:
