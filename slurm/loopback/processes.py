@@ -106,23 +106,27 @@ def _within(pid: int, folder: Path) -> bool:
         return False
 
 
-def job_processes(slurm_conf: Path) -> list[int]:
-    """Process ids of jobs (and their slurmstepd) that belong to the cluster of this slurm.conf.
+def job_processes(slurm_conf: Path, node: str = "") -> list[int]:
+    """Process ids of jobs, and of the slurmstepd above them, of the cluster of this slurm.conf (on one node).
 
-    Recognised by the environment slurmd gave them: this SLURM_CONF and some SLURM_JOB_ID. A shell in which a user
-    exported SLURM_CONF has no job id, and is left alone.
+    Recognised by the environment slurmd gave them: this SLURM_CONF and the node's name. A shell in which a user
+    exported SLURM_CONF has no node, and is left alone.
     """
-    found = []
+    found, parents = [], set()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                environment = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            in_job = any(item.startswith((b"SLURM_JOB_ID=", b"SLURM_JOBID=")) for item in environment)
-            if in_job and f"SLURM_CONF={slurm_conf}".encode() in environment:
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            on_node = any(item.startswith(f"SLURMD_NODENAME={node}".encode()) for item in environment)
+            if on_node and f"SLURM_CONF={slurm_conf}".encode() in environment:
                 found.append(int(entry.name))
-    return found
+                if "/slurmstepd" in os.readlink(f"/proc/{parent}/exe"):
+                    parents.add(int(parent))
+        except OSError:
+            continue  # it ended while we looked
+    return [*sorted(parents), *found]
 
 
 def _last_line(path: Path) -> str:
