@@ -1,0 +1,67 @@
+"""A mistake is answered by one line that says what to do, with status 2, and nothing is submitted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.driving import ROOT, ToyStudy
+
+Toy = Callable[..., ToyStudy]
+
+
+def refused(study: ToyStudy, *arguments: str, **environment: str) -> str:
+    """Run the driver, which must refuse; returns its one line."""
+    assert study.run(*arguments, **environment) == 2, study.output()
+    assert study.records() == []
+    assert len(study.output().splitlines()) == 1, study.output()
+    return study.output().strip()
+
+
+def test_an_unreachable_controller(toy: Toy, tmp_path: Path) -> None:
+    study = toy()
+    conf = tmp_path / "slurm.conf"
+    lines = study.cluster.slurm_conf.read_text().splitlines()
+    conf.write_text("\n".join("SlurmctldPort=9" if line.startswith("SlurmctldPort") else line for line in lines))
+    line = refused(study, SLURM_CONF=str(conf))
+    assert line.startswith("error: cannot reach SLURM (")
+    assert "check that squeue works here, or use --cluster local" in line
+
+
+def test_a_configuration_that_is_not_there(toy: Toy) -> None:
+    line = refused(toy(), SLURM_CONF="/nowhere/slurm.conf")
+    assert "cannot reach SLURM (SLURM_CONF names /nowhere/slurm.conf, which does not exist)" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("slurm.partition=nowhere", "invalid partition specified: nowhere"),
+        ("slurm.partitoin=normal", "(did you mean 'partition'?)"),
+        ("slurm.time=soon", "slurm.time 'soon' is no time"),
+        ("slurm.gres=gpu:99", "Requested node configuration is not available"),
+        ("slurm.cpus_per_task=0", "slurm.cpus_per_task must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_setting_of_the_profile(toy: Toy, setting: str, told: str) -> None:
+    assert told in refused(toy(), "--set", setting)
+
+
+def test_a_profile_that_does_not_exist(toy: Toy) -> None:
+    study = toy()
+    study.profile = study.folder / "none.toml"
+    assert "cannot be read" in refused(study)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "toy/../toy"])
+def test_a_study_name_with_path_characters(toy: Toy, name: str) -> None:
+    study = toy()
+    command = [sys.executable, "-m", "studies.run", name, "--cluster", "slurm", "--results", str(study.results)]
+    done = subprocess.run(command, cwd=ROOT, env=study.environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: unknown study {name!r}")
+    assert sorted(path.name for path in study.results.iterdir()) == ["toy.json"]
