@@ -1,0 +1,80 @@
+"""VAR written the plain way, to be measured against: a mask over the whole sequence, a cache that grows by concatenation,
+float32, the decoder on the whole batch. It works on the parameters of an `fvar.models.var.VAR`, so both share weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fvar.models.blocks import Block
+from fvar.models.var import VAR
+from fvar.tokenizer.vqvae import VQVAE
+
+Cache = list[tuple[Tensor, Tensor]]
+
+
+def norm(x: Tensor, var: VAR) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=var.cfg.norm_eps)
+
+
+def attention(block: Block, x: Tensor, mask: Tensor | None, cache: Cache | None, index: int) -> Tensor:
+    """Self-attention (B, L, C) with a dense additive mask (1, 1, L, L), or over a concatenated cache."""
+    attn = block.attn
+    bias = torch.cat([attn.q_bias, attn.zero_k_bias, attn.v_bias])
+    qkv = F.linear(x, attn.mat_qkv.weight, bias).view(*x.shape[:2], 3, attn.heads, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    q = F.normalize(q, dim=-1) * attn.scale_mul_1H11.clamp_max(math.log(100)).exp()
+    k = F.normalize(k, dim=-1)
+    if cache is not None:
+        if len(cache) > index:
+            k, v = torch.cat([cache[index][0], k], dim=2), torch.cat([cache[index][1], v], dim=2)
+            cache[index] = (k, v)
+        else:
+            cache.append((k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    return attn.proj(out.transpose(1, 2).reshape(x.shape))
+
+
+def run_blocks(var: VAR, x: Tensor, condition: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    for index, block in enumerate(var.layers):
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = block.ada_lin(condition)
+        x = x + gamma1 * attention(block, norm(x, var) * (1 + scale1) + shift1, mask, cache, index)
+        x = x + gamma2 * block.ffn(norm(x, var) * (1 + scale2) + shift2)
+    scale, shift = var.head_nm.ada_lin(condition)
+    return var.head(norm(x, var) * (1 + scale) + shift)
+
+
+def forward(var: VAR, labels: Tensor, var_input: Tensor) -> Tensor:
+    """Teacher-forced logits (B, L, V)."""
+    condition = var.class_emb(labels)
+    x = torch.cat([condition[:, None] + var.pos_start, var.word_embed(var_input)], dim=1)
+    x = x + var.lvl_embed(var.lvl_1L) + var.pos_1LC
+    return run_blocks(var, x, condition, var.attn_bias_for_masking, None)
+
+
+@torch.no_grad()
+def sample(var: VAR, vqvae: VQVAE, labels: Tensor, guidance: float, top_k: int, top_p: float) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1]."""
+    batch, last = len(labels), len(var.patch_nums) - 1
+    condition = var.class_emb(torch.cat([labels, torch.full_like(labels, var.num_classes)]))
+    x, cache, f_hat, position = condition[:, None] + var.pos_start, Cache(), vqvae.quantize.blank(labels), 0
+    for k, side in enumerate(var.patch_nums):
+        here = slice(position, position + side * side)
+        x = x + var.lvl_embed(var.lvl_1L[:, here]) + var.pos_1LC[:, here]
+        conditional, free = run_blocks(var, x, condition, None, cache).chunk(2)
+        t = guidance * k / last
+        logits = (1 + t) * conditional - t * free
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
+        ranked, order = logits.sort(descending=False)
+        drop = ranked.softmax(-1).cumsum(-1) <= 1 - top_p
+        logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+        tokens = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1).view(batch, side * side)
+        f_hat, next_map = vqvae.next_input(k, f_hat, vqvae.quantize.code_map(k, tokens))
+        position += side * side
+        if next_map is not None:
+            x = var.word_embed(next_map.flatten(2).mT).repeat(2, 1, 1)
+    return vqvae.decode(f_hat)
