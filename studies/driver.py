@@ -68,7 +68,6 @@ class Driver:
 
     def _until_done(self, scheduler: Scheduler, view: View) -> list[Cell]:
         """Propose, schedule and wait, again and again, until no cell is open; returns the selected cells."""
-        synced = time.monotonic()
         while True:
             cells = self.cells()
             chosen = self.selected(cells)
@@ -79,19 +78,18 @@ class Driver:
             still_open = {cell.stage.name for cell in chosen} & {node.run.name for node in scheduler.open()}
             if not still_open:
                 return chosen
+            # What an adaptive study proposes next may depend on any cell that ends.
+            self._advance(scheduler, still_open, 1 if self.ctx.study.adaptive else len(still_open), view)
+
+    def _advance(self, scheduler: Scheduler, names: set[str], count: int, view: View) -> None:
+        """Step until `count` of these stages are final."""
+        synced = time.monotonic()
+        while sum(scheduler.nodes[name].state in FINAL for name in names) < count:
+            if not scheduler.step():
+                time.sleep(scheduler.backend.interval)
             if time.monotonic() - synced > SYNC_SECONDS:
                 outputs.track(self.ctx, view.say)
                 synced = time.monotonic()
-            self._until_one_ends(scheduler, still_open)
-
-    def _until_one_ends(self, scheduler: Scheduler, names: set[str]) -> None:
-        """Step until one of these stages is final."""
-        while True:
-            moved = scheduler.step()
-            if any(scheduler.nodes[name].state in FINAL for name in names):
-                return
-            if not moved:
-                time.sleep(scheduler.backend.interval)
 
     def _conclude(self, scheduler: Scheduler, chosen: Sequence[Cell], view: View) -> None:
         """Write tables and figures, tell MLflow, and say how it went and where to look."""
