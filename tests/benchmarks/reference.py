@@ -1,5 +1,6 @@
-"""VAR written the plain way, to be measured against: a mask over the whole sequence, a cache that grows by concatenation,
-float32, the decoder on the whole batch. It works on the parameters of an `fvar.models.var.VAR`, so both share weights.
+"""VAR written the plain way, to be measured against, on the parameters of an `fvar.models.var.VAR`.
+
+A dense mask over the whole sequence, a cache that grows by concatenation, float32, the decoder on the whole batch.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from fvar.models.attention import block_causal_attention
 from fvar.models.loading import VarShape
 from fvar.models.var import VAR, ScaleByScale
 from tests import tiny
+from tests.benchmarks import reference
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -179,3 +180,17 @@ def test_bfloat16_logits_stay_within_two_percent_of_float32() -> None:
     low = network.to(torch.bfloat16)(labels, var_input.bfloat16()).logits.float()
     for approximate in (mixed, low):
         assert ((approximate - exact).norm() / exact.norm()).item() < 0.02
+
+
+def test_the_benchmarks_plain_reference_computes_the_same_logits() -> None:
+    network = tiny.var()
+    labels, var_input, _ = tiny.batch()
+    torch.testing.assert_close(reference.forward(network, labels, var_input), network(labels, var_input).logits)
+
+
+def test_bfloat16_training_on_a_cpu_has_the_gradients_of_the_fused_attention() -> None:
+    q, k, v = torch.randn(3, 2, 2, tiny.LENGTH, 8).bfloat16()
+    ends = (1, 5, tiny.LENGTH)
+    exact = block_causal_attention(*(t.double() for t in (q, k, v)), ends, None)
+    low = block_causal_attention(q.requires_grad_(), k, v, ends, None)  # q needs a gradient: written out
+    assert ((low - exact).norm() / exact.norm()).item() < 0.01

@@ -1,0 +1,230 @@
+"""Training step and sampling of VAR-d16 as ratios against a plain reference, in one run.
+
+    python -m tests.benchmarks.bench_var                              d16 as published: about ten minutes on two cores
+    python -m tests.benchmarks.bench_var --depth 4 --rounds 2         a quick look
+    python -m tests.benchmarks.bench_var --only step --clock cpu      on a shared machine: one thread's CPU seconds
+
+All variants share weights, batch and tokens and run interleaved, round by round, so that a busy machine slows them
+alike. A speed-up is the median over rounds of baseline time / variant time; the baseline is the plain reference, and
+for steps with a teacher the same step without (0.87 is 1.15 times its cost). A step is forward and backward with tokens
+at hand, as from the token store; coding the batch anew in every step would add the encoder's time. FLOP/s count the
+matrix products needed, against a measured ceiling of the same dtype. Peak memory is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fvar.config import AutoencoderConfig, DistillConfig, QuantiserConfig, TeacherConfig, TransformerConfig
+from fvar.distill import distillation_loss
+from fvar.models.teacher import Teacher
+from fvar.models.var import VAR
+from fvar.sampling import decode, image_seeds, prepare, sample
+from fvar.tokenizer.vqvae import VQVAE
+from tests.benchmarks import reference
+
+PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+CLASSES, VOCAB, CHANNELS, ALIAS_VOCAB = 1000, 4096, 32, 512
+GUIDANCE, TOP_K, TOP_P = 1.5, 900, 0.96
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time: `baseline` names the case it is divided into, `flops` its matrix products."""
+
+    name: str
+    run: Callable[[], object]
+    baseline: str
+    dtype: torch.dtype
+    flops: float = 0.0
+
+
+def new_var(depth: int) -> VAR:
+    torch.manual_seed(0)
+    return VAR(TransformerConfig(depth=depth, width=64 * depth, heads=depth), CLASSES, VOCAB, CHANNELS, PATCH_NUMS)
+
+
+def forward_flops(var: VAR, batch: int) -> float:
+    """Two per multiply-add of a forward pass: linear layers per token, AdaLN per image, attention per visible pair."""
+    dim, tokens = var.cfg.dim, var.scale_ends[-1]
+    sizes = [p * p for p in var.patch_nums]
+    visible = sum(size * end for size, end in zip(sizes, var.scale_ends, strict=True))
+    weights = {name: p.numel() for name, p in var.named_parameters() if p.dim() == 2}
+    ada = sum(count for name, count in weights.items() if "ada_lin" in name)
+    tables = weights["class_emb.weight"] + weights["lvl_embed.weight"]
+    linear = sum(weights.values()) - ada - tables
+    return 2.0 * batch * (linear * tokens + ada + 2 * dim * visible * var.cfg.depth)
+
+
+def step_cases(depth: int, batch: int) -> list[Case]:
+    var = new_var(depth)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (batch,), generator=generator)
+    length = var.scale_ends[-1]
+    var_input = torch.randn(batch, length - 1, CHANNELS, generator=generator)
+    targets = torch.randint(VOCAB, (batch * length,), generator=generator)
+    alias = [torch.randint(ALIAS_VOCAB, (batch, p * p), generator=generator) for p in PATCH_NUMS]
+
+    def cross_entropy(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets)
+
+    def plain() -> None:
+        var.train().zero_grad()
+        cross_entropy(reference.forward(var, labels, var_input)).backward()
+
+    def ours(dtype: torch.dtype) -> None:
+        var.train().zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = cross_entropy(var(labels, var_input).logits)
+        loss.backward()
+
+    def distilled(teacher: Teacher) -> None:
+        var.train().zero_grad()
+        teacher.train().zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            mine = var(labels, var_input, features=2, trunk_before=teacher.trunk_before)
+            theirs = teacher(labels, var_input, alias, features=2, trunk=mine.trunk)
+            distance, _ = distillation_loss(mine, theirs, DistillConfig(), PATCH_NUMS)
+            loss = cross_entropy(mine.logits) + cross_entropy(theirs.logits) + distance
+        loss.backward()
+
+    flops = 3 * forward_flops(var, batch)
+    cases = [
+        Case("reference step fp32", plain, "reference step fp32", torch.float32, flops),
+        Case("step fp32", lambda: ours(torch.float32), "reference step fp32", torch.float32, flops),
+        Case("step bf16", lambda: ours(torch.bfloat16), "reference step fp32", torch.bfloat16, flops),
+    ]
+    for trunk in ("shared", "separate"):
+        sizes = (CLASSES, VOCAB, CHANNELS, PATCH_NUMS, ALIAS_VOCAB)
+        teacher = Teacher(var.cfg, TeacherConfig(trunk=trunk), *sizes)
+        run = lambda teacher=teacher: distilled(teacher)  # noqa: E731 (binds this turn's teacher)
+        cases.append(Case(f"step bf16, {trunk} teacher", run, "step bf16", torch.bfloat16))
+    return cases
+
+
+def sampling_cases(depth: int, batch: int) -> list[Case]:
+    plain, low = new_pair(depth), new_pair(depth)
+    prepare(*low, "bf16", torch.device("cpu"))
+    labels, seeds = torch.arange(batch), image_seeds(0, range(batch))
+    f_hat = torch.randn(batch, CHANNELS, PATCH_NUMS[-1], PATCH_NUMS[-1])
+    images = torch.rand(2, 3, 16 * PATCH_NUMS[-1], 16 * PATCH_NUMS[-1]) * 2 - 1
+
+    def ours(pair: tuple[VAR, VQVAE]) -> object:
+        return sample(*pair, labels, guidance=GUIDANCE, top_k=TOP_K, top_p=TOP_P, seeds=seeds)
+
+    @torch.no_grad()
+    def encode() -> Tensor:
+        return plain[1].encode(images)
+
+    @torch.no_grad()
+    def decode_whole() -> Tensor:
+        return plain[1].decode(f_hat)
+
+    fp32, bf16 = torch.float32, torch.bfloat16
+    whole = f"reference sampling fp32, B={batch}"
+    return [
+        Case(whole, lambda: reference.sample(*plain, labels, GUIDANCE, TOP_K, TOP_P), whole, fp32),
+        Case("sampling fp32", lambda: ours(plain), whole, fp32),
+        Case("sampling bf16", lambda: ours(low), whole, bf16),
+        Case("reference decoder fp32", decode_whole, "reference decoder fp32", fp32),
+        Case("decoder bf16, channels_last", lambda: decode(low[1], f_hat), "reference decoder fp32", bf16),
+        Case("encoder fp32, 2 images", encode, "encoder fp32, 2 images", fp32),
+    ]
+
+
+def new_pair(depth: int) -> tuple[VAR, VQVAE]:
+    """Transformer and tokenizer in eval mode."""
+    var = new_var(depth)
+    vqvae = VQVAE(AutoencoderConfig(), QuantiserConfig(vocab_size=VOCAB, reading="latent_area"), PATCH_NUMS)
+    return var.eval(), vqvae.eval()
+
+
+def matmul_ceiling(dtype: torch.dtype, now: Callable[[], float]) -> float:
+    """FLOP/s of the best of five large square products."""
+    a, b = torch.randn(2, 2048, 2048).to(dtype).unbind()
+    return max(2 * 2048**3 / timed(lambda: a @ b, now) for _ in range(5))
+
+
+def timed(run: Callable[[], object], now: Callable[[], float]) -> float:
+    start = now()
+    run()
+    return now() - start
+
+
+def measure(cases: list[Case], rounds: int, clock: str) -> None:
+    """Run all cases in turn `rounds` times, after one of warming up, and print the medians."""
+    now = CLOCKS[clock]
+    seconds: dict[str, list[float]] = {case.name: [] for case in cases}
+    ceilings = {dtype: [matmul_ceiling(dtype, now)] for dtype in (torch.float32, torch.bfloat16)}
+    for turn in range(rounds + 1):
+        for case in cases:
+            took = timed(case.run, now)
+            if turn:
+                seconds[case.name].append(took)
+        for dtype, found in ceilings.items():
+            found.append(matmul_ceiling(dtype, now))
+        print(f"round {turn} of {rounds} done", file=sys.stderr, flush=True)
+    for dtype, found in ceilings.items():
+        print(f"matmul ceiling {str(dtype).removeprefix('torch.'):9} {max(found) / 1e9:6.0f} GFLOP/s")
+    print(f"{'':32} {'seconds':>8} {'speed-up':>8} {'GFLOP/s':>8} {'of ceiling':>10}")
+    for case in cases:
+        ratio = statistics.median(b / a for a, b in zip(seconds[case.name], seconds[case.baseline], strict=True))
+        took = statistics.median(seconds[case.name])
+        rate = case.flops / took
+        speed = f"{rate / 1e9:8.0f} {rate / max(ceilings[case.dtype]):10.0%}" if rate else ""
+        print(f"{case.name:32} {took:8.2f} {ratio:8.2f} {speed}".rstrip())
+
+
+def peak_memory(cases: list[Case], arguments: list[str]) -> None:
+    """Print the peak resident memory of each case in a process of its own, and its share of the baseline's."""
+    peaks = {}
+    for case in cases:
+        command = [sys.executable, "-m", "tests.benchmarks.bench_var", *arguments, "--alone", case.name]
+        peaks[case.name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        ratio = peaks[case.name] / peaks[case.baseline]
+        print(f"{case.name:32} {peaks[case.name] / 2**20:8.2f} GiB {ratio:6.2f} of {case.baseline}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=2, help="of a step; sampling takes twice as many")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("step", "sampling", "memory"))
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: CPU seconds of one thread")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.clock == "cpu":
+        torch.set_num_threads(1)
+    makers = {
+        "step": lambda: step_cases(args.depth, args.batch),
+        "sampling": lambda: sampling_cases(args.depth, 2 * args.batch),
+    }
+    if args.alone:
+        group = "step" if "step" in args.alone else "sampling"
+        next(case for case in makers[group]() if case.name == args.alone).run()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB
+        return
+    print(f"VAR-d{args.depth}, {PATCH_NUMS[-1] * 16} px, step B={args.batch}, {torch.get_num_threads()} threads")
+    for name in makers:
+        if args.only in (None, name):
+            measure(makers[name](), args.rounds, args.clock)
+    if args.only in (None, "memory"):
+        for name in makers:
+            peak_memory(makers[name](), ["--depth", str(args.depth), "--batch", str(args.batch)])
+
+
+if __name__ == "__main__":
+    main()
