@@ -61,7 +61,7 @@ def rendered_text(side: int, sizes: Sequence[int] = TEXT_SIZES) -> Tensor:
     top, line = 0.0, 0
     while top < side:
         size = sizes[line % len(sizes)]
-        draw.text((2 - 3 * line, top), SENTENCE, fill=0, font=ImageFont.load_default(size))
+        draw.text((2, top), SENTENCE, fill=0, font=ImageFont.load_default(size))
         top += 1.25 * size
         line += 1
     return torch.from_numpy(np.asarray(page, dtype=np.float32) / 127.5 - 1)[None]
