@@ -58,6 +58,7 @@ def build_task(run: RunDir) -> VarTask:
     student = VAR(config.transformer, *shape)
     teacher: Teacher | None = None
     if config.teacher and alias:
+        _require_fit(config, config.teacher)
         # Drawn after the student, which so starts alike in every variant of a seed.
         teacher = Teacher(config.transformer, config.teacher, *shape, alias.vocab_size).to(device)
         teacher.copy_deployment(student)
@@ -85,6 +86,15 @@ def _alias_store(run: RunDir, config: VarConfig, store: TokenStore) -> TokenStor
     if alias.patch_nums != store.patch_nums:
         raise UserError(f"{run.name}: alias tokens have scales {alias.patch_nums}, structure tokens {store.patch_nums}")
     return alias
+
+
+def _require_fit(config: VarConfig, teacher: TeacherConfig) -> None:
+    own = teacher.blocks if teacher.trunk == "shared" else config.transformer.depth
+    if config.distill.lambda_feat and config.distill.feature_blocks > own:
+        raise UserError(
+            f"distill.feature_blocks is {config.distill.feature_blocks}, but the teacher (trunk {teacher.trunk}) has "
+            f"{own} blocks of its own; lower it or raise {'teacher.blocks' if own == teacher.blocks else 'depth'}"
+        )
 
 
 def _load_frozen(teacher: Teacher, run: RunDir, config: TeacherConfig) -> None:

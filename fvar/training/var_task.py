@@ -128,7 +128,7 @@ class VarTask(Task[TokenBatch]):
         targets = torch.cat(batch.structure, dim=1)  # (B, L)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             var_input = self.inputs.var_input(batch.structure)
-        features = self.distill.feature_blocks if self.teacher is not None else 0
+        features = self.distill.feature_blocks if self.teacher is not None and self.distill.lambda_feat else 0
         shared = self.teacher.trunk_before if self.teacher is not None else 0
         student = self.student(labels, var_input, features=features, trunk_before=shared)
         loss, metrics = self._cross_entropy(student.logits, targets)

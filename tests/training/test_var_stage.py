@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fvar.config import DistillConfig, TeacherConfig, TransformerConfig
+from fvar.config import DistillConfig, TransformerConfig
 from fvar.errors import StageFailed, UserError
 from fvar.models.var import VAR
 from fvar.run import execute
@@ -56,8 +56,8 @@ def test_both_networks_learn_and_the_teacher_sees_more(trained: RunDir) -> None:
     student, teacher = column(trained, "cross_entropy"), column(trained, "teacher/cross_entropy")
     assert student[0] == pytest.approx(teacher[0], abs=0.1)
     assert student[-1] < 0.9 * student[0]
-    assert teacher[-1] < student[-1]
-    assert column(trained, "distill/feature")[0] < 1e-2  # both start from the same weights
+    assert teacher[-1] < 0.8 * student[-1]
+    assert column(trained, "distill/feature")[0] < 0.05  # both start from the same weights
 
 
 def test_scales_add_up_to_the_whole(trained: RunDir) -> None:
@@ -132,9 +132,9 @@ def test_frozen_teacher_teaches_and_does_not_change(trained: RunDir) -> None:
 
 
 def test_shared_trunk_cannot_be_frozen(tmp_path: Path) -> None:
-    frozen = TeacherConfig(trunk="shared", learns="frozen", blocks=1, heads=1, head_dim=16)
+    frozen = dataclasses.replace(FROZEN, trunk="shared")
     with pytest.raises(UserError, match="a shared trunk is the student's"):
-        execute(tiny.make_run(tmp_path, tiny.var_stage(frozen)).path)
+        build_task(tiny.make_run(tmp_path, tiny.var_stage(frozen, distill=NO_DISTILLATION)))
 
 
 def test_damaged_token_store_ends_the_stage_with_its_file(tmp_path: Path) -> None:
@@ -165,3 +165,9 @@ def test_command_continues_after_sigterm_and_sigkill_to_the_identical_end(traine
     assert execute(run.path).attempts == 3
     assert records(run.path) == records(trained.path)
     assert same_weights(run.path / "model.safetensors", trained.path / "model.safetensors")
+
+
+def test_more_features_than_a_shared_teacher_has_are_refused(tmp_path: Path) -> None:
+    shared = dataclasses.replace(tiny.TEACHER, trunk="shared")
+    with pytest.raises(UserError, match=r"feature_blocks is 2, but the teacher .* has 1 blocks of its own"):
+        build_task(tiny.make_run(tmp_path, tiny.var_stage(shared)))

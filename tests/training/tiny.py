@@ -32,7 +32,7 @@ from fvar.tokens import SPLITS, write_array, write_manifest
 PATCH_NUMS = (1, 2, 4)
 VOCAB, ALIAS_VOCAB, CLASSES, TRAIN_ITEMS = 16, 8, 3, 48
 TEACHER = TeacherConfig(blocks=1, heads=1, head_dim=16, gate_bias=0.0)
-TRAIN = TrainConfig(steps=40, batch_size=16, lr=0.1, eval_every=20, eval_images=12, precision="fp32")
+TRAIN = TrainConfig(steps=40, batch_size=16, lr=0.3, eval_every=20, eval_images=12, precision="fp32")
 
 
 def tokens_stage(signal: Signal, vocab: int) -> Stage:

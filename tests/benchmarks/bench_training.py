@@ -1,0 +1,164 @@
+"""Where a training step's time goes, at the size of the smoke preset: python -m tests.benchmarks.bench_training
+
+Everything is timed in turns within one process and quoted as a ratio to the plain step, so a busy machine shifts all of
+it alike. Tokens are random; speed does not depend on what they say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fvar.config import RuntimeConfig, Stage, TeacherConfig, VarConfig
+from fvar.models.teacher import Teacher
+from fvar.models.var import VAR
+from fvar.rundir import RunDir
+from fvar.tokenizer.vqvae import VQVAE
+from fvar.tokens import TokenSplit
+from fvar.training.loop import train
+from fvar.training.optimisation import Phase
+from fvar.training.var_task import TokenSet, VarTask
+from studies.presets import preset
+
+STEPS = 8
+IMAGES = 1669  # emoji's training split
+SMOKE = preset("smoke")
+CLASSES = 9
+
+
+def random_tokens(vocab: int) -> TokenSplit:
+    generator = np.random.default_rng(0)
+    maps = [generator.integers(0, vocab, (IMAGES, p * p)).astype(np.uint16) for p in SMOKE.patch_nums]
+    return TokenSplit(maps, generator.integers(0, CLASSES, IMAGES))
+
+
+def smoke_task(config: VarConfig) -> VarTask:
+    """The smoke preset's networks over random tokens."""
+    torch.manual_seed(0)
+    tokenizer = SMOKE.tokenizer()
+    vqvae = VQVAE(tokenizer.autoencoder, tokenizer.quantiser, SMOKE.patch_nums).eval().requires_grad_(False)
+    shape = (CLASSES, SMOKE.vocab, SMOKE.z, SMOKE.patch_nums)
+    student = VAR(config.transformer, *shape)
+    teacher = Teacher(config.transformer, config.teacher, *shape, SMOKE.alias_vocab) if config.teacher else None
+    tokens = TokenSet(random_tokens(SMOKE.vocab), random_tokens(SMOKE.alias_vocab) if teacher else None)
+    return VarTask(
+        student, vqvae, tokens, tokens, teacher=teacher, distill=config.distill, eval_images=64, eval_batch=64
+    )
+
+
+@contextlib.contextmanager
+def timed(owner: Any, *names: str) -> Iterator[list[float]]:
+    """Collects the seconds spent in some methods of a class."""
+    seconds: list[float] = []
+    originals = {name: getattr(owner, name) for name in names}
+
+    def wrap(original: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return original(*arguments, **named)
+            finally:
+                seconds.append(time.perf_counter() - started)
+
+        return call
+
+    for name, original in originals.items():
+        setattr(owner, name, wrap(original))
+    try:
+        yield seconds
+    finally:
+        for name, original in originals.items():
+            setattr(owner, name, original)
+
+
+def median_step(config: VarConfig) -> float:
+    """Seconds of forward, backward, clipping and optimiser, without the loop."""
+    task = smoke_task(config)
+    phase = Phase("train", task, config.train)
+    batch = task.fetch(torch.arange(config.train.batch_size), torch.Generator())
+    seconds = []
+    for step in range(4):
+        started = time.perf_counter()
+        phase.optimiser.zero_grad(set_to_none=True)
+        phase.backward([(batch, 1.0)], step)
+        phase.clip()
+        phase.apply(1e-4)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def loop_overhead(config: VarConfig) -> tuple[float, float]:
+    """Share of a training outside forward, backward and optimiser; and seconds from a resume to its first step."""
+    settings = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=STEPS, eval_every=10_000))
+    runtime = RuntimeConfig(device="cpu", log_every=5, checkpoint_steps=STEPS - 1)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
+        run = RunDir.create(Path(folder), Stage(settings), runtime)
+        task = smoke_task(settings)
+        task.eval_images = 0
+        with timed(Phase, "backward", "clip", "apply") as work:
+            train(task, run, settings.train)
+        records = [record for record in run.metrics("train") if record["step"] in (1, STEPS)]
+        whole = records[-1]["time"] - records[0]["time"]
+        spent = sum(work[3:])
+
+        (run.path / "checkpoints" / f"step-{STEPS:08d}").rename(run.path / "checkpoints" / "later")
+        resumed = smoke_task(settings)
+        started = time.perf_counter()
+        train(resumed, run, settings.train)
+        return 1 - spent / whole, time.perf_counter() - started
+
+
+def reading_ratio(config: VarConfig, step_seconds: float) -> float:
+    """How many times faster tokens are read than a step needs them."""
+    task = smoke_task(config)
+    started = time.perf_counter()
+    for turn in range(100):
+        task.fetch(torch.arange(config.train.batch_size) + turn, torch.Generator())
+    return step_seconds / ((time.perf_counter() - started) / 100)
+
+
+def input_share(config: VarConfig, step_seconds: float) -> float:
+    """Share of a step spent on computing the transformer's input from tokens, which a cache would save."""
+    task = smoke_task(config)
+    batch = task.fetch(torch.arange(config.train.batch_size), torch.Generator())
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        with torch.no_grad():
+            task.inputs.var_input(batch.structure)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds) / step_seconds
+
+
+def main() -> None:
+    alone = SMOKE.var(None, 0)
+    separate, shared = (SMOKE.var(TeacherConfig(trunk=trunk), 0) for trunk in ("separate", "shared"))  # type: ignore[arg-type]
+    length, train_config = sum(p * p for p in SMOKE.patch_nums), alone.train
+    print(f"smoke: depth {SMOKE.depth}, {length} tokens, batch {train_config.batch_size}, {train_config.precision}; "
+          f"{torch.get_num_threads()} threads")  # fmt: skip
+    step = median_step(alone)
+    other = "bf16" if alone.train.precision == "fp32" else "fp32"
+    switched = dataclasses.replace(alone, train=dataclasses.replace(alone.train, precision=other))
+    print(f"student step                  {step * 1e3:8.0f} ms")
+    print(f"the same in {other}              {median_step(switched) / step:8.2f} x")
+    print(f"with a separate teacher       {median_step(separate) / step:8.2f} x")
+    print(f"with a shared trunk           {median_step(shared) / step:8.2f} x")
+    print(f"input from tokens             {input_share(alone, step):8.1%} of the step (a cache would save it)")
+    print(f"reading tokens                {reading_ratio(alone, step):8.0f} x faster than needed (at least 100)")
+    overhead, resume = loop_overhead(alone)
+    print(f"loop outside its arithmetic   {overhead:8.1%} (at most 3 %)")
+    print(f"resume to the end of a step   {resume:8.2f} s (at most 5)")
+
+
+if __name__ == "__main__":
+    main()
