@@ -75,7 +75,8 @@ def _panel(ax: Axes, curves: dict[str, dict[int, Spread]], labels: dict[str, str
         steps, points = list(curves[name]), list(curves[name].values())
         means = [scale * point.mean for point in points]
         dash = style.DASHES[index % len(style.DASHES)]
-        ax.plot(steps, means, color=colour, linestyle=dash, linewidth=2, label=labels[name])
+        marker = "o" if len(steps) <= 12 else ""  # a single evaluation makes no line
+        ax.plot(steps, means, color=colour, linestyle=dash, linewidth=2, marker=marker, ms=4, label=labels[name])
         if any(point.sd is not None for point in points):
             low, high = (
                 [m + sign * scale * (p.sd or 0) for m, p in zip(means, points, strict=True)] for sign in (-1, 1)
