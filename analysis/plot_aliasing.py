@@ -84,7 +84,7 @@ def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:
         axis.set_ylim(FLOOR * 0.8, 2)
         axis.set_xlim(-0.6, 24.6)
         axis.set_xticks([0, 3, 6, 9, 12, 18, 24])
-    figure.supxlabel(style.AXES["rho_max"], fontsize=11)
+    axes[-columns + 1].set_xlabel(style.AXES["rho_max"])
     figure.supylabel(SHARE, fontsize=11)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=10)

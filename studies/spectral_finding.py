@@ -157,9 +157,11 @@ def _gaussian(sweep: Sequence[Row]) -> list[str]:
                 pairs.append((row, other))
         cleaner = sum(float(g["aliasing"]) < float(d["aliasing"]) for d, g in pairs)
         richer = sum(float(g["kept"]) > float(d["kept"]) for d, g in pairs)
+        disk_cleaner = [float(d["rho_over_s"]) for d, g in pairs if float(d["aliasing"]) < float(g["aliasing"])]
+        last = f"; the disk aliased less only at rho/s <= {max(disk_cleaner):.2f}" if disk_cleaner else ""
         lines.append(
-            f"- {_title(name)}: at equal rho/s the Gaussian aliased less in {cleaner} of {len(pairs)} views "
-            f"and kept more of the view's own band in {richer}."
+            f"- {_title(name)}: at equal rho/s the Gaussian aliased less in {cleaner} of {len(pairs)} views{last}; "
+            f"it kept more of the view's own band in {richer}."
         )
     return [
         *lines,
@@ -180,8 +182,8 @@ def _method(table: Sequence[Row]) -> list[str]:
         "",
         f"Images: {counts}.",
         "Their mean is removed and a Hann taper fades them to the borders. Each is split at the view's Nyquist",
-        "frequency by an ideal low-pass; blur and sampler are applied to both parts; alias is what the upper part leaves",
-        "in the view (`fvar.aliasing`; for whole ratios equal to `spectrum.aliasing_energy`). Means over the images.",
+        "frequency by an ideal low-pass; blur and sampler are applied to both parts; alias is what the upper part",
+        "leaves in the view (`fvar.aliasing`; for whole ratios equal to `spectrum.aliasing_energy`). Means over the images.",
         "Radii are scaled by side / 256, so that the same pyramid has half the rho/s at 128 px: compare by rho/s.",
         "",
         "Aliasing alone does not decide which pyramid trains better: less alias is bought with detail lost in the",
