@@ -35,7 +35,6 @@ def decode(source: bytes | Path) -> Image.Image:
     Raises one of `DECODE_ERRORS` on a truncated file or anything else that is no image.
     """
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        image.load()
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             canvas = Image.new("RGBA", rgba.size, "white")

@@ -2,6 +2,7 @@
 
 features.py   networks that describe images, and features kept by content
 inception.py  the network FID is defined by, and its weights
+frechet.py    FID, its spread and its limit
 compare.py    features of two sets -> FID, KID, precision, recall, IS
 sources.py    where images come from: folders, archives, run directories, data sets
 """

@@ -9,17 +9,14 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from fvar.errors import unknown
 from fvar.metrics.features import Extractor
+from fvar.metrics.frechet import RESAMPLES, Reference, fid, fid_infinity, fid_spread, images_for_infinity, is_singular
 
 METRICS = ("fid", "kid", "prc", "is")
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # torch-fidelity's defaults
@@ -27,17 +24,6 @@ NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)
 IS_SPLITS = 10
 WHOLE_MATRIX = 10_000  # images up to which precision and recall hold whole distance matrices
 PRC_BLOCK = 2500  # rows of a distance matrix at a time beyond that
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean (D,) and covariance (D, D), float64: what FID compares, and all that ADM's reference batches hold."""
-
-    mu: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-
-
-Reference = Tensor | Statistics  # features of real images (M, D), or only their statistics
 
 
 @dataclass(frozen=True)
@@ -69,14 +55,15 @@ def score(
 ) -> dict[str, Score]:
     """Compare features (N, D) of generated with those of real images.
 
-    Keys of the result: "fid", "kid", "precision", "recall", "is". What cannot be computed is a blank with its reason.
+    Keys of the result: "fid", "fid_infinity", "kid", "precision", "recall", "is". What cannot be computed is a blank
+    with its reason.
     `seed` draws KID's subsets, which hold `kid_subset_size` images or half of the smaller set. Raises `UserError` for
     an unknown metric.
     """
     for metric in metrics:
         if metric not in METRICS:
             raise unknown("metric", metric, METRICS)
-    count = len(generated)
+    count, width = generated.shape
 
     def label(key: str, name: str, value: float | None, reason: str = "", **details: Any) -> dict[str, Score]:
         known = len(real) if isinstance(real, Tensor) else None
@@ -85,15 +72,18 @@ def score(
     needs_images = "the reference holds statistics only, no images"
     scores: dict[str, Score] = {}
     if "fid" in metrics:
-        smallest = min(count, len(real)) if isinstance(real, Tensor) else count
-        if smallest < 2:
+        if min(count, len(real) if isinstance(real, Tensor) else count) < 2:
             scores |= label("fid", "FID", None, "a covariance needs at least 2 images on either side")
         else:
-            width = generated.shape[1]
-            note = (
-                f"{smallest} images span no {width} dimensions: the covariance is singular and FID is biased; see KID"
-            )
-            scores |= label("fid", "FID", fid(generated, real), note=note if smallest <= width else "")
+            note = f"fewer images than {width} features: the covariance is singular and FID is biased upwards; see KID"
+            trust: dict[str, Any] = {"spread": fid_spread(generated, real, seed), "resamples": RESAMPLES}
+            trust["note"] = note if is_singular(generated, real) else ""
+            scores |= label("fid", "FID", fid(generated, real), **trust)
+        if count >= images_for_infinity(width):
+            scores |= label("fid_infinity", "FIDinf", fid_infinity(generated, real, seed))
+        else:
+            reason = f"the extrapolation needs {images_for_infinity(width):,} generated images"
+            scores |= label("fid_infinity", "FIDinf", None, reason)
     if "kid" in metrics:
         if not isinstance(real, Tensor):
             scores |= label("kid", "KID", None, needs_images)
@@ -126,38 +116,6 @@ def score(
             found = isc_features_to_metric(logits, splits=IS_SPLITS)
             scores |= label("is", "IS", found[KEY_METRIC_ISC_MEAN], spread=found[KEY_METRIC_ISC_STD], splits=IS_SPLITS)
     return scores
-
-
-def fid(generated: Tensor, real: Reference) -> float:
-    """Fréchet distance |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of Gaussians fitted to both sets.
-
-    torch-fidelity takes the trace of the root from the eigenvalues of S1 S2, D x D. Where one set has fewer images than
-    features, that matrix is singular, and `_fid_of_few` gives the same number without it, a hundred times faster.
-    """
-    if isinstance(real, Tensor) and min(len(generated), len(real)) <= generated.shape[1]:
-        return _fid_of_few(generated, real)
-    statistics = [vars(statistics_of(side) if isinstance(side, Tensor) else side) for side in (generated, real)]
-    return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
-
-
-def statistics_of(features: Tensor) -> Statistics:
-    """Mean and covariance of features (N, D)."""
-    return Statistics(**fid_features_to_statistics(features.double()))
-
-
-def _fid_of_few(first: Tensor, second: Tensor) -> float:
-    """FID from the centred features X_i (n_i, D), S_i = X_i^T X_i / (n_i - 1).
-
-    The non-zero eigenvalues of S1 S2 are the squared singular values of X1 X2^T / sqrt((n1 - 1)(n2 - 1)), so the trace
-    of the root is the sum of the latter.
-    """
-    means, roots = [], []
-    for features in (first.double(), second.double()):
-        means.append(features.mean(0))
-        roots.append((features - means[-1]) / (len(features) - 1) ** 0.5)
-    traces = sum(root.square().sum() for root in roots)
-    cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
-    return float((means[0] - means[1]).square().sum() + traces - 2 * cross)
 
 
 def precision_recall(generated: Tensor, real: Tensor) -> dict[str, float]:

@@ -16,8 +16,8 @@ from fvar.config import DataConfig
 from fvar.data import ImageSet, Split, open_dataset
 from fvar.data.images import DECODE_ERRORS, EXTENSIONS, decode, to_tensor
 from fvar.errors import UserError, unknown
-from fvar.metrics.compare import Statistics
 from fvar.metrics.features import Images
+from fvar.metrics.frechet import Statistics
 from fvar.rundir import RunDir
 
 DATASETS: tuple[str, ...] = get_args(get_type_hints(DataConfig)["dataset"])

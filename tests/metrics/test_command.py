@@ -13,8 +13,8 @@ from PIL import Image
 from fvar.errors import UserError
 from fvar.metrics import features
 from fvar.metrics.__main__ import main
-from fvar.metrics.compare import statistics_of
 from fvar.metrics.features import Extractor, extract
+from fvar.metrics.frechet import statistics_of
 from fvar.metrics.sources import open_source
 
 

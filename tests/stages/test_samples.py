@@ -159,7 +159,7 @@ def test_scores_name_counts_and_extractor_and_leave_reasons_for_blanks(run, toy_
     samples.run(run.input("samples"))
     scores.run(run)
     body = json.loads((run.path / "scores.json").read_text())
-    assert set(body) == {"fid", "kid", "precision", "recall", "is"}
+    assert set(body) == {"fid", "fid_infinity", "kid", "precision", "recall", "is"}
     for entry in body.values():
         assert (entry["count"], entry["reference_count"], entry["extractor"]) == (COUNT, 40, "inception-torchscript")
     assert body["fid"]["label"] == f"FID@{COUNT}"
