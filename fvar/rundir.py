@@ -126,8 +126,13 @@ class RunDir:
             keys = ("kind", "config", "inputs")
             changes = differences({key: original.get(key) for key in keys}, {key: body.get(key) for key in keys})
         except UserError:
-            changes = []
-        detail = "; ".join(changes) or f"its settings hash to {self.signature}"
+            changes = [f"its settings hash to {self.signature}"]
+        if not changes:
+            raise UserError(
+                f"{self.path} was renamed, or made by a version of fvar with other settings (today's hash to "
+                f"{self.signature}); give it its old name, or delete it"
+            )
+        detail = "; ".join(changes)
         raise UserError(
             f"{self.path}/config.json was edited after the directory was made ({detail}); "
             "restore it, or change the study and run it again: another configuration gets a directory of its own"

@@ -55,8 +55,15 @@ def test_runtime_settings_may_be_edited(run: RunDir) -> None:
 
 def test_directory_of_another_name_is_refused(run: RunDir) -> None:
     moved = run.path.rename(run.path.parent / "var-0000000000000000")
-    with pytest.raises(UserError, match="was edited"):
+    with pytest.raises(UserError, match="was renamed, or made by a version of fvar with other settings"):
         RunDir.open(moved)
+
+
+def test_edit_is_noticed_even_without_provenance(run: RunDir) -> None:
+    edit(run, "lr", 0.5)
+    (run.path / "provenance.json").unlink()
+    with pytest.raises(UserError, match="was edited"):
+        RunDir.open(run.path)
 
 
 @pytest.mark.parametrize(
