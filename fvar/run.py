@@ -178,7 +178,7 @@ def _record_attempt(run: RunDir, attempt: int, started: float) -> None:
         "attempt": attempt,
         "started": started,
         "command": sys.argv,
-        "commit": _git_commit(),
+        "commit": _commit_of_this_code(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -198,22 +198,20 @@ def _version(package: str) -> str:
         return ""
 
 
-def _git_commit() -> str:
+def git_commit(source: Path) -> str:
     """The commit of the source tree, with "+" if files differ from it; "" outside a repository."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty=+",
-        "--exclude=*",
-    ]
+    command = ["git", "-C", str(source), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
+
+
+def _commit_of_this_code() -> str:
+    """The commit this module is from; a copy made for a job carries it in a file beside the packages."""
+    source = Path(__file__).resolve().parents[1]
+    noted = source / "commit"
+    return noted.read_text().strip() if noted.exists() else git_commit(source)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from fvar.errors import UserError
 from fvar.rundir import RunDir
 from studies.backends import Job, JobRecord
 from studies.backends.job import StageJob
+from studies.backends.snapshot import snapshot
 from studies.profile import Profile, Resources
 
 ORPHAN_SECONDS = 10.0  # an sbatch that was under way when its driver died has come through by then
@@ -75,6 +76,7 @@ class Slurm:
         self.folder = results.resolve() / "slurm"
         self.interval = profile.common.poll
         self.calls = 0  # of SLURM's client programs
+        self.code = snapshot(ROOT, self.folder / "code")
         self._last: dict[str, Job] = {}
         self._max_array = 0
         try:
@@ -112,7 +114,7 @@ class Slurm:
             record.write(run)
             records.append(record)
         executor = submitit.SlurmExecutor(self.folder / wave, max_num_timeout=resources.requeues)
-        executor.update_parameters(**_parameters(resources, wave))
+        executor.update_parameters(**_parameters(resources, wave, self.code))
         try:
             # submitit repeats sbatch's complaints on stderr.
             with _clean_environment(), contextlib.redirect_stderr(io.StringIO()) as said:
@@ -263,8 +265,8 @@ class Slurm:
         return done.stdout
 
 
-def _parameters(resources: Resources, wave: str) -> dict[str, Any]:
-    """submitit's names for what a job asks for."""
+def _parameters(resources: Resources, wave: str, code: Path) -> dict[str, Any]:
+    """submitit's names for what a job asks for. It runs in the copy of the code, where Python looks first."""
     asked = {
         "job_name": wave,
         "time": resources.minutes,
@@ -277,11 +279,11 @@ def _parameters(resources: Resources, wave: str) -> dict[str, Any]:
         "constraint": resources.constraint,
         "gres": resources.gres,
         "mem": resources.memory,
-        "setup": [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}", *resources.setup],
+        "setup": [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", *resources.setup],
         "signal_delay_s": resources.warning,
         "array_parallelism": resources.array_parallelism,
         "stderr_to_stdout": True,
-        "additional_parameters": {"requeue": True},
+        "additional_parameters": {"requeue": True, "chdir": str(code)},
         # srun does not take this over from the batch job since SLURM 22.05.
         "srun_args": [f"--cpus-per-task={resources.cpus_per_task}"],
     }

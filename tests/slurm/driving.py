@@ -129,7 +129,7 @@ class ToyStudy:
 
     def submitted(self) -> int:
         """How many jobs SLURM was ever given for this study, one for each member of an array."""
-        folders = [path.name for path in (self.results / "slurm").iterdir()]
+        folders = [path.name for path in self.results.glob("slurm/fvar-*")]
         command = ("squeue", "--noheader", "--array", "--states=all", f"--name={','.join(folders)}", "--format=%i")
         return len(self.cluster.client(*command).stdout.split())
 

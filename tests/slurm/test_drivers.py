@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-from tests.slurm.driving import ToyStudy, wait_until
+from tests.slurm.driving import ROOT, ToyStudy, lines, wait_until
 
 Toy = Callable[..., ToyStudy]
 
@@ -25,6 +25,14 @@ def test_a_study_of_chained_stages_runs_to_its_end(toy: Toy) -> None:
     assert study.run() == 0, study.output()
     assert "4 of 4 cells done" in study.output()
     assert everything_ran_once(study, stages=8)
+
+
+def test_jobs_run_a_copy_of_the_code_that_later_edits_do_not_reach(toy: Toy) -> None:
+    study = toy(cells=1)
+    assert study.run() == 0, study.output()
+    (code,) = study.results.glob("slurm/code/*")
+    assert lines(study.first(0).path / "code") == [str(code / "fvar" / "__init__.py")]
+    assert (code / "studies" / "run.py").read_bytes() == (ROOT / "studies" / "run.py").read_bytes()
 
 
 def test_a_finished_study_submits_nothing_when_repeated(toy: Toy) -> None:

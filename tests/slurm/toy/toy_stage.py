@@ -6,7 +6,8 @@ What a stage does stands in RESULTS/toy.json, by run name, else by kind, else un
 
 A list gives an order to each attempt; the last one holds for all that follow.
 
-Each start appends the job's id to `executions` in the run directory, each finished step its number to `steps`.
+Each start appends the job's id to `executions` and the place of its code to `code` in the run directory, each finished
+step its number to `steps`.
 """
 
 import json
@@ -15,6 +16,7 @@ import signal
 import time
 from pathlib import Path
 
+import fvar
 from fvar.rundir import RunDir, Status
 
 
@@ -28,6 +30,7 @@ def execute(path: str) -> Status:
         before = run.status
         if isinstance(order, list):
             order = order[min(before.attempts, len(order) - 1)]
+        _note(run, "code", fvar.__file__)
         _note(run, "executions", os.environ.get("SLURM_JOB_ID", "none"))
         run.update(state="running", steps=order["steps"], attempts=before.attempts + 1, pid=os.getpid())
         try:
