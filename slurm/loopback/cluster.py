@@ -22,7 +22,7 @@ from slurm.loopback.processes import Daemon, job_processes
 from slurm.loopback.template import CGROUP_CONF, NODES, Ports, gres_conf, slurm_conf, slurmdbd_conf
 
 CPUS = 4  # per node, whatever the machine has
-MEMORY = 4096  # MiB per node
+MEMORY = 8192  # MiB per node, whatever the machine has
 MAX_ARRAY = 301  # small, so that arrays of 300 fit and chunking is exercised just above
 CGROUPS = Path("/sys/fs/cgroup/memory")  # of version 1, which SLURM 22.05 needs; not writable in every container
 MARKER = ".fvar-loopback"  # a folder without it is never emptied

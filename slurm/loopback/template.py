@@ -50,6 +50,7 @@ GresTypes=gpu
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
+DefMemPerCPU=1500
 $node_lines
 # `urgent` preempts `normal`: a job there gets the signal it asked for (--signal), and after GraceTime is requeued.
 PreemptType=preempt/partition_prio
