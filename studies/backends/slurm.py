@@ -166,26 +166,17 @@ class Slurm:
             return Job("queued", "" if entry.reason in ("", "None", "Priority") else entry.reason)
         if entry.state in RUNNING:
             return Job("running")
-        if entry.state == "OUT_OF_MEMORY" or (entry.state == "FAILED" and self._ran_out_of_memory(record, entry)):
+        logs = list((self.folder / record.wave).glob(f"{entry.job_id}_*_log.out"))
+        if entry.state == "OUT_OF_MEMORY" or (entry.state == "FAILED" and any(map(_ran_out_of_memory, logs))):
             memory = self.profile.of(run.kind).memory or "the cluster's default"
             return Job("failed", f"out of memory; raise it by --set slurm.{run.kind}.memory=… (now {memory})")
+        if entry.state == "FAILED" and not logs:
+            return Job("lost", f"its job could not write to {self.folder}: --results must be a folder the nodes share")
         if entry.state in LOST:
             return Job("lost", LOST[entry.state])
         if entry.state == "CANCELLED":
             return Job("cancelled", f"job {entry.job_id} was cancelled in SLURM")
         return Job("lost", f"its job ended as {entry.state}")
-
-    def _ran_out_of_memory(self, record: JobRecord, entry: Entry) -> bool:
-        """Whether slurmd wrote so into the output of the job.
-
-        The stage is a step of its job (submitit calls srun): the step ends OUT_OF_MEMORY, but the job only FAILED.
-        """
-        for log in (self.folder / record.wave).glob(f"{entry.job_id}_*_log.out"):
-            with open(log, "rb") as file:
-                file.seek(max(0, log.stat().st_size - 4096))
-                if OUT_OF_MEMORY.search(file.read()):
-                    return True
-        return False
 
     def _adopt(self, run: RunDir, record: JobRecord, entry: Entry) -> None:
         """Complete the bookkeeping of a job whose driver died right after sbatch."""
@@ -305,6 +296,16 @@ def _clean_environment() -> Iterator[None]:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def _ran_out_of_memory(log: Path) -> bool:
+    """Whether slurmd wrote so at the end of a job's output.
+
+    The stage is a step of its job (submitit calls srun): the step ends OUT_OF_MEMORY, but the job only FAILED.
+    """
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        return bool(OUT_OF_MEMORY.search(file.read()))
 
 
 def _complaints(text: str) -> str:

@@ -17,19 +17,31 @@ from collections.abc import Iterator
 
 import studies.outputs
 import studies.study
-from fvar.config import AutoencoderConfig, DataConfig, PyramidConfig, Stage, TokenizerConfig, TokensConfig, TrainConfig
+from fvar.config import (
+    AutoencoderConfig,
+    DataConfig,
+    PyramidConfig,
+    QuantiserConfig,
+    Stage,
+    TokenizerConfig,
+    TokenizerLossConfig,
+    TokensConfig,
+    TrainConfig,
+)
 from fvar.errors import run_main
 from studies.study import Cell, Context, Study
 
 
 def first_stage(seed: int) -> Stage:
-    """The tokenizer of a toy cell."""
+    """The tokenizer of a toy cell; it could be trained, too."""
     return Stage(
         TokenizerConfig(
             data=DataConfig(dataset="emoji", image_size=16),
             pyramid=PyramidConfig(patch_nums=(1,)),
-            autoencoder=AutoencoderConfig(ch=1),
-            train=TrainConfig(steps=1, seed=seed),
+            autoencoder=AutoencoderConfig(ch=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1),
+            quantiser=QuantiserConfig(vocab_size=16),
+            loss=TokenizerLossConfig(perceptual=0.0, adversarial=0.0),
+            train=TrainConfig(steps=60, batch_size=4, eval_images=16, eval_every=20, precision="fp32", seed=seed),
         )
     )
 

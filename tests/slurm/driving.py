@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ QUICK = {"steps": 1, "seconds": 0.0}
 PROFILE = """\
 time = "00:15:00"
 cpus_per_task = 1
-memory = "200M"
+memory = "{memory}"
 array_parallelism = 8
-poll = 0.5
-setup = ["export PYTHONPATH={toy}:$PYTHONPATH"]
+poll = {poll}
 """
+TOYS = f'setup = ["export PYTHONPATH={HERE / "toy"}:$PYTHONPATH"]\n'
 
 
 class ToyStudy:
@@ -39,8 +39,10 @@ class ToyStudy:
         Number of cells, of one stage each (two with `chain`).
     orders
         What stages do, see `toy_stage`.
-    profile
-        Lines added to the profile.
+    poll
+        Seconds between two questions to the cluster.
+    real
+        Train real, if tiny, networks instead.
     """
 
     def __init__(
@@ -50,7 +52,8 @@ class ToyStudy:
         cells: int = 4,
         chain: bool = False,
         orders: Mapping[str, Any] | None = None,
-        profile: str = "",
+        poll: float = 0.5,
+        real: bool = False,
     ) -> None:
         self.cluster = cluster
         self.folder = folder
@@ -59,7 +62,7 @@ class ToyStudy:
         self.results.mkdir(parents=True)
         self.order(**{"*": QUICK, **(orders or {})})
         self.profile = folder / "toy.toml"
-        self.profile.write_text(PROFILE.format(toy=HERE / "toy") + profile)
+        self.profile.write_text(PROFILE.format(memory="1500M" if real else "200M", poll=poll) + ("" if real else TOYS))
         self.environment = {**cluster.environment, "OMP_NUM_THREADS": "1", **({"TOY_CHAIN": "1"} if chain else {})}
         self.drivers: list[subprocess.Popen[str]] = []
 
@@ -68,11 +71,11 @@ class ToyStudy:
 
     # -------------------------------------------------------------------------------------------------------- drivers
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a driver and return at once; its output goes to a file of its own."""
+    def start(self, *arguments: str, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+        """Start a driver (under another command) and return at once; its output goes to a file of its own."""
         out = open(self.folder / f"driver-{len(self.drivers)}.out", "w")  # noqa: SIM115
         command = [
-            sys.executable, "-m", "tests.slurm.drive", "run", "toy", "--cluster", "slurm",
+            *prefix, sys.executable, "-m", "tests.slurm.drive", "run", "toy", "--cluster", "slurm",
             "--profile", str(self.profile), "--results", str(self.results), "--seeds", str(self.cells), *arguments,
         ]  # fmt: skip
         driver = subprocess.Popen(
@@ -82,9 +85,9 @@ class ToyStudy:
         self.drivers.append(driver)
         return driver
 
-    def run(self, *arguments: str, timeout: float = 120, **environment: str) -> int:
+    def run(self, *arguments: str, timeout: float = 120, prefix: Sequence[str] = (), **environment: str) -> int:
         """Run a driver to its end; returns its exit status."""
-        return self.start(*arguments, **environment).wait(timeout)
+        return self.start(*arguments, prefix=prefix, **environment).wait(timeout)
 
     def output(self, driver: int = -1) -> str:
         """What a driver printed."""

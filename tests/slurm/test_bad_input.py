@@ -65,3 +65,16 @@ def test_a_study_name_with_path_characters(toy: Toy, name: str) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: unknown study {name!r}")
     assert sorted(path.name for path in study.results.iterdir()) == ["toy.json"]
+
+
+def test_a_results_folder_that_the_nodes_do_not_share(toy: Toy) -> None:
+    study = toy(cells=1)
+    # The driver alone sees a file system of its own there; the nodes see what lies below.
+    hidden = f"mount -t tmpfs none {study.results / 'runs'} && mount -t tmpfs none {study.results / 'slurm'}"
+    for name in ("runs", "slurm"):
+        (study.results / name).mkdir()
+    assert study.run(prefix=("unshare", "--mount", "sh", "-c", f'{hidden} && exec "$0" "$@"')) == 1
+    assert (
+        f"its job could not write to {study.results / 'slurm'}: --results must be a folder the nodes share"
+        in study.output()
+    )
