@@ -2,10 +2,11 @@
 
 Paper Eq. 9-11, with X_L (B, L, C) the output of a block's self-attention residual and E_a the alias embedding:
 
-    Z = X_L + alpha * Attn(X_L W_Q, E_a(a) W_K, E_a(a) W_V) W_O,    alpha = sigmoid(X_L W_alpha + b) in [0, 1]^C
+    Z = X_L + alpha * Attn(X_L W_Q, E_a(a) W_K, E_a(a) W_V) W_O,    alpha = sigmoid(X_L W_Q W_alpha + b) in [0, 1]^C
 
 Z then goes on through the block's feed-forward as X_L would. With alpha = 0 the teacher is the deployment network.
-X_L enters W_Q and W_alpha after the trunk's weightless layer norm, since its size grows with the depth.
+X_L enters W_Q after the trunk's weightless layer norm, since its size grows with the depth. The gate reads the queries,
+so that a full C x C matrix for it does not double the cost of the whole.
 The teacher exists while training only. It draws no random numbers (no drop path), so it leaves the student's alone.
 """
 
@@ -63,7 +64,7 @@ class AliasGateCrossAttention(nn.Module):
         self.key = nn.Linear(inner, inner, bias=False)
         self.value = nn.Linear(inner, inner, bias=False)
         self.out = nn.Linear(inner, dim, bias=False)
-        self.gate = nn.Linear(dim, dim) if cfg.gate == "sigmoid" else None
+        self.gate = nn.Linear(inner, dim) if cfg.gate == "sigmoid" else None
         for linear in (self.query, self.key, self.value):
             nn.init.trunc_normal_(linear.weight, std=linear.in_features**-0.5)  # unit variance in, unit variance out
         small = math.sqrt(1 / (3 * dim))  # as the trunk's layers: the added term starts no larger than X_L
@@ -84,14 +85,15 @@ class AliasGateCrossAttention(nn.Module):
             return torch.zeros_like(x)
         begin = self.spans[0][0]  # the spans are the tail of the sequence
         normed = F.layer_norm(x[:, begin:], x.shape[-1:], eps=self.norm_eps)
-        q, k, v = (self._split(t) for t in (self.query(normed), self.key(alias), self.value(alias)))
+        queries = self.query(normed)
+        q, k, v = (self._split(t) for t in (queries, self.key(alias), self.value(alias)))
         parts = [
             F.scaled_dot_product_attention(q[:, :, start - begin : end - begin], k[:, :, :seen], v[:, :, :seen])
             for start, end, seen in self.spans
         ]
         added: Tensor = self.out(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
         if self.gate is not None:
-            added = added * torch.sigmoid(self.gate(normed))
+            added = added * torch.sigmoid(self.gate(queries))
         return F.pad(added, (0, 0, begin, 0))
 
     def _split(self, x: Tensor) -> Tensor:
