@@ -111,11 +111,12 @@ def record(ctx: Context, cells: Iterable[Cell], settings: Iterable[str] = ()) ->
 
     `chain` lists all run directories of a cell, inputs first, so that states can be looked up without opening one.
     """
+    settings = list(settings)
     body = {
         "study": ctx.study.name,
         "preset": ctx.label or ctx.preset.name,
-        "title": ctx.study.title,
-        "settings": list(settings),
+        "title": ctx.study.title + (f", with {', '.join(settings)}" if settings else ""),
+        "settings": settings,
         "row": to_dict(ctx.preset),
         "cells": [
             {
