@@ -18,8 +18,11 @@ TINY = spectral.Settings(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A measured study, without its figures: drawing them takes longer than measuring."""
     results = tmp_path_factory.mktemp("results")
-    files = spectral.run(results, TINY, say=lambda line: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot_aliasing, "draw", lambda folder: [])
+        files = spectral.run(results, TINY, say=lambda line: None)
     assert all(file.stat().st_size for file in files)
     assert files[0].name == "README.md"
     return results / "spectral"
@@ -81,6 +84,18 @@ def test_the_level_is_where_the_curves_cross() -> None:
 def test_figures_need_measurements_and_say_which_command_makes_them(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"python -m studies\.run spectral"):
         plot_aliasing.draw(tmp_path)
+
+
+@pytest.mark.slow
+def test_all_figures_are_drawn_from_the_files_alone(folder: Path) -> None:
+    assert sorted(path.name for path in plot_aliasing.draw(folder)) == [
+        "aliasing_K10.png",
+        "aliasing_K4.png",
+        "crossover.png",
+        "otf.png",
+        "spectra.png",
+        "strip.png",
+    ]
 
 
 def test_the_figure_script_runs_as_a_file_from_anywhere(tmp_path: Path) -> None:
