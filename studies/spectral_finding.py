@@ -184,7 +184,7 @@ def _method(table: Sequence[Row]) -> list[str]:
         "Their mean is removed and a Hann taper fades them to the borders. Each is split at the view's Nyquist",
         "frequency by an ideal low-pass; blur and sampler are applied to both parts; alias is what the upper part",
         "leaves in the view (`fvar.aliasing`; for whole ratios equal to `spectrum.aliasing_energy`). Numbers are means",
-        "over the images.",
+        "over the images. Where alias and the held part cancel, a share may exceed 100 %.",
         "Radii are scaled by side / 256, so that the same pyramid has half the rho/s at 128 px: compare by rho/s.",
         "",
         "Aliasing alone does not decide which pyramid trains better: less alias is bought with detail lost in the",
