@@ -40,11 +40,11 @@ def large_study(results: Path, cells: int) -> None:
 
 def test_status_of_a_thousand_cells_takes_less_than_a_second(tmp_path: Path) -> None:
     large_study(tmp_path, 1000)
-    best = 9.9
+    best = 9.9  # of processor time, which other processes on the machine do not stretch
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         rows = list(commands.status_rows(Recorded.read(tmp_path, "big", "smoke")))
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.process_time() - started)
     assert [line.state for line in rows].count("done") == 500
     assert best < 1.0
 
