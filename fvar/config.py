@@ -132,13 +132,14 @@ class QuantiserConfig(Checked):
 class TokenizerLossConfig(Checked):
     """Reconstruction losses of a tokenizer (VQGAN's; VAR names but does not publish its weights)."""
 
-    l1: float = 0.2
+    l1: float = 1.0  # VQGAN
     l2: float = 1.0
     perceptual: float = 1.0  # shift-tolerant LPIPS, only on views of at least 32 px
     adversarial: float = 0.5  # hinge PatchGAN times the adaptive weight, only on views of at least 21 px
     adversarial_after: float = 0.3  # warm-up, as a share of the steps
     discriminator_ch: int = 64  # width of the PatchGAN; Isola et al. 2017
-    coarse_views: float = 0.5  # weight of reconstructing the blurred views from the first k scales; ours
+    coarse_views: float = 0.2  # weight of reconstructing the blurred views from the first k scales; ours
+    bypass: float = 0.0  # share of the steps over which ever fewer images are decoded without quantisation; ours
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ class ScoresConfig(Checked):
     reference: DataConfig = field(default_factory=DataConfig)
     split: Literal["train", "heldout", "all"] = "train"
     reference_count: int = 0  # 0: the whole split; otherwise a class-balanced subset
-    extractor: str = "inception-torchscript"  # see fvar.metrics.EXTRACTORS
+    extractor: str = "inception-torchscript"  # one of fvar.metrics.features.EXTRACTORS
     batch_size: int = 64
     seed: int = 0  # of KID's subsets
 

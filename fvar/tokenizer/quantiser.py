@@ -124,8 +124,11 @@ class MultiScaleQuantiser(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- whole pyramids
 
-    def quantise(self, latents: list[Tensor]) -> Quantised:
-        """Code the targets z_k (B, Cz, p_k, p_k) of all scales."""
+    def quantise(self, latents: list[Tensor], bypass: Tensor | None = None) -> Quantised:
+        """Code the targets z_k (B, Cz, p_k, p_k) of all scales.
+
+        Where `bypass` (B,) bool is true, the f_hats returned are the latents themselves (see TokenizerLossConfig).
+        """
         with torch.autocast(latents[0].device.type, enabled=False):
             targets = [z.float() for z in latents]
             f_hat = self.blank(targets[0])
@@ -140,7 +143,10 @@ class MultiScaleQuantiser(nn.Module):
                 commitment.append(F.mse_loss(goal, made.detach()))
                 codebook.append(F.mse_loss(made, goal.detach()))
                 through = targets[-1] if self.reading == "latent_area" else bicubic(z, self.side)
-                f_hats.append(f_hat.detach() + through - through.detach())
+                straight = f_hat.detach() + through - through.detach()
+                f_hats.append(
+                    straight if bypass is None else torch.where(bypass[:, None, None, None], through, straight)
+                )
                 indices.append(index)
                 residuals.append(vectors)
             return Quantised(indices, f_hats, residuals, torch.stack(commitment).mean(), torch.stack(codebook).mean())

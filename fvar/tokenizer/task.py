@@ -156,7 +156,7 @@ class TokenizerTask(Task[Tensor]):
     def _generator_loss(self, pixels: Tensor, step: int) -> tuple[Tensor, Metrics]:
         cfg = self.config
         views = self._views(pixels, torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
-        coded = self.vqvae.quantise(self.vqvae.latents(views))
+        coded = self.vqvae.quantise(self.vqvae.latents(views), self._bypass(len(pixels), step))
         self._coded.append(coded)
         quantisation = cfg.quantiser.commitment * coded.commitment + coded.codebook
         metrics: dict[str, Tensor | float] = {"commitment": coded.commitment, "codebook": coded.codebook}
@@ -190,6 +190,17 @@ class TokenizerTask(Task[Tensor]):
         logits_real, logits_fake = self.discriminator(torch.cat([real, fake])).chunk(2)
         loss = losses.hinge_discriminator(logits_real, logits_fake)
         return loss, {"logits_real": logits_real.mean(), "logits_fake": logits_fake.mean()}
+
+    def _bypass(self, count: int, step: int) -> Tensor | None:
+        """Which images of the batch (B,) are decoded from their latents as they are.
+
+        At first all, falling linearly to none. Codes near the mean tell nothing of what varies little, such as colour,
+        so a decoder that only ever sees codes gives the encoder no reason to let it vary more.
+        """
+        steps = self.config.loss.bypass * self.config.train.steps
+        if step >= steps:
+            return None
+        return (torch.rand(count) < 1 - step / steps).to(self._device)
 
     def _playing(self, step: int) -> bool:
         return step >= self.config.loss.adversarial_after * self.config.train.steps

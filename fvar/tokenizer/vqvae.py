@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fvar.config import AutoencoderConfig, QuantiserConfig
-from fvar.tokenizer.autoencoder import Decoder, Encoder
+from fvar.tokenizer.autoencoder import Decoder, Encoder, initialise
 from fvar.tokenizer.quantiser import MultiScaleQuantiser, Quantised, area
 
 
@@ -27,6 +27,7 @@ class VQVAE(nn.Module):
         self.quantize = MultiScaleQuantiser(quantiser, z, patch_nums)
         self.quant_conv = nn.Conv2d(z, z, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(z, z, 3, padding=1)
+        initialise(self.encoder, self.decoder, self.quant_conv, self.post_quant_conv)
 
     @property
     def z_channels(self) -> int:
@@ -52,9 +53,9 @@ class VQVAE(nn.Module):
             return [area(f, side) for side in self.patch_nums]
         return [self.encode(view) for view in views]
 
-    def quantise(self, latents: list[Tensor]) -> Quantised:
-        """Code the targets of all scales."""
-        return self.quantize.quantise(latents)
+    def quantise(self, latents: list[Tensor], bypass: Tensor | None = None) -> Quantised:
+        """Code the targets of all scales; `bypass` (B,) bool lets some images through as they are."""
+        return self.quantize.quantise(latents, bypass)
 
     def indices(self, views: list[Tensor]) -> list[Tensor]:
         """Tokens of all scales, each (B, p_k * p_k) int64."""

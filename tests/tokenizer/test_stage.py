@@ -1,0 +1,68 @@
+"""The stage as a run directory: what it leaves, and that a stopped one ends the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from fvar.config import RuntimeConfig, Stage
+from fvar.data import open_dataset, to_float
+from fvar.errors import Interrupted, UserError
+from fvar.rundir import RunDir
+from fvar.stages import tokenizer as stage
+from fvar.tokenizer.bundle import load_tokenizer
+from fvar.tokenizer.task import TokenizerTask
+from tests.tokenizer.test_task import config
+
+
+def made(root: Path, **changes: object) -> RunDir:
+    settings = config(train__steps=6, train__eval_every=3, train__eval_images=16, **changes)
+    return RunDir.create(root, Stage(settings), RuntimeConfig(device="cpu", log_every=1, checkpoint_steps=2))
+
+
+@pytest.mark.parametrize("signal", ["structure", "alias"])
+def test_stage_leaves_weights_a_sheet_and_metrics_and_its_tokenizer_can_be_used(tmp_path: Path, signal: str) -> None:
+    run = made(tmp_path, signal=signal)
+    stage.run(run)
+    tokenizer = load_tokenizer(run)
+    assert set(load_file(run.path / "model.safetensors")) == set(tokenizer.vqvae.state_dict())
+    rows = 4 if signal == "structure" else 2 * len(tokenizer.scaler.audible_scales)
+    assert Image.open(run.path / "reconstruction.png").size == (12 * 20, rows * 20)
+    assert {"psnr", "usage", "perplexity/4"} <= set(run.metrics("heldout")[-1])
+    x = to_float(open_dataset(run.config.data, "heldout").batch(range(5)))
+    indices = tokenizer.encode_images(x)
+    assert [tuple(index.shape) for index in indices] == [(5, 1), (5, 4), (5, 16)]
+    sides = [16, 16, 16] if signal == "structure" else [4, 8, 16]
+    assert [made.shape[-1] for made in tokenizer.decode_prefixes(indices)] == sides
+    assert "usage" in stage.summary(run)
+
+
+def test_stopped_and_continued_stage_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halted = made(tmp_path / "a"), made(tmp_path / "b")
+    stage.run(whole)
+    plain = TokenizerTask.after_step
+
+    def stops(task: TokenizerTask, step: int) -> None:
+        plain(task, step)
+        if step == 4:
+            raise Interrupted("as if by a signal")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenizerTask, "after_step", stops)
+        with pytest.raises(Interrupted):
+            stage.run(halted)
+    assert not (halted.path / "model.safetensors").exists()
+    stage.run(halted)
+    for file in ("model.safetensors", "companion.safetensors"):
+        expected, found = load_file(whole.path / file), load_file(halted.path / file)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_run_without_weights_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"python -m fvar\.run"):
+        load_tokenizer(made(tmp_path))

@@ -1,0 +1,163 @@
+"""A tokenizer learns: its losses fall, its parts take part, and its state survives a kill."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from fvar.config import (
+    AutoencoderConfig,
+    DataConfig,
+    PyramidConfig,
+    QuantiserConfig,
+    TokenizerConfig,
+    TokenizerLossConfig,
+    TrainConfig,
+    replace_path,
+)
+from fvar.data import to_float
+from fvar.errors import UserError
+from fvar.tokenizer.task import TokenizerTask
+from fvar.training import optim
+
+CPU = torch.device("cpu")
+
+
+def config(**changes: Any) -> TokenizerConfig:
+    """A tokenizer of emoji at 16 px that trains in seconds; `changes` by dotted path with `__` for the dot."""
+    tiny = TokenizerConfig(
+        data=DataConfig(dataset="emoji", image_size=16),
+        pyramid=PyramidConfig(patch_nums=(1, 2, 4), downsample_factor=4, rho_max=48.0),
+        autoencoder=AutoencoderConfig(ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=8, norm_groups=4),
+        quantiser=QuantiserConfig(vocab_size=64, dead_after=10, ema_decay=0.9),
+        loss=TokenizerLossConfig(perceptual=0.0, adversarial=0.0),
+        train=TrainConfig(steps=60, batch_size=16, lr=0.03, eval_images=64, precision="fp32"),
+    )
+    for path, value in changes.items():
+        tiny = replace_path(tiny, path.replace("__", "."), value)
+    return tiny
+
+
+def train(task: TokenizerTask, steps: int) -> list[float]:
+    """Bare steps without the loop; the generator's losses."""
+    optimisers = {phase: optim.adamw(task.parameter_groups(phase), task.config.train) for phase in task.phase_names}
+    history = []
+    for step in range(steps):
+        torch.manual_seed(step)
+        batch = task.fetch(torch.randint(task.size, (16,)), torch.Generator().manual_seed(step))
+        for phase in task.phases(step):
+            for optimiser in optimisers.values():
+                optimiser.zero_grad()
+            loss, _ = task.loss(phase, batch, step)
+            loss.backward()
+            optimisers[phase].step()
+            if phase == "generator":
+                history.append(loss.item())
+        task.after_step(step)
+    return history
+
+
+@pytest.mark.parametrize(
+    ("signal", "reading"), [("structure", "focus"), ("structure", "latent_area"), ("alias", "focus")]
+)
+def test_reconstruction_improves_and_codes_stay_in_use(signal: str, reading: str) -> None:
+    task = TokenizerTask(config(signal=signal, quantiser__reading=reading), CPU)
+    before = task.evaluate(0)
+    history = train(task, 30)
+    after = task.evaluate(30)
+    assert sum(history[-5:]) < 0.85 * sum(history[:5])
+    assert after["explained"] > before["explained"] + (0.2 if signal == "structure" else 0.02)
+    assert after["usage"] > 0.8
+    assert set(after) >= {"psnr", "perplexity", "usage/1", "perplexity/4"}
+
+
+def test_alias_amplitudes_are_those_of_the_residuals_and_the_sharpest_is_empty() -> None:
+    task = TokenizerTask(config(signal="alias"), CPU)
+    task.pyramid.eval()
+    raw = task.pyramid(to_float(task.images.batch(range(0, task.size, 5)))).residual
+    for k in (0, 1):
+        assert abs(float(raw[k].square().mean().sqrt()) / float(task.scaler.std[k]) - 1) < 0.15
+        assert float(task.scaler(raw)[k].abs().max()) > 2  # signed, of unit amplitude, never clamped
+        torch.testing.assert_close(task.scaler.restore(k, task.scaler(raw)[k]), raw[k])
+    assert task.scaler.audible_scales == [0, 1]
+    assert task.scaler.std[2] == 1
+
+
+def test_an_alias_tokenizer_cannot_read_only_the_sharpest_view() -> None:
+    with pytest.raises(UserError, match="focus or independent"):
+        TokenizerTask(config(signal="alias", quantiser__reading="latent_area"), CPU)
+
+
+def test_discriminator_joins_after_its_warm_up() -> None:
+    small = config(loss__adversarial=0.5, loss__discriminator_ch=8, train__steps=10)
+    larger = dataclasses.replace(
+        small,
+        data=DataConfig(dataset="emoji", image_size=32),
+        pyramid=dataclasses.replace(small.pyramid, patch_nums=(2, 4, 8)),
+    )
+    task = TokenizerTask(larger, CPU)
+    assert [task.phases(step) for step in (2, 3)] == [("generator",), ("generator", "discriminator")]
+    before = [p.clone() for _, p in task.parameter_groups("discriminator")]
+    train(task, 3)
+    assert all(torch.equal(a, b) for a, (_, b) in zip(before, task.parameter_groups("discriminator"), strict=True))
+    train(task, 5)
+    assert not torch.equal(before[0], task.parameter_groups("discriminator")[0][1])
+
+
+def test_small_views_get_no_adversary() -> None:
+    task = TokenizerTask(config(loss__adversarial=0.5, loss__perceptual=1.0), CPU)
+    assert task.phase_names == ("generator",)
+    assert task.perceptual is None
+
+
+def test_every_trained_parameter_gets_a_gradient() -> None:
+    """What DDP requires: no parameter group holds a weight the loss never touches."""
+    for signal in ("structure", "alias"):
+        task = TokenizerTask(config(signal=signal), CPU)
+        loss, _ = task.loss("generator", task.fetch(torch.arange(4), torch.Generator()), 0)
+        loss.backward()
+        idle = [name for name, parameter in task.parameter_groups("generator") if parameter.grad is None]
+        assert idle == []
+
+
+def test_state_modules_are_all_a_resumed_run_needs() -> None:
+    def end(interrupted: bool) -> list[torch.Tensor]:
+        task = TokenizerTask(config(train__steps=4), CPU)
+        for step in range(4):
+            if interrupted and step == 2:
+                saved = {name: dict(module.state_dict()) for name, module in task.state_modules().items()}
+                task = TokenizerTask(config(train__steps=4), CPU)
+                for name, module in task.state_modules().items():
+                    module.load_state_dict(saved[name])
+            torch.manual_seed(step)
+            loss, _ = task.loss("generator", task.fetch(torch.arange(8) + step, torch.Generator()), step)
+            loss.backward()
+            with torch.no_grad():
+                for _, parameter in task.parameter_groups("generator"):
+                    parameter -= 0.01 * parameter.grad  # type: ignore[operator]
+                    parameter.grad = None
+            task.after_step(step)
+        return [value for module in task.state_modules().values() for value in module.state_dict().values()]
+
+    assert all(torch.equal(a, b) for a, b in zip(end(False), end(True), strict=True))
+
+
+def test_noise_follows_from_the_steps_seed_alone() -> None:
+    task = TokenizerTask(config(), CPU)
+    batch = task.fetch(torch.arange(4), torch.Generator())
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(task.loss("generator", batch, 0)[0].item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_last_view_is_the_whole_of_vars_reading() -> None:
+    plain = config(quantiser__reading="latent_area")
+    blurred = dataclasses.replace(plain, pyramid=dataclasses.replace(plain.pyramid, rho_max=12.0))
+    results = []
+    for setting in (plain, blurred):
+        task = TokenizerTask(setting, CPU)
+        results.append(task.evaluate(0)["psnr"])
+    assert results[0] == results[1]
