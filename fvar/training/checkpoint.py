@@ -68,7 +68,7 @@ class Checkpoints:
             group: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in content.items()}
             for group, content in tensors.items()
         }
-        self._pending = self._writer.submit(self._write, step, copies, dict(state))
+        self._pending = self._writer.submit(self._write, step, copies, json.dumps(state))
 
     def join(self) -> None:
         """Wait for the write in progress; raises what it raised."""
@@ -100,14 +100,14 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def _write(self, step: int, tensors: TensorGroups, state: Mapping[str, Any]) -> None:
+    def _write(self, step: int, tensors: TensorGroups, state: str) -> None:
         temporary = self.folder / f".writing-{step:08d}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             for group, content in tensors.items():
                 _save_tensors(content, temporary / f"{group}.safetensors")
-            (temporary / "state.json").write_text(json.dumps(state))
+            (temporary / "state.json").write_text(state)
             files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
             (temporary / "manifest.json").write_text(json.dumps({"step": step, "files": files}, indent=1))
             for path in (*temporary.iterdir(), temporary):

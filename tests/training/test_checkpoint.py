@@ -30,13 +30,15 @@ def test_what_is_saved_is_read_back(saved: Checkpoints) -> None:
 
 def test_saved_values_are_those_at_the_call_not_at_the_write(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
-    weight = torch.zeros(1 << 20)
-    checkpoints.save(1, {"weights": {"w": weight}}, {})
+    weight, noted = torch.zeros(1 << 20), [1]
+    checkpoints.save(1, {"weights": {"w": weight}}, {"noted": noted})
     weight.fill_(7.0)
+    noted.append(2)  # while the thread is still at the tensors
     checkpoints.join()
     loaded, _ = checkpoints.load()
     assert loaded is not None
     assert loaded.tensors["weights"]["w"].eq(0).all()
+    assert loaded.state == {"noted": [1]}
 
 
 def test_only_the_last_ones_are_kept(saved: Checkpoints) -> None:

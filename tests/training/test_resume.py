@@ -23,7 +23,7 @@ from tests.training import processes
 from tests.training.processes import records, start, train_toy
 from tests.training.toy import ToyTask, config, run_dir
 
-OFTEN = 3  # steps between checkpoints: a random moment then often falls into the writing of one
+OFTEN = 5  # steps between checkpoints: a random moment then often falls into the writing of one
 
 
 @pytest.fixture(scope="module")
