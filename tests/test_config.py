@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fvar import config
@@ -131,6 +131,7 @@ def test_mistake_is_named_with_its_place(make: Any, message: str) -> None:
         make()
 
 
+@settings(deadline=None)
 @given(depth=st.integers(1, 40))
 def test_width_and_heads_follow_the_depth(depth: int) -> None:
     cfg = TransformerConfig(depth=depth)

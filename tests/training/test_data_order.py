@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fvar.training.data_order import global_batch, seed_for, split_batch
@@ -14,6 +14,7 @@ from fvar.training.data_order import global_batch, seed_for, split_batch
 sizes = st.integers(1, 60)
 
 
+@settings(deadline=None)
 @given(size=sizes, batch=st.integers(1, 40), epochs=st.integers(1, 3))
 def test_every_item_comes_once_per_epoch(size: int, batch: int, epochs: int) -> None:
     steps = -(-size * epochs // batch)
@@ -22,6 +23,7 @@ def test_every_item_comes_once_per_epoch(size: int, batch: int, epochs: int) -> 
         assert sorted(epoch.tolist()) == list(range(size))
 
 
+@settings(deadline=None)
 @given(size=sizes, step=st.integers(0, 1000))
 def test_batch_does_not_depend_on_the_steps_asked_for_before(size: int, step: int) -> None:
     first = global_batch(size, 7, 3, step)
@@ -29,6 +31,7 @@ def test_batch_does_not_depend_on_the_steps_asked_for_before(size: int, step: in
     assert torch.equal(global_batch(size, 7, 3, step), first)
 
 
+@settings(deadline=None)
 @given(batch=st.integers(1, 40), ranks=st.integers(1, 4), accumulate=st.integers(1, 4))
 def test_ranks_and_micro_batches_only_cut_the_batch(batch: int, ranks: int, accumulate: int) -> None:
     whole = global_batch(50, batch, 0, 0)
