@@ -60,10 +60,14 @@ class Preset:
     patch_nums: tuple[int, ...]
     ch: int
     ch_mult: tuple[int, ...]
+    blocks: int  # residual blocks per level
+    groups: int  # of group normalisation
     z: int
     vocab: int  # structure codebook
     alias_vocab: int
+    codebook: tuple[float, int]  # decay of its means, and steps after which an unused code restarts
     losses: tuple[float, float]  # weights of the perceptual and the adversarial term
+    bypass: float  # share of the tokenizer's steps that let ever fewer images through unquantised
     tokenizer_train: Training
     depth: int
     head_dim: int  # the transformer is depth * head_dim wide and has depth heads
@@ -101,11 +105,20 @@ class Preset:
             signal=signal,
             data=self.data(),
             pyramid=pyramid,
-            autoencoder=AutoencoderConfig(ch=self.ch, ch_mult=self.ch_mult, z_channels=self.z),
-            quantiser=QuantiserConfig(
-                vocab_size=self.vocab if signal == "structure" else self.alias_vocab, reading=reading
+            autoencoder=AutoencoderConfig(
+                ch=self.ch,
+                ch_mult=self.ch_mult,
+                num_res_blocks=self.blocks,
+                z_channels=self.z,
+                norm_groups=self.groups,
             ),
-            loss=TokenizerLossConfig(perceptual=perceptual, adversarial=adversarial),
+            quantiser=QuantiserConfig(
+                vocab_size=self.vocab if signal == "structure" else self.alias_vocab,
+                reading=reading,
+                ema_decay=self.codebook[0],
+                dead_after=self.codebook[1],
+            ),
+            loss=TokenizerLossConfig(perceptual=perceptual, adversarial=adversarial, bypass=self.bypass),
             train=self._train(self.tokenizer_train, seed=0),
         )
 
@@ -149,10 +162,10 @@ class Preset:
 # fmt: off
 _T = Training
 PRESETS = {preset.name: preset for preset in (
-    #       name     data      px   patch_nums      ch   ch_mult          z   V_L   V_A   lpips gan    tokenizer: steps batch lr   eval  depth x dim  d12 16  20  24         VAR: steps batch lr   eval  samples  real
-    Preset("smoke", "emoji",   64, (1, 2, 4, 8),   32, (1, 1, 2, 2),    16,  512,  64, (0.0, 0.0), _T(    400,  32, 4e-3,  100),   6,  32, ( 3,  4,  5,  6), _T(    300,  64, 4e-3,   50),    256,    512, "fp32"),
-    Preset("small", "emoji",  128, (2, 4, 8, 16),  64, (1, 1, 2, 4),    32, 2048, 256, (1.0, 0.5), _T( 10_000,  64, 4e-4, 1000),   8,  64, ( 6,  8, 10, 12), _T( 20_000, 128, 4e-4, 1000),  2_000,      0, "bf16"),
-    Preset("paper", "folder", 256, (2, 4, 8, 16), 160, (1, 1, 2, 2, 4), 32, 8192, 512, (1.0, 0.5), _T(100_000, 256, 1e-4, 1000),  16,  64, (12, 16, 20, 24), _T(400_000, 256, 1e-4, 1000), 50_000, 50_000, "bf16"),
+    #       name     data      px   patch_nums      ch   ch_mult       res grp  z   V_L   V_A  codebook      lpips gan  bypass tokenizer: steps batch lr   eval  depth x dim  d12 16  20  24         VAR: steps batch lr     eval  samples  real
+    Preset("smoke", "emoji",   64, (1, 2, 4, 8),   16, (1, 1, 2, 4),    1,  4, 16,  512,  64, (0.95,  20), (0.0, 0.0), 0.5, _T(    240,   8, 6.4e-2, 80),   4,  32, ( 2,  3,  4,  5), _T(    240,  16, 2.4e-2,  48),    256,    512, "bf16"),
+    Preset("small", "emoji",  128, (2, 4, 8, 16),  64, (1, 1, 2, 4),    2, 32, 32, 2048, 256, (0.99, 256), (1.0, 0.5), 0.1, _T( 10_000,  64, 4e-4, 1000),   8,  64, ( 6,  8, 10, 12), _T( 20_000, 128, 4e-4,  1000),  2_000,      0, "bf16"),
+    Preset("paper", "folder", 256, (2, 4, 8, 16), 160, (1, 1, 2, 2, 4), 2, 32, 32, 8192, 512, (0.99, 256), (1.0, 0.5), 0.0, _T(100_000, 256, 1e-4, 1000),  16,  64, (12, 16, 20, 24), _T(400_000, 256, 1e-4,  1000), 50_000, 50_000, "bf16"),
 )}
 # fmt: on
 
