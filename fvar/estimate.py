@@ -183,9 +183,9 @@ def _cross_attention(
     queries, pairs = sum(n for n, _ in spans), sum(n * keys for n, keys in spans)
 
     gated = teacher.gate == "sigmoid"
-    parameters = teacher.blocks * (2 * dim * inner + 2 * inner * inner + (dim * (dim + 1) if gated else 0))
+    parameters = teacher.blocks * (2 * dim * inner + 2 * inner * inner + (dim * (inner + 1) if gated else 0))
     parameters += (vocab + len(sizes) + length) * inner
-    per_query = 2 * dim * inner + (dim * dim if gated else 0)
+    per_query = (3 if gated else 2) * dim * inner
     forward = teacher.blocks * (2 * queries * per_query + 4 * length * inner * inner + 4 * pairs * inner)
     kept = teacher.blocks * (queries * (3 * dim + 2 * inner) + 2 * length * inner)
     if not learns:
