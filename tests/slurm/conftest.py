@@ -37,9 +37,7 @@ def cluster() -> Iterator[Cluster]:
     was_running = bool(one.running())
     one.up()
     yield one
-    if was_running:
-        one.client("scancel", "--user=root")
-    else:
+    if not was_running:
         one.down()
 
 

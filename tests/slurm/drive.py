@@ -41,7 +41,7 @@ def first_stage(seed: int) -> Stage:
             autoencoder=AutoencoderConfig(ch=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1),
             quantiser=QuantiserConfig(vocab_size=16),
             loss=TokenizerLossConfig(perceptual=0.0, adversarial=0.0),
-            train=TrainConfig(steps=60, batch_size=4, eval_images=16, eval_every=20, precision="fp32", seed=seed),
+            train=TrainConfig(steps=30, batch_size=4, eval_images=16, eval_every=15, precision="fp32", seed=seed),
         )
     )
 

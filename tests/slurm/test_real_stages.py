@@ -2,57 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fvar.rundir import RunDir
 from slurm.loopback import Cluster
-from tests.slurm.driving import ROOT
+from tests.slurm.driving import ROOT, ToyStudy, wait_until
 
 # 16 px, two scales, four channels: what is tested here is how stages are run, not what they learn.
 TINY = (
     "data.image_size=16", "tokenizer.pyramid.patch_nums=[1,2]", "tokenizer.autoencoder.ch=32",
-    "tokenizer.autoencoder.ch_mult=[1,1,1,1]", "tokenizer.autoencoder.num_res_blocks=1",
-    "train.batch_size=8", "train.eval_images=16", "runtime.threads=1",
+    "tokenizer.autoencoder.ch_mult=[1,1,1,1]", "tokenizer.autoencoder.num_res_blocks=1", "var.transformer.depth=2",
+    "var.transformer.width=32", "var.transformer.heads=2", "var.teacher.head_dim=8", "train.steps=2",
+    "train.batch_size=8", "train.eval_images=16", "samples.count=9", "scores.reference_count=9", "runtime.threads=1",
 )  # fmt: skip
-MODEL = ("var.transformer.depth=2", "var.transformer.width=32", "var.transformer.heads=2", "var.teacher.head_dim=8")
-
-
-def drive(cluster: Cluster, results: Path, *arguments: str, settings: tuple[str, ...] = TINY) -> subprocess.Popen[str]:
-    """Start a driver of the ablation study on the loopback cluster, or elsewhere if the arguments say so."""
-    changes = [word for setting in settings for word in ("--set", setting)]
-    command = [
-        sys.executable, "-m", "studies.run", "ablation_table2", "--results", str(results),
-        "--profile", "slurm/loopback.toml", "--cluster", "slurm", *changes, *arguments,
-    ]  # fmt: skip
-    results.mkdir(parents=True)
-    with open(results / "driver.out", "w") as out:
-        environment = {**cluster.environment, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, text=True)
-
-
-def printed(results: Path) -> str:
-    return (results / "driver.out").read_text()
-
-
-def tokenizer(results: Path) -> RunDir:
-    """The one run directory of a study reduced to its first tokenizer."""
-    (path,) = results.glob("runs/tokenizer-*")
-    return RunDir.open(path)
 
 
 @pytest.mark.timeout(900)
 def test_all_of_table_2_runs_end_to_end(cluster: Cluster, tmp_path: Path) -> None:
-    small = ("train.steps=2", "samples.count=9", "scores.reference_count=9")
-    driver = drive(cluster, tmp_path / "results", settings=(*TINY, *MODEL, *small))
-    assert driver.wait(850) == 0, printed(tmp_path / "results")
-    runs = [RunDir.open(path.parent) for path in (tmp_path / "results").glob("runs/*/config.json")]
+    results = tmp_path / "results"
+    changes = [word for setting in TINY for word in ("--set", setting)]
+    command = [
+        sys.executable, "-m", "studies.run", "ablation_table2", "--results", str(results),
+        "--cluster", "slurm", "--profile", "slurm/loopback.toml", *changes,
+    ]  # fmt: skip
+    environment = {**cluster.environment, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=890)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 of 6 cells done" in done.stdout + done.stderr
+    runs = [RunDir.open(path.parent) for path in results.glob("runs/*/config.json")]
     assert len(runs) == 29
     assert {run.status.state for run in runs} == {"done"}
-    assert all(len((run.path / "attempts.jsonl").read_text().splitlines()) == 1 for run in runs)
-    assert "6 of 6 cells done" in printed(tmp_path / "results")
-    (table,) = (tmp_path / "results").glob("ablation_table2/*/table.md")
+    assert {run.status.attempts for run in runs} == {1}
+    (table,) = results.glob("ablation_table2/*/table.md")
     assert "w/o high-frequency teacher" in table.read_text()
+
+
+TRAINING = ("--set", "runtime.threads=1", "--set", "runtime.checkpoint_steps=10", "--set", "runtime.log_every=1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A tiny training that nothing interrupted, in the driver's own process."""
+    study = ToyStudy(cluster, tmp_path_factory.mktemp("undisturbed"), cells=1, real=True)
+    assert study.run("--cluster", "inline", *TRAINING) == 0, study.output()
+    return study.first(0)
+
+
+@pytest.mark.parametrize("command", [("scontrol", "requeue"), ("scancel", "--signal=USR2")], ids=["requeue", "USR2"])
+def test_an_interrupted_training_ends_in_the_same_weights(
+    toy: Callable[..., ToyStudy], undisturbed: RunDir, command: tuple[str, ...]
+) -> None:
+    study = toy(cells=1, real=True)
+    driver = study.start(*TRAINING)
+    wait_until(lambda: study.runs() and any((study.runs()[0].path / "checkpoints").glob("*")), 120)
+    done = study.cluster.client(*command, study.job_id(study.first(0)))
+    assert done.returncode == 0, done.stderr
+    assert driver.wait(200) == 0, study.output()
+    run = study.first(0)
+    assert run.status.attempts == 2
+    assert study.submitted() == 1
+    assert losses(run) == losses(undisturbed)
+    assert (run.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
+
+
+def losses(run: RunDir) -> list[dict[str, object]]:
+    """All recorded metrics but the speed and the clock."""
+    return [{**record, "time": 0} for record in run.metrics() if record["split"] != "speed"]
+
+
+def test_one_stage_trains_on_both_nodes_at_once(toy: Callable[..., ToyStudy]) -> None:
+    study = toy(cells=1, real=True)
+    arguments = ("--set", "slurm.nodes=2", "--set", "tokenizer.train.steps=4", "--set", "runtime.threads=1")
+    assert study.run(*arguments, timeout=200) == 0, study.output()
+    (run,) = study.runs()
+    (attempt,) = (run.path / "attempts.jsonl").read_text().splitlines()
+    assert json.loads(attempt)["ranks"] == 2
