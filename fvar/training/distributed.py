@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -86,3 +87,8 @@ def _adopt_slurm_environment() -> None:
     import submitit
 
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    try:
+        socket.getaddrinfo(os.environ["MASTER_ADDR"], None)
+    except OSError:
+        # A node's name need not be a host's. The address srun was started from is the first node's, in a batch job.
+        os.environ["MASTER_ADDR"] = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", os.environ["MASTER_ADDR"])

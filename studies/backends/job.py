@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,6 @@ class StageJob:
     def __call__(self) -> None:
         from fvar.run import execute
 
-        if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-            import submitit
-
-            submitit.helpers.TorchDistributedEnvironment().export()
         execute(Path(self.path))
 
     def checkpoint(self) -> Any:
