@@ -66,6 +66,7 @@ JobAcctGatherFrequency=task=1
 ReturnToService=2
 SlurmdTimeout=15
 KillWait=5
+UnkillableStepTimeout=300
 CompleteWait=0
 MinJobAge=600
 MaxArraySize=$max_array
