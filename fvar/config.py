@@ -138,7 +138,7 @@ class TokenizerLossConfig(Checked):
     adversarial: float = 0.5  # hinge PatchGAN times the adaptive weight, only on views of at least 21 px
     adversarial_after: float = 0.3  # warm-up, as a share of the steps
     discriminator_ch: int = 64  # width of the PatchGAN; Isola et al. 2017
-    coarse_views: float = 0.2  # weight of reconstructing the blurred views from the first k scales; ours
+    coarse_views: float = 0.1  # weight of reconstructing the blurred views from the first k scales; ours
     bypass: float = 0.0  # share of the steps over which ever fewer images are decoded without quantisation; ours
 
 
