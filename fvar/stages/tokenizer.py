@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fvar import atomic
 from fvar.config import TokenizerConfig
+from fvar.estimate import estimate, stage_of
 from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import COMPANION_FILE, MODEL_FILE, load_tokenizer
 from fvar.tokenizer.figure import reconstruction_sheet
@@ -25,7 +26,7 @@ def run(run: RunDir) -> None:
     config = run.config
     assert isinstance(config, TokenizerConfig)
     device = distributed.pick_device(run.runtime.device)
-    task = TokenizerTask(config, device, run.runtime.workers)
+    task = TokenizerTask(config, device, run.runtime.workers, estimate(stage_of(run)).flops_per_image)
     train(task, run, config.train)
     if distributed.rank() > 0:
         return

@@ -36,7 +36,9 @@ COARSE_SHARE = 4  # one image in so many also reconstructs a blurred view
 class TokenizerTask(Task[Tensor]):
     """The networks, losses and data of one tokenizer. A batch is (B, 3, S, S) uint8."""
 
-    def __init__(self, config: TokenizerConfig, device: torch.device, workers: int = 2) -> None:
+    def __init__(
+        self, config: TokenizerConfig, device: torch.device, workers: int = 2, flops_per_item: float = 0.0
+    ) -> None:
         if config.signal == "alias" and config.quantiser.reading == "latent_area":
             raise UserError(
                 "an alias tokenizer cannot read latent_area: that codes the sharpest view alone, and its residual is "
@@ -45,6 +47,7 @@ class TokenizerTask(Task[Tensor]):
         torch.manual_seed(seed_for(config.train.seed, "init"))
         self.config = config
         self._device = device
+        self.flops_per_item = flops_per_item
         self.images: ImageSet = open_dataset(config.data, "train", workers)
         self.heldout: ImageSet = open_dataset(config.data, "heldout", workers)
         self.patch_nums = config.pyramid.patch_nums

@@ -144,7 +144,7 @@ def test_state_modules_are_all_a_resumed_run_needs() -> None:
 
 
 def test_noise_follows_from_the_steps_seed_alone() -> None:
-    task = TokenizerTask(config(), CPU)
+    task = TokenizerTask(config(loss__coarse_views=0.0), CPU)  # leaves the noise as the only random choice
     batch = task.fetch(torch.arange(4), torch.Generator())
     losses = []
     for seed in (1, 1, 2):
