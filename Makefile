@@ -30,11 +30,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not slurm and not browser"
 
-test-slow: $(STAMP)
+test-slow: $(STAMP)  ## minutes each; those of the loopback cluster need root
 	$(BIN)/python -m pytest -m slow --timeout 3000
 
 test-slurm: $(STAMP)  ## as root: installs Debian's SLURM and starts a cluster on 127.0.0.1
-	$(BIN)/python -m pytest -m slurm tests/slurm --timeout 900
+	$(BIN)/python -m pytest -m "slurm and not slow" tests/slurm --timeout 900
 
 test-browser: $(STAMP)  ## needs Debian's chromium
 	$(BIN)/python -m pytest -m browser

@@ -284,6 +284,7 @@ def ui(results: Path, port: int = 5000) -> None:
     environment = os.environ | quiet | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # it would start 8 processes
     print("starting MLflow ...", flush=True)
     server = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain `kill` must not leave the server behind
     try:
         while server.poll() is None and not _answers(port):
             time.sleep(0.2)

@@ -23,7 +23,8 @@ TINY = (
 )  # fmt: skip
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_all_of_table_2_runs_end_to_end(cluster: Cluster, tmp_path: Path) -> None:
     results = tmp_path / "results"
     changes = [word for setting in TINY for word in ("--set", setting)]
