@@ -12,25 +12,17 @@ import pytest
 
 from fvar.rundir import RunDir
 from slurm.loopback import Cluster
+from tests import shortened
 from tests.slurm.driving import ROOT, ToyStudy, wait_until
-
-# 16 px, two scales, four channels: what is tested here is how stages are run, not what they learn.
-TINY = (
-    "data.image_size=16", "tokenizer.pyramid.patch_nums=[1,2]", "tokenizer.autoencoder.ch=32",
-    "tokenizer.autoencoder.ch_mult=[1,1,1,1]", "tokenizer.autoencoder.num_res_blocks=1", "var.transformer.depth=2",
-    "var.transformer.width=32", "var.transformer.heads=2", "var.teacher.head_dim=8", "train.steps=2",
-    "train.batch_size=8", "train.eval_images=16", "samples.count=9", "scores.reference_count=9", "runtime.threads=1",
-)  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_all_of_table_2_runs_end_to_end(cluster: Cluster, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    changes = [word for setting in TINY for word in ("--set", setting)]
     command = [
         sys.executable, "-m", "studies.run", "ablation_table2", "--results", str(results),
-        "--cluster", "slurm", "--profile", "slurm/loopback.toml", *changes,
+        "--cluster", "slurm", "--profile", "slurm/loopback.toml", *shortened.ARGUMENTS,
     ]  # fmt: skip
     environment = {**cluster.environment, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=890)
