@@ -7,7 +7,8 @@ libraries exist for Linux only; the OCR package has no build for Python 3.13.
 import re
 import sys
 
-HEADER = "# Exact pins of everything fvar runs on; written by `make lock`. torch, torchvision and torch-fidelity belong together."
+HEADER = """# Exact pins of everything fvar runs on; written by `make lock`.
+# torch, torchvision and torch-fidelity belong together."""
 
 print(HEADER)
 for line in sorted(sys.stdin.read().splitlines(), key=str.lower):
