@@ -9,7 +9,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
-DEMO := $(BIN)/python -m studies.run ablation_table2 --preset smoke --cluster inline
+# two jobs of one thread each: networks this small keep no two cores busy with one step
+DEMO := $(BIN)/python -m studies.run ablation_table2 --preset smoke --cluster local --jobs 2
 
 .PHONY: demo test test-slow test-slurm test-browser lint format bench lock clean
 .DEFAULT_GOAL := demo
