@@ -72,6 +72,7 @@ def fid_infinity(generated: Tensor, real: Reference, seed: int = 0) -> float:
     count, width = generated.shape
     smallest = max(count // 5, width + 1)
     rng, fixed = np.random.default_rng(seed), _Gaussian.of(real)
+    generated = generated[generated.double().sum(1).argsort()]  # the draws shall not depend on the images' order
     sizes = np.linspace(smallest, count, EXTRAPOLATION_POINTS).round().astype(int)
     found = [_distance(_Gaussian.fit(generated[rng.choice(count, size, replace=False)]), fixed) for size in sizes]
     return float(np.polyfit(1 / sizes, found, 1)[1])
