@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DATABASE, ARTIFACTS, STAMPS = "mlflow.db", "mlartifacts", "mlflow-synced.json"
-CELL, SYNCED, SUMMARY = "fvar.cell", "fvar.synced", "summary"  # tags, and the value of CELL on the parent run
+CELL, SYNCED = "fvar.cell", "fvar.synced"  # tags
+SUMMARY = "summary"  # value of CELL on the run that holds the table and the figures
 BATCH = 1000  # metrics per request; MLflow's own limit
 OUTPUTS = ("table.md", "table.csv", "table.tex", "convergence.png", "samples.png", "sweep.png")
 
@@ -46,12 +47,12 @@ def sync(results: Path, study: StudyResults) -> bool:
     client = open_client(results)
     experiment = _experiment(client, results, name)
     runs = {run.data.tags.get(CELL, ""): run for run in _all_runs(client, experiment)}
-    parent = runs.get(SUMMARY) or client.create_run(experiment, run_name=study.title, tags={CELL: SUMMARY})
+    summary = runs.get(SUMMARY) or client.create_run(experiment, run_name=study.title, tags={CELL: SUMMARY})
     for cell in study.cells:
-        _sync_cell(client, experiment, parent.info.run_id, cell, runs.get(_identity(cell)))
+        _sync_cell(client, experiment, cell, runs.get(_identity(cell)))
     for output in OUTPUTS:
-        _upload(client, parent, study.folder / output)
-    client.set_terminated(parent.info.run_id)
+        _upload(client, summary, study.folder / output)
+    client.set_terminated(summary.info.run_id)
     atomic.write_json(results / STAMPS, _read_stamps(results) | {name: fingerprint})
     return True
 
@@ -109,7 +110,7 @@ def _read_stamps(results: Path) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------------------- writing one cell
 
 
-def _sync_cell(client: MlflowClient, experiment: str, parent: str, cell: CellResult, run: Run | None) -> None:
+def _sync_cell(client: MlflowClient, experiment: str, cell: CellResult, run: Run | None) -> None:
     """Add to the cell's run what it lacks; make it (again) where it is missing or contradicts the run directories."""
     from mlflow.entities import Param, RunTag
 
@@ -119,7 +120,7 @@ def _sync_cell(client: MlflowClient, experiment: str, parent: str, cell: CellRes
         client.delete_run(run.info.run_id)
         run, synced = None, {}
     if run is None:
-        tags = {CELL: _identity(cell), "mlflow.parentRunId": parent, "variant": cell.variant, "seed": str(cell.seed)}
+        tags = {CELL: _identity(cell), "variant": cell.variant, "seed": str(cell.seed)}
         run = client.create_run(experiment, start_time=_started(cell), run_name=cell.name, tags=tags)
     run_id = run.info.run_id
 
