@@ -48,6 +48,7 @@ class Training:
     batch: int
     lr: float
     evaluate: int  # steps between held-out evaluations
+    warmup: float = TrainConfig.warmup  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Preset:
             batch_size=row.batch,
             lr=row.lr,
             eval_every=row.evaluate,
+            warmup=row.warmup,
             precision=self.precision,
             seed=seed,
         )
@@ -163,7 +165,7 @@ class Preset:
 _T = Training
 PRESETS = {preset.name: preset for preset in (
     #       name     data      px   patch_nums      ch   ch_mult       res grp  z   V_L   V_A  codebook      lpips gan  bypass tokenizer: steps batch lr   eval  depth x dim  d12 16  20  24         VAR: steps batch lr     eval  samples  real
-    Preset("smoke", "emoji",   64, (1, 2, 4, 8),   16, (1, 1, 2, 4),    1,  4, 16,  512,  64, (0.95,  20), (0.0, 0.0), 0.8, _T(    220,   8, 6.4e-2, 110),   4,  32, ( 2,  3,  4,  5), _T(    200,  16, 2.4e-2,  40),    225,    512, "bf16"),
+    Preset("smoke", "emoji",   64, (1, 2, 4, 8),   16, (1, 1, 2, 4),    1,  4, 16,  512,  64, (0.95,  20), (0.0, 0.0), 0.8, _T(    240,   8, 6.4e-2, 120, 0.08),   4,  32, ( 2,  3,  4,  5), _T(    200,  16, 2.4e-2,  40),    225,    512, "bf16"),
     Preset("small", "emoji",  128, (2, 4, 8, 16),  64, (1, 1, 2, 4),    2, 32, 32, 2048, 256, (0.99, 256), (1.0, 0.5), 0.1, _T( 10_000,  64, 4e-4, 1000),   8,  64, ( 6,  8, 10, 12), _T( 20_000, 128, 4e-4,  1000),  2_000,      0, "bf16"),
     Preset("paper", "folder", 256, (2, 4, 8, 16), 160, (1, 1, 2, 2, 4), 2, 32, 32, 8192, 512, (0.99, 256), (1.0, 0.5), 0.0, _T(100_000, 256, 1e-4, 1000),  16,  64, (12, 16, 20, 24), _T(400_000, 256, 1e-4,  1000), 50_000, 50_000, "bf16"),
 )}
