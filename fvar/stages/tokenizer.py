@@ -58,7 +58,8 @@ def summary(run: RunDir) -> str:
     if not records:
         return f"{run.name}: no held-out evaluation"
     last = records[-1]
-    return (
-        f"{run.name}: held-out PSNR {last['psnr']:.1f} dB, explained variance {last['explained']:.3f}, "
-        f"codebook usage {last['usage']:.1%}, perplexity {last['perplexity']:.0f}; see {run.path}/reconstruction.png"
-    )
+    quality = "no scale carries a signal"  # as an alias residual at rho_max = 0
+    if "psnr" in last:
+        quality = f"held-out PSNR {last['psnr']:.1f} dB, explained variance {last['explained']:.3f}"
+    book = f"codebook usage {last['usage']:.1%}, perplexity {last['perplexity']:.0f}"
+    return f"{run.name}: {quality}, {book}; see {run.path}/reconstruction.png"

@@ -151,6 +151,8 @@ class TokenizerTask(Task[Tensor]):
                 powers += target.double().var((1, 2, 3)).sum().cpu()
         self.vqvae.train()
         self.pyramid.train()
+        if not decibels:  # no scale of the residual carries a signal, as at rho_max = 0
+            return usage.summary()
         quality = {"psnr": float(torch.cat(decibels).mean()), "explained": float(1 - errors / powers)}
         return quality | usage.summary()
 

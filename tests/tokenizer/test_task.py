@@ -89,6 +89,14 @@ def test_an_alias_tokenizer_cannot_read_only_the_sharpest_view() -> None:
         TokenizerTask(config(signal="alias", quantiser__reading="latent_area"), CPU)
 
 
+def test_without_blur_the_alias_tokenizer_claims_no_quality() -> None:
+    task = TokenizerTask(config(signal="alias", pyramid__rho_max=0.0), torch.device("cpu"))
+    train(task, 1)
+    found = task.evaluate(1)
+    assert "psnr" not in found
+    assert "usage" in found
+
+
 def test_discriminator_joins_after_its_warm_up() -> None:
     small = config(loss__adversarial=0.5, loss__discriminator_ch=8, train__steps=10)
     larger = dataclasses.replace(
