@@ -17,7 +17,7 @@ ALIAS_GAIN = 3.0  # residuals are shown around grey, this many amplitudes reachi
 def reconstruction_sheet(tokenizer: Tokenizer, images: ImageSet, columns: int = 12) -> Image.Image:
     """Rows of pictures, a column an image: structure: the original, then each prefix decoded, coarse to final.
 
-    Alias: for every scale with a signal, the scaled residual and below it what its tokens decode to, enlarged.
+    Alias: for every scale with a signal (all, if none has), the scaled residual and below it what its tokens decode to, enlarged.
     """
     count = min(columns, len(images))
     chosen = [i * len(images) // count for i in range(count)]  # spread over the classes
@@ -27,9 +27,9 @@ def reconstruction_sheet(tokenizer: Tokenizer, images: ImageSet, columns: int = 
     if tokenizer.config.signal == "structure":
         return sheet([x, *made])
     side, scaler, rows = images.image_size, tokenizer.scaler, []
-    for k, view in enumerate(tokenizer.views(x)):
-        if k in scaler.audible_scales:
-            rows += [view, made[k] / scaler.std[k]]
+    views = tokenizer.views(x)
+    for k in scaler.audible_scales or range(len(views)):  # none has a signal at rho_max = 0: show that
+        rows += [views[k], made[k] / scaler.std[k]]
     return sheet([bicubic(row / ALIAS_GAIN, side) for row in rows])
 
 
