@@ -17,7 +17,8 @@ ALIAS_GAIN = 3.0  # residuals are shown around grey, this many amplitudes reachi
 def reconstruction_sheet(tokenizer: Tokenizer, images: ImageSet, columns: int = 12) -> Image.Image:
     """Rows of pictures, a column an image: structure: the original, then each prefix decoded, coarse to final.
 
-    Alias: for every scale with a signal (all, if none has), the scaled residual and below it what its tokens decode to, enlarged.
+    Alias: for every scale with a signal (all, if none has), the scaled residual and below it what its tokens decode
+    to, enlarged.
     """
     count = min(columns, len(images))
     chosen = [i * len(images) // count for i in range(count)]  # spread over the classes
