@@ -88,7 +88,8 @@ def recompute(config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: s
     vae = {key.removeprefix("vae."): value for key, value in tensors.items() if key.startswith("vae.")}
     weights = {key.removeprefix("var."): value for key, value in tensors.items() if key.startswith("var.")}
     vqvae = build_vqvae(vae, tuple(config["patch_nums"]), where)
-    cfg = dataclasses.replace(VarShape.of(weights, where).transformer(), norm_eps=float(config["norm_eps"]))
+    cfg = VarShape.of(weights, where).transformer(int(config.get("heads", 0)))
+    cfg = dataclasses.replace(cfg, norm_eps=float(config["norm_eps"]))
     var = build_var(weights, cfg, vqvae, where)
     image, labels = tensors["in.image"], tensors["in.label"]
     with torch.no_grad():

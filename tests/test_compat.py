@@ -10,8 +10,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fvar import compat, sample
+from fvar.config import AutoencoderConfig, QuantiserConfig, TransformerConfig
 from fvar.errors import UserError, run_main
 from fvar.golden import read_golden, verify
+from fvar.models.var import VAR
+from fvar.tokenizer.vqvae import VQVAE
+from tests import plain_var, tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "var_tiny.safetensors"
 
@@ -46,6 +50,63 @@ def altered(path: Path, name: str, change: float, config: dict[str, object] | No
 def test_every_output_of_the_original_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(GOLDEN) == 0
     assert "12 of 12 outputs agree" in capsys.readouterr().out
+
+
+def test_the_plain_second_implementation_gives_the_originals_numbers() -> None:
+    """So it can stand for the original where there is no file of it."""
+    config, tensors = read_golden(GOLDEN)
+    vae, var = (
+        {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        for name in ("vae", "var")
+    )
+    cfg = plain_var.Settings(tuple(config["patch_nums"]), config["heads"], config["attn_l2_norm"], config["norm_eps"])
+    made = plain_var.golden(vae, var, tensors["in.image"], tensors["in.label"], config["cfg"], cfg)
+    assert made.keys() == {key for key in tensors if key.startswith("out.")}
+    torch.testing.assert_close(made, {key: tensors[key] for key in made}, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("patch_nums", "vocab", "depth", "width", "heads", "l2_norm", "num_phi", "ch_mult", "guidance", "eps"),
+    [
+        ((1, 2, 3, 5), 96, 3, 96, 3, True, 4, (1, 2), 4.0, 1e-6),
+        ((2, 4, 8), 30, 1, 48, 4, True, 4, (1, 1, 2), 0.5, 1e-5),
+        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 40, 2, 48, 3, False, 2, (1,), 1.5, 1e-6),
+    ],
+)
+def test_files_of_other_shapes_are_verified(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    patch_nums: tuple[int, ...],
+    vocab: int,
+    depth: int,
+    width: int,
+    heads: int,
+    l2_norm: bool,
+    num_phi: int,
+    ch_mult: tuple[int, ...],
+    guidance: float,
+    eps: float,
+) -> None:
+    """Sizes, scale lists, vocabularies and guidance other than the tiny file's; every output is the second
+    implementation's (tests/plain_var.py), only the names and shapes of the weights are fvar's."""
+    torch.manual_seed(0)
+    autoencoder = AutoencoderConfig(ch=32, ch_mult=ch_mult, num_res_blocks=1, z_channels=6)
+    vae = VQVAE(autoencoder, QuantiserConfig(vocab_size=vocab, num_phi=num_phi, reading="latent_area"), patch_nums)
+    var = VAR(TransformerConfig(depth, width, heads, attn_l2_norm=l2_norm), 7, vocab, 6, patch_nums)
+    tiny.awake(vae)
+    tiny.awake(var, seed=1)
+    states = [{k: v.contiguous() for k, v in module.state_dict().items()} for module in (vae, var)]
+    side = patch_nums[-1] * autoencoder.downsample_factor
+    image, labels = torch.rand(3, 3, side, side) * 2 - 1, torch.tensor([0, 6, 3])
+    cfg = plain_var.Settings(patch_nums, heads, l2_norm, eps)
+    tensors = plain_var.golden(states[0], states[1], image, labels, guidance, cfg)
+    for name, state in zip(("vae", "var"), states, strict=True):
+        tensors |= {f"{name}.{key}": value for key, value in state.items()}
+    config = {"patch_nums": patch_nums, "heads": heads, "norm_eps": eps, "cfg": guidance, "top_k": 1}
+    path = tmp_path / "other.safetensors"
+    save_file(tensors | {"in.image": image, "in.label": labels}, path, {"config": json.dumps(config)})
+    assert verify(path) == 0, capsys.readouterr().out
+    assert f"{9 + len(patch_nums)} of {9 + len(patch_nums)} outputs agree" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "change"), [("out.logits", 3e-4), ("out.idx.1", 1), ("var.head.bias", 3e-4)])

@@ -36,8 +36,9 @@ class KVCache:
 class SelfAttention(nn.Module):
     """Multi-head self-attention with l2-normalised queries and keys and a learned temperature per head (VAR).
 
-    With `l2_norm`, q and k have unit length, q is multiplied by exp(min(scale_mul, ln 100)) and the softmax by 1;
-    without it, the usual 1/sqrt(D). Keys have no bias: `zero_k_bias` holds its place in the fused projection.
+    With `l2_norm`, q and k have unit length, and q k^T is multiplied by exp(min(scale_mul, ln 100)); without it, by
+    0.25/sqrt(D), a quarter of the usual, as in VAR's code. Keys have no bias: `zero_k_bias` holds its place in the
+    fused projection.
     """
 
     zero_k_bias: Tensor
@@ -63,7 +64,7 @@ class SelfAttention(nn.Module):
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         qkv = F.linear(x, self.mat_qkv.weight, bias).view(batch, length, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, L, D)
-        softmax_scale = None
+        softmax_scale = 0.25 * q.shape[-1] ** -0.5
         if self.l2_norm:
             temperature = self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp().to(q.dtype)
             q, k, softmax_scale = F.normalize(q, dim=-1) * temperature, F.normalize(k, dim=-1), 1.0
@@ -76,7 +77,7 @@ class SelfAttention(nn.Module):
         return projected
 
 
-def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float | None) -> Tensor:
+def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float) -> Tensor:
     """Attention (B, H, L, D) in which the queries of a scale see the keys of that scale and of those before it.
 
     The first scales are tiny: those within the first quarter of the sequence share one call under a small mask.
@@ -96,7 +97,7 @@ def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[in
     return torch.cat(parts, dim=2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None, hidden: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, hidden: Tensor | None = None) -> Tensor:
     """softmax(scale q k^T) v, without the pairs that are `hidden` (n, m).
 
     Training in bfloat16 on a CPU it is written out: torch's fused kernel has no bfloat16 arithmetic there, so the plain
@@ -104,7 +105,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None, hidden: Tensor 
     the result (0.8 % against 0.45 % for a temperature of 16).
     """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
-        scores = q @ k.mT if scale == 1 else (q * (scale or q.shape[-1] ** -0.5)) @ k.mT
+        scores = q @ k.mT if scale == 1 else (q * scale) @ k.mT
         if hidden is not None:
             scores = scores.masked_fill(hidden, -torch.inf)
         return scores.softmax(-1) @ v

@@ -25,7 +25,7 @@ class VarShape:
 
     depth: int
     width: int
-    heads: int
+    heads: int  # 0 where the weights do not tell: without l2-normalised attention, whose temperatures are per head
     mlp_ratio: float
     attn_l2_norm: bool
     num_classes: int
@@ -44,7 +44,7 @@ class VarShape:
             return cls(
                 depth=depth,
                 width=width,
-                heads=depth if scale_mul is None else scale_mul.numel(),
+                heads=0 if scale_mul is None else scale_mul.numel(),
                 mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / width,
                 attn_l2_norm=scale_mul is not None,
                 num_classes=state["class_emb.weight"].shape[0] - 1,
@@ -59,14 +59,15 @@ class VarShape:
     def configured(cls, cfg: TransformerConfig, num_classes: int, vqvae: VQVAE) -> VarShape:
         """The shape of a VAR for this tokenizer."""
         tokenizer = (num_classes, vqvae.vocab_size, vqvae.z_channels, vqvae.patch_nums)
-        return cls(cfg.depth, cfg.dim, cfg.num_heads, cfg.mlp_ratio, cfg.attn_l2_norm, *tokenizer)
+        heads = cfg.num_heads if cfg.attn_l2_norm else 0
+        return cls(cfg.depth, cfg.dim, heads, cfg.mlp_ratio, cfg.attn_l2_norm, *tokenizer)
 
-    def transformer(self) -> TransformerConfig:
-        """A configuration of this shape; what the weights do not tell keeps its default."""
+    def transformer(self, heads: int = 0) -> TransformerConfig:
+        """A configuration of this shape; what the weights do not tell keeps its default, or is `heads`."""
         return TransformerConfig(
             depth=self.depth,
             width=self.width,
-            heads=self.heads,
+            heads=self.heads or heads,
             mlp_ratio=self.mlp_ratio,
             attn_l2_norm=self.attn_l2_norm,
         )
