@@ -52,25 +52,28 @@ def execute(path: Path, *, echo: bool = False) -> Status:
     run = RunDir.open(path)
     if run.done:
         return run.status
+    _require_trainable(run)
     _require_inputs(run)
     _require_space(run)
-    # Importing torch takes seconds: everything above answers without it.
-    import torch
+    from fvar.training import signals
 
-    from fvar.training import distributed, signals
+    with signals.raising():
+        # Importing torch takes seconds: everything above answers without it.
+        import torch
 
-    if run.runtime.threads:
-        torch.set_num_threads(run.runtime.threads)
-    with signals.raising(), distributed.process_group(distributed.pick_device(run.runtime.device)):
-        first = distributed.rank() == 0
-        with _owning(run) if first else contextlib.nullcontext():
-            # Another process may have finished it since we looked; all ranks must see the same answer.
-            if distributed.from_first(not run.done):
-                if first:
-                    _supervised(run, echo)
-                elif run.kind in PARALLEL_KINDS:
-                    _stage(run)
-            distributed.barrier()
+        from fvar.training import distributed
+
+        if run.runtime.threads:
+            torch.set_num_threads(run.runtime.threads)
+        with distributed.process_group(distributed.pick_device(run.runtime.device)):
+            first = distributed.rank() == 0
+            with _owning(run) if first else contextlib.nullcontext():
+                # Another process may have finished it since we looked; all ranks must see the same answer.
+                if distributed.from_first(not run.done):
+                    if first:
+                        _supervised(run, echo)
+                    elif run.kind in PARALLEL_KINDS:
+                        _stage(run)
     return run.status
 
 
@@ -86,6 +89,15 @@ def main() -> int:
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _require_trainable(run: RunDir) -> None:
+    weights = getattr(run.config, "weights", "")
+    if weights:
+        raise UserError(
+            f"{run.name} stands for imported weights ({weights[:15]}...), which no training makes; write them with: "
+            "python -m fvar.compat import"
+        )
 
 
 def _require_inputs(run: RunDir) -> None:

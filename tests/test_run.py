@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from fvar import run as runner
-from fvar.config import RuntimeConfig, SamplesConfig, Stage, TokenizerConfig, TokensConfig
+from fvar.config import RuntimeConfig, SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
 from fvar.errors import Interrupted, StageFailed, UserError
 from fvar.rundir import RunDir
 
@@ -123,6 +123,15 @@ def test_signal_interrupts_and_reaches_the_handler_in_place_before(
         signal.signal(number, before)
     assert seen == [(number, "interrupted")]
     assert run.status.state == "interrupted"
+
+
+@pytest.mark.parametrize("config", [TokenizerConfig(weights="sha256:0123"), VarConfig(weights="sha256:0123")])
+def test_imported_weights_are_never_trained(tmp_path: Path, config: TokenizerConfig | VarConfig) -> None:
+    run = RunDir.create(tmp_path, Stage(config), RuntimeConfig())
+    with pytest.raises(UserError, match=r"imported weights \(sha256:0123.*fvar.compat import") as refusal:
+        runner.execute(run.path)
+    assert "\n" not in str(refusal.value)
+    assert run.status.state == "waiting"
 
 
 def test_inputs_must_be_done(tmp_path: Path) -> None:
