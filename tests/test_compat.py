@@ -11,9 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from fvar import compat, sample
 from fvar.config import AutoencoderConfig, QuantiserConfig, TransformerConfig
+from fvar.editing import known_tokens
 from fvar.errors import UserError, run_main
 from fvar.golden import read_golden, verify
 from fvar.models.var import VAR
+from fvar.rundir import RunDir
+from fvar.tokenizer.bundle import load_tokenizer
 from fvar.tokenizer.vqvae import VQVAE
 from tests import plain_var, tiny
 
@@ -199,6 +202,26 @@ def test_inpainting_keeps_what_is_known_and_ignores_what_is_under_the_mask(impor
     assert np.array_equal(made[0]["000.png"], made[1]["000.png"])
     assert np.array_equal(made[0]["000.png"][mask == 0], pixels[mask == 0])
     assert not np.array_equal(made[0]["000.png"], made[0]["001.png"])
+
+
+def test_outpainting_keeps_the_tokens_and_pixels_of_the_middle(imported: Path, tmp_path: Path) -> None:
+    """A frame around a known quarter: every token wholly inside is held at every scale, whatever the class."""
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mask = np.full((64, 64), 255, np.uint8)
+    mask[16:48, 16:48] = 0
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    files = ["--inpaint", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png"), "--count", "2"]
+    made = [run_sample(imported, tmp_path / label, "--class", label, *files) for label in ("1", "4")]
+    pictures = [pictures[name] for pictures in made for name in ("000.png", "001.png")]
+    for picture in pictures:
+        assert np.array_equal(picture[16:48, 16:48], pixels[16:48, 16:48])
+    assert len({picture.tobytes() for picture in pictures}) == 4, "the surroundings vary with draw and class"
+
+    tokenizer = load_tokenizer(RunDir.open(imported).input("tokens").input("tokenizer"))
+    known = known_tokens(tokenizer, torch.from_numpy(pixels).movedim(-1, 0), torch.from_numpy(mask) > 0)
+    middle = [[False], [False] * 4, [5 <= i <= 10 and i not in (7, 8) for i in range(16)]]  # of patch_nums 1, 2, 4
+    assert [held[0].tolist() for held in known.held] == middle
 
 
 def test_the_film_shows_every_scale_and_ends_with_the_image(imported: Path, tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """Codes follow the data they stand for, and none stays out of use."""
 
+import os
+import socket
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -7,6 +11,8 @@ from fvar.config import QuantiserConfig
 from fvar.tokenizer.codebook import EmaCodebook
 from fvar.tokenizer.quantiser import MultiScaleQuantiser
 from fvar.tokenizer.usage import CodebookUsage
+from fvar.training import distributed
+from tests.training.processes import start
 
 
 def nearest(codes: Tensor, vectors: Tensor) -> Tensor:
@@ -81,6 +87,52 @@ def test_a_batch_with_nan_leaves_the_codebook_alone() -> None:
     book.update(codes, [torch.zeros(9).long()], [torch.full((9, 2), float("nan"))])
     assert torch.equal(codes, before[0])
     assert torch.equal(book.sums, before[1])
+
+
+def update_thrice(rank: int, world: int, port: int, out: Path) -> None:
+    """Three updates of one codebook by one of several ranks, each with its share of the same vectors."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    with distributed.process_group(torch.device("cpu")):
+        book, codes = seeded_book()
+        for scales in batches():
+            mine = [vectors[rank::world] for vectors in scales]
+            book.update(codes, [nearest(codes, vectors) for vectors in mine], mine)
+        torch.save({"codes": codes, **book.state_dict()}, out / f"rank{rank}")
+
+
+def seeded_book() -> tuple[EmaCodebook, Tensor]:
+    """Six codes far apart; the last one nobody uses, until it restarts in the second update."""
+    codes = 3 * torch.eye(6, 4)
+    codes[5] = -50
+    book = EmaCodebook(QuantiserConfig(vocab_size=6, ema_decay=0.5, dead_after=2), 4)
+    book.unused.zero_()
+    return book, codes
+
+
+def batches() -> list[list[Tensor]]:
+    """Vectors of two scales; in the second step all of a scale are alike, so it does not matter which one restarts."""
+    generator = torch.Generator().manual_seed(0)
+    steps = [[torch.randn(8, 4, generator=generator), torch.randn(40, 4, generator=generator)] for _ in range(3)]
+    steps[1] = [torch.ones(8, 4), torch.ones(40, 4)]
+    return steps
+
+
+def test_two_ranks_keep_the_statistics_of_one(tmp_path: Path) -> None:
+    book, codes = seeded_book()
+    for scales in batches():
+        book.update(codes, [nearest(codes, vectors) for vectors in scales], scales)
+    assert codes[5].min() > -50, "the idle code restarted"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [start(update_thrice, rank, 2, port, tmp_path) for rank in range(2)]
+    for process in processes:
+        process.join(60)
+    for rank in range(2):
+        theirs = torch.load(tmp_path / f"rank{rank}", weights_only=True)
+        torch.testing.assert_close(theirs, {"codes": codes, **book.state_dict()})
 
 
 def test_perplexity_of_even_use_is_the_vocabulary_and_of_one_code_is_one() -> None:

@@ -1,6 +1,7 @@
 """A tokenizer learns: its losses fall, its parts take part, and its state survives a kill."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from fvar.data import to_float
 from fvar.errors import UserError
 from fvar.tokenizer.task import TokenizerTask
 from fvar.training import optim
+from fvar.training.task import Metrics
 
 CPU = torch.device("cpu")
 
@@ -113,9 +115,51 @@ def test_discriminator_joins_after_its_warm_up() -> None:
     assert not torch.equal(before[0], task.parameter_groups("discriminator")[0][1])
 
 
-def test_small_views_get_no_adversary() -> None:
-    task = TokenizerTask(config(loss__adversarial=0.5, loss__perceptual=1.0), CPU)
-    assert task.phase_names == ("generator",)
+def test_perceptual_and_adversarial_losses_train_together() -> None:
+    """Both judges on 32 px pictures for some steps: finite, the adaptive weight sane, the pictures better."""
+    both = config(loss__adversarial=0.5, loss__perceptual=1.0, loss__discriminator_ch=8, train__steps=20)
+    larger = dataclasses.replace(
+        both,
+        data=DataConfig(dataset="emoji", image_size=32),
+        pyramid=dataclasses.replace(both.pyramid, patch_nums=(2, 4, 8)),
+        loss=dataclasses.replace(both.loss, adversarial_after=0.2),
+    )
+    task = TokenizerTask(larger, CPU)
+    assert task.perceptual is not None
+    before = task.evaluate(0)["explained"]
+    seen: list[dict[str, float]] = []
+    judge = task.loss
+
+    def watched(phase: str, batch: torch.Tensor, step: int) -> tuple[torch.Tensor, Metrics]:
+        loss, metrics = judge(phase, batch, step)
+        seen.append({"step": step, "loss": loss.item(), **{k: torch.as_tensor(v).item() for k, v in metrics.items()}})
+        return loss, metrics
+
+    task.loss = watched  # type: ignore[method-assign]
+    train(task, 12)
+    assert all(math.isfinite(value) for record in seen for value in record.values())
+    generator = [record for record in seen if "reconstruction" in record]
+    assert all("perceptual" in record for record in generator)
+    assert ["adversarial" in record for record in generator] == [step >= 4 for step in range(12)]
+    weights = [record["adaptive_weight"] for record in generator[4:]]
+    assert 1e-3 < min(weights) <= max(weights) < 1e4  # 1e4 is where it is cut off
+    assert generator[-1]["perceptual"] < generator[0]["perceptual"]
+    assert task.evaluate(12)["explained"] > before + 0.1
+    assert abs(seen[-1]["logits_real"] - seen[-1]["logits_fake"]) < 10, "neither player has run away"
+
+
+@pytest.mark.parametrize(("side", "adversary"), [(16, False), (24, True)])
+def test_judges_join_only_where_the_picture_is_large_enough(side: int, adversary: bool) -> None:
+    """Patches need 21 px, the perceptual distance 32 px."""
+    judged = config(loss__adversarial=0.5, loss__perceptual=1.0, loss__discriminator_ch=8)
+    sized = dataclasses.replace(
+        judged,
+        data=DataConfig(dataset="emoji", image_size=side),
+        pyramid=dataclasses.replace(judged.pyramid, patch_nums=(1, 2, side // 4)),
+    )
+    task = TokenizerTask(sized, CPU)
+    assert (task.discriminator is not None) == adversary
+    assert task.phase_names == (("generator", "discriminator") if adversary else ("generator",))
     assert task.perceptual is None
 
 
