@@ -43,8 +43,8 @@ class Checked:
 class DataConfig(Checked):
     """Which images, at which size, split how."""
 
-    dataset: Literal["emoji", "cifar10", "folder", "webdataset"] = "folder"  # folder: ImageNet layout, paper Sec. 4.1
-    root: str = ""  # folder or shards; empty for the embedded emoji
+    dataset: Literal["emoji", "text", "cifar10", "folder", "webdataset"] = "folder"  # ImageNet layout, paper Sec. 4.1
+    root: str = ""  # folder or shards; empty for the embedded emoji and rendered text
     image_size: int = 256  # px, paper Sec. 4.1 (256 and 512)
     crop: Literal["center", "random"] = "center"  # random: resize to 1.125x, then crop (VAR's recipe)
     flip: bool = False  # off: text and flags do not mirror

@@ -39,7 +39,7 @@ class Device:
 
 
 DEVICES = (Device("A100", 312e12, 80e9), Device("H100", 989e12, 80e9), Device("H200", 989e12, 141e9))
-CLASSES = {"emoji": 9, "cifar10": 10}  # folders and shards are taken for ImageNet
+CLASSES = {"emoji": 9, "text": 9, "cifar10": 10}  # folders and shards are taken for ImageNet
 IMAGENET_CLASSES = 1000
 COARSE_IMAGES = 0.25  # blurred views that a focus tokenizer decodes per image
 MASTER_BYTES = 16  # per trained parameter, in float32: weight, gradient and AdamW's two moments

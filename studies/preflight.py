@@ -70,7 +70,7 @@ def expected_bytes(stage: Stage) -> int:
     if isinstance(config, SamplesConfig):
         return config.count * _image_size(stage) ** 2 * 3
     if isinstance(config, TokensConfig):
-        return 16 << 20 if config.data.dataset == "emoji" else 2 << 30
+        return 16 << 20 if config.data.dataset in ("emoji", "text") else 2 << 30
     return 1 << 20
 
 

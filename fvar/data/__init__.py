@@ -12,6 +12,7 @@ from fvar.data.images import to_float, to_uint8
 from fvar.data.imageset import ImageSet, prefetch
 from fvar.data.shards import open_shards
 from fvar.data.split import balanced_subset, heldout_mask
+from fvar.data.text import open_text
 
 __all__ = ["ImageSet", "Split", "balanced_subset", "open_dataset", "prefetch", "to_float", "to_uint8"]
 
@@ -38,6 +39,8 @@ def _open(config: DataConfig, workers: int) -> tuple[ImageSet, list[bool] | None
     match config.dataset:
         case "emoji":
             return open_emoji(config), None
+        case "text":
+            return open_text(config)
         case "cifar10":
             return open_cifar10(config)
         case "folder":
