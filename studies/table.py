@@ -52,6 +52,8 @@ METRICS = (
     Metric("kid", "KID@{n} ×10³ ↓", 2, 1e3),
     Metric("precision", "Precision ↑", 3),
     Metric("recall", "Recall ↑", 3),
+    Metric("spectral_distance", "Spectral distance dB ↓", 2),
+    Metric("top_octave", "Top octave / real (1)", 2),
     Metric("cross_entropy", "Held-out CE ↓", 3, heldout=True),
     Metric("accuracy", "Held-out accuracy % ↑", 2, 1e2, heldout=True),
     Metric("is", "IS@{n} ↑", 1),
@@ -212,6 +214,12 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
         )
         lines.append(
             f"FID, KID, precision and recall: {counts} samples against {references} real images, {extractors}."
+        )
+    if frame["top_octave_n"].any():
+        lines.append(
+            "Spectral distance: root mean square over octaves of the log-spectral distance to the real images. "
+            "Top octave: energy beyond half the Nyquist frequency over the real images'; more than 1 is aliasing or "
+            "noise, less is blur."
         )
     seeds = sorted({cell.seed for cell in results.cells})
     lines.append(

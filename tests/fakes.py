@@ -101,6 +101,8 @@ def write_scores(run: RunDir, quality: float, rng: np.random.Generator) -> None:
         "recall": 0.2 + 0.2 * quality,
     }
     scores = {key: common | {"value": float(value)} for key, value in values.items()}
+    pixels = {"spectral_distance": 3 - 2 * quality, "top_octave": 1.8 - 0.7 * quality}
+    scores |= {key: common | {"value": value, "extractor": None} for key, value in pixels.items()}
     scores["fid"]["note"] = f"{COUNT} images span no 2048 dimensions; see KID"
     scores["is"] = common | {"value": None, "reason": "inception-torchscript has no classifier head; IS needs one"}
     atomic.write_json(run.path / "scores.json", scores)

@@ -4,5 +4,6 @@ features.py   networks that describe images, and features kept by content
 inception.py  the network FID is defined by, and its weights
 frechet.py    FID, its spread and its limit
 compare.py    features of two sets -> FID, KID, precision, recall, IS
+spectra.py    aliasing in pixels: log-spectral distance by octave, energy in the top octave
 sources.py    where images come from: folders, archives, run directories, data sets
 """

@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any
 from fvar.errors import UserError, run_main, unknown
 
 if TYPE_CHECKING:
-    from fvar.metrics.features import Images
+    from torch import Tensor
+
+    from fvar.metrics.compare import Score
+    from fvar.metrics.features import Extractor, Images
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,7 +34,11 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("generated", metavar="GENERATED")
     add("real", metavar="REAL")
-    add("--metrics", default="fid,kid,prc,is", help="some of fid, kid, prc (precision and recall), is (%(default)s)")
+    add(
+        "--metrics",
+        default="fid,kid,prc,is,aliasing",
+        help="some of fid, kid, prc (precision and recall), is, aliasing (spectra of the pixels) (%(default)s)",
+    )
     add("--extractor", default="inception-torchscript", help="also: inception, vgg16, dinov2, clip (%(default)s)")
     add("--weights", type=Path, metavar="FILE", help="torch-fidelity's weights for --extractor inception")
     add("--root", default="", metavar="DIR", help="where the files of a data set lie")
@@ -54,11 +61,14 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     from fvar.metrics.features import extract_cached, load_extractor
     from fvar.metrics.frechet import Statistics
     from fvar.metrics.sources import DATASETS, open_source
+    from fvar.metrics.spectra import aliasing_scores
     from fvar.training.distributed import pick_device
 
+    known = (*METRICS, "aliasing")
     metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]
-    if not metrics or (wrong := [name for name in metrics if name not in METRICS]):
-        raise unknown("metric", wrong[0] if metrics else args.metrics, METRICS)
+    if not metrics or (wrong := [name for name in metrics if name not in known]):
+        raise unknown("metric", wrong[0] if metrics else args.metrics, known)
+    of_features = [name for name in metrics if name in METRICS]
     sides: dict[str, Images | Statistics] = {}
     # A data set is opened at the size of the other side, so that one is opened first.
     size = args.size
@@ -69,19 +79,23 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     generated, real = sides[args.generated], sides[args.real]
     if isinstance(generated, Statistics):
         raise UserError(f"{args.generated} holds statistics; GENERATED must be images")
-    extractor = load_extractor(args.extractor, args.weights, pick_device(args.device))
+    device = pick_device(args.device)
     folder = cache.directory() / "features"
+    names = {id(source): text for text, source in sides.items()}
 
-    def features(text: str, images: Images) -> Any:
+    def features(extractor: Extractor, images: Images) -> Tensor:
+        text = names[id(images)]
         return extract_cached(extractor, images, folder, args.batch_size, lambda *state: _progress(text, *state))
 
-    if isinstance(real, Statistics):
-        if len(real.mu) != extractor.width:
+    scores: dict[str, Score] = {}
+    if of_features:
+        extractor = load_extractor(args.extractor, args.weights, device)
+        if isinstance(real, Statistics) and len(real.mu) != extractor.width:
             raise UserError(f"{args.real}: {len(real.mu)} features, but {args.extractor} has {extractor.width}")
-        scores = score(features(args.generated, generated), real, extractor, metrics, args.seed)
-    else:
-        pair = features(args.generated, generated), features(args.real, real)
-        scores = score(*pair, extractor, metrics, args.seed)
+        reference = real if isinstance(real, Statistics) else features(extractor, real)
+        scores |= score(features(extractor, generated), reference, extractor, of_features, args.seed)
+    if "aliasing" in metrics:
+        scores |= aliasing_scores(generated, real, features, device, args.seed)
     return {key: entry.as_dict() for key, entry in scores.items()}
 
 
@@ -95,7 +109,8 @@ def _lines(body: dict[str, dict[str, Any]]) -> str:
         lines.append(f"{entry['label']:<16}{value:<24}{entry['reason'] or entry.get('note', '')}".rstrip())
     first = next(iter(body.values()))
     real = "statistics" if first["reference_count"] is None else f"{first['reference_count']:,} real images"
-    lines.append(f"{first['count']:,} generated images against {real}, features by {first['extractor']}")
+    by = f", features by {first['extractor']}" if first["extractor"] else ""
+    lines.append(f"{first['count']:,} generated images against {real}{by}")
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ class Score:
     reason: str = ""
     count: int = 0  # generated images
     reference_count: int | None = None  # real images; None where only their statistics are known
-    extractor: str = ""
+    extractor: str | None = None  # None: measured on pixels
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

@@ -108,15 +108,30 @@ def load_extractor(name: str, weights: Path | None = None, device: torch.device 
 
 
 def extract(extractor: Extractor, images: Images, batch_size: int = 64, progress: Progress | None = None) -> Tensor:
-    """Features (N, D) float32, on the CPU, in the order of the images."""
-    device = next(extractor.network.parameters()).device
+    """Features (N, D) float32, on the CPU, in the order of the images, on a GPU too in full precision."""
+    device = next(iter(extractor.network.state_dict().values())).device
     features = torch.empty(len(images), extractor.width)
     started = time.monotonic()
-    for indices in _slices(len(images), batch_size):
-        features[indices.start : indices.stop] = extractor.network(images.batch(indices).to(device)).cpu()
-        if progress:
-            progress(indices.stop, len(images), indices.stop / (time.monotonic() - started))
+    with full_precision():
+        for indices in _slices(len(images), batch_size):
+            features[indices.start : indices.stop] = extractor.network(images.batch(indices).to(device)).cpu()
+            if progress:
+                progress(indices.stop, len(images), indices.stop / (time.monotonic() - started))
     return features
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 matrices and convolve as float32, not as TF32, which GPUs do by default and FID would notice."""
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [part.fp32_precision for part in parts]
+    try:
+        for part in parts:
+            part.fp32_precision = "ieee"
+        yield
+    finally:
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
 
 
 def extract_cached(

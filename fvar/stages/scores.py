@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+from torch import Tensor
+
 from fvar import atomic
 from fvar.config import ScoresConfig
 from fvar.data import ImageSet, balanced_subset, open_dataset
 from fvar.metrics.compare import score
-from fvar.metrics.features import extract, extract_cached, load_extractor
+from fvar.metrics.features import Extractor, Images, extract, extract_cached, load_extractor
 from fvar.metrics.sources import ArrayImages, open_archive
+from fvar.metrics.spectra import aliasing_scores
 from fvar.rundir import RunDir
 from fvar.training.distributed import pick_device
 
@@ -31,13 +34,18 @@ def run(run: RunDir) -> None:
             said = time.monotonic()
             run.update(step=done, steps=total, rate=rate, eta=(total - done) / rate)
 
-    run.update(note="features of the real images")
     cache = run.path.parent.parent / "cache" / "features"  # beside runs/: shared by all studies of these results
-    real_features = extract_cached(extractor, real, cache, config.batch_size, progress)
-    run.update(note="features of the samples")
-    features = extract(extractor, generated, config.batch_size, progress)
+
+    def features(extractor: Extractor, images: Images) -> Tensor:
+        run.update(note=f"{extractor.name} of the {'real images' if images is real else 'samples'}")
+        if images is real:
+            return extract_cached(extractor, images, cache, config.batch_size, progress)
+        return extract(extractor, images, config.batch_size, progress)
+
+    real_features, generated_features = features(extractor, real), features(extractor, generated)
     run.update(note="comparing")
-    scores = score(features, real_features, extractor, seed=config.seed)
+    scores = score(generated_features, real_features, extractor, seed=config.seed)
+    scores |= aliasing_scores(generated, real, features, device, config.seed)
     atomic.write_json(run.path / "scores.json", {metric: found.as_dict() for metric, found in scores.items()})
     run.update(note="")
 

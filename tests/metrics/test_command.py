@@ -94,6 +94,44 @@ def test_order_and_batch_size_do_not_matter(tmp_path, both, capsys):
     assert (itself["precision"]["value"], itself["recall"]["value"]) == (1, 1)
 
 
+def test_aliasing_alone_needs_no_network(both, network, capsys):
+    body = scores(capsys, *both, "--metrics", "aliasing")
+    assert set(body) == {"spectral_distance", "top_octave"}
+    assert network.seen == 0
+    assert body["top_octave"]["value"] == pytest.approx(4, rel=0.1)  # noise against noise of half the amplitude
+    assert body["top_octave"]["extractor"] is None
+    main([*both, "--metrics", "aliasing", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "Top octave@30" in out
+    assert out.endswith("30 generated images against 40 real images\n")
+    small = scores(capsys, both[0], "emoji:heldout", "--metrics", "aliasing", "--size", "32")
+    assert "different size (16 x 16 and 32 x 32 px)" in small["top_octave"]["reason"]
+
+
+@pytest.fixture
+def tf32():
+    """Both switches on; returns what reads them."""
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [part.fp32_precision for part in parts]
+    for part in parts:
+        part.fp32_precision = "tf32"
+    yield lambda: [part.fp32_precision for part in parts]
+    for part, precision in zip(parts, before, strict=True):
+        part.fp32_precision = precision
+
+
+def test_features_are_taken_in_full_precision_and_leave_the_switches_as_they_were(both, network, tf32):
+    inside = []
+    network.register_forward_pre_hook(lambda *_: inside.append(tf32()))
+    extract(features.load_extractor("toy"), open_source(both[0]))
+    assert inside == [["ieee", "ieee"]]
+    assert tf32() == ["tf32", "tf32"]
+    network.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        extract(features.load_extractor("toy"), open_source(both[0]))
+    assert tf32() == ["tf32", "tf32"]
+
+
 def test_swapped_arguments_swap_precision_and_recall(both, capsys):
     there, back = scores(capsys, *both), scores(capsys, *reversed(both))
     assert there["precision"]["value"] == back["recall"]["value"]

@@ -159,9 +159,12 @@ def test_scores_name_counts_and_extractor_and_leave_reasons_for_blanks(run, toy_
     samples.run(run.input("samples"))
     scores.run(run)
     body = json.loads((run.path / "scores.json").read_text())
-    assert set(body) == {"fid", "fid_infinity", "kid", "precision", "recall", "is"}
-    for entry in body.values():
-        assert (entry["count"], entry["reference_count"], entry["extractor"]) == (COUNT, 40, "inception-torchscript")
+    pixels = {"spectral_distance", "top_octave"}
+    assert set(body) == {"fid", "fid_infinity", "kid", "precision", "recall", "is"} | pixels
+    for key, entry in body.items():
+        extractor = None if key in pixels else "inception-torchscript"
+        assert (entry["count"], entry["reference_count"], entry["extractor"]) == (COUNT, 40, extractor)
+    assert body["top_octave"]["value"] > 0
     assert body["fid"]["label"] == f"FID@{COUNT}"
     assert body["fid"]["value"] > 0
     assert 0 <= body["precision"]["value"] <= 1
@@ -178,7 +181,7 @@ def test_features_of_the_real_images_are_computed_once(run, toy_network):
     scores.run(run)
     assert sum(toy_network) == 2 * COUNT + 40
     assert (run.path / "scores.json").read_text() == first
-    kept = list((run.path.parent.parent / "cache" / "features").glob("*.npy"))
+    kept = list((run.path.parent.parent / "cache" / "features").glob("inception-*.npy"))
     assert len(kept) == 1
     kept[0].write_bytes(kept[0].read_bytes()[:300])  # damaged: computed again
     scores.run(run)

@@ -143,6 +143,15 @@ def test_blank_inception_score_has_no_number_anywhere(ablation: StudyResults) ->
     assert {row[column] for row in body_rows(table.markdown(ablation, frame))} == {""}
 
 
+def test_aliasing_stands_beside_fid_and_says_how_to_read_it(ablation: StudyResults) -> None:
+    frame = table.tidy(ablation)
+    headings, rows = table.Layout.of(ablation, frame).headings, body_rows(table.markdown(ablation, frame))
+    spectrum, top = (headings.index(name) for name in ("Spectral distance dB ↓", "Top octave / real (1)"))
+    assert (rows[0][0], rows[0][spectrum], rows[0][top]) == ("VAR (baseline)", "3.00 ± 0.00", "1.80 ± 0.00")
+    assert "more than 1 is aliasing or noise, less is blur." in table.markdown(ablation, frame)
+    assert set(frame["extractor"]) == {"inception-torchscript"}  # that spectra have none is no contradiction
+
+
 def test_one_seed_shows_the_mean_alone_and_says_so(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
     frame = table.tidy(results)
@@ -161,9 +170,10 @@ def test_failed_and_blocked_cells_are_rows_with_their_state_and_no_number(tmp_pa
     results = StudyResults.read(tmp_path, results.study, results.preset)
     text = table.markdown(results, table.tidy(results))
     rows = {row[0]: row for row in body_rows(text)}
-    assert rows["w/ Gaussian blur"][1:9] == ["failed"] + [""] * 7
-    assert rows["w/o dual tokenizers"][1:9] == ["blocked"] + [""] * 7
-    assert rows["w/o dual tokenizers"][9] == "3.14"
+    ours = 2 + len(table.METRICS)
+    assert rows["w/ Gaussian blur"][1:ours] == ["failed"] + [""] * len(table.METRICS)
+    assert rows["w/o dual tokenizers"][1:ours] == ["blocked"] + [""] * len(table.METRICS)
+    assert rows["w/o dual tokenizers"][ours] == "3.14"
     assert re.search(r"w/o dual tokenizers is blocked: var-[0-9a-f]{16}: OSError: disk full", text)
 
 
@@ -222,7 +232,8 @@ def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
         ["waiting", "1", "2", "-4"],
         ["waiting", "0.123", "1", "0"],
     ]
-    assert "\\begin{tabular}{llrrrrrrrrrr}" in table.latex(results, frame)
+    columns = "ll" + "r" * (3 + len(table.METRICS))
+    assert f"\\begin{{tabular}}{{{columns}}}" in table.latex(results, frame)
 
 
 def test_scores_of_one_variant_with_different_sample_counts_are_refused(tmp_path: Path) -> None:
