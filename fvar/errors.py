@@ -22,8 +22,12 @@ class StageFailed(UserError):
     exit_code = 1
 
 
-class Interrupted(Exception):
-    """A stage was asked to stop (signal, time limit) and wrote a checkpoint; the same command continues it."""
+class Interrupted(BaseException):
+    """A stage was asked to stop (signal, time limit) and wrote a checkpoint; the same command continues it.
+
+    No `Exception`, as KeyboardInterrupt is none: it may be raised within any import, and libraries that try this or
+    that (`except Exception: pass`) must not swallow it.
+    """
 
 
 def unknown(what: str, given: object, valid: Iterable[str]) -> UserError:

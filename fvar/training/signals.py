@@ -23,7 +23,7 @@ class Stopped(Interrupted):
 
 
 class StopRequest:
-    """Remembers the first stopping signal; a second Ctrl-C does not wait."""
+    """A handler that remembers the first stopping signal; a second Ctrl-C does not wait."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -37,32 +37,57 @@ class StopRequest:
         self.number = self.number or number
 
 
+class _Raising(StopRequest):
+    """A handler that raises `Stopped`, and remembers it: what it raises within a destructor or a callback is lost."""
+
+    armed = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.number = self.number or number
+        if self.armed:
+            raise Stopped(number)
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[StopRequest]:
-    """Note stopping signals instead of acting on them: the block looks at the request when it can stop safely."""
+    """Note stopping signals instead of acting on them: the block looks at the request when it can stop safely.
+
+    Raises `Stopped` after a block that ended without having looked.
+    """
     request = StopRequest()
-    with _handling(request):
+    with _handling(request) as previous:
+        outer = previous.get(signal.SIGTERM)
+        if isinstance(outer, _Raising) and outer:
+            request.number = request.number or outer.number
         yield request
+    if request:
+        raise Stopped(request.number)
 
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
     """Turn a stopping signal into `Stopped`, then hand it to the handler that was in place before.
 
-    So a stage ends with its status written, and submitit's own handler requeues the job afterwards.
+    So a stage ends with its status written, and submitit's own handler requeues the job afterwards. A `Stopped` that
+    was lost on its way is raised at the end of the block, or by the training loop at the end of its step.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
-
-    with _handling(stop) as previous:
-        try:
-            yield
-        except Stopped as stopped:
-            handler = previous.get(stopped.number)
-            if callable(handler) and handler is not signal.default_int_handler:
-                handler(stopped.number, None)
-            raise
+    handler = _Raising()
+    previous: dict[int, Handler | int | None] = {}
+    try:
+        with _handling(handler) as previous:
+            try:
+                handler.armed = True
+                if not handler:
+                    yield
+            finally:
+                handler.armed = False  # from here on it only notes: an exception would keep the old handlers out
+        if handler:
+            raise Stopped(handler.number)
+    except Stopped as stopped:
+        old = previous.get(stopped.number)
+        if callable(old) and old is not signal.default_int_handler:
+            old(stopped.number, None)
+        raise
 
 
 @contextlib.contextmanager
