@@ -135,6 +135,8 @@ def _explain(error: BaseException, run: RunDir) -> str:
     """One line about why a stage ended."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return f"{DISK_ERRORS[error.errno]} ({error.filename or run.path}); make room and run it again"
+    if isinstance(error, UserError):
+        return str(error)
     return traceback.format_exception_only(error)[-1].strip()
 
 
@@ -170,7 +172,10 @@ def _supervised(run: RunDir, echo: bool) -> None:
         except BaseException as error:
             message = _explain(error, run)
             with contextlib.suppress(OSError):
-                traceback.print_exc()
+                if isinstance(error, UserError):  # the data or the settings are wrong, not the code
+                    print(f"error: {message}", flush=True)
+                else:
+                    traceback.print_exc()
             settle("failed", message)
             if isinstance(error, UserError) and not isinstance(error, StageFailed):
                 raise

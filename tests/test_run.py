@@ -70,6 +70,21 @@ def test_failure_keeps_its_last_line_and_its_traceback(run: RunDir, stage: Calla
     assert "in explode" in (run.path / "log").read_text()
 
 
+def test_users_mistake_found_by_a_stage_is_a_line_in_the_log_and_no_traceback(
+    run: RunDir, stage: Callable[[Body], None]
+) -> None:
+    def refuse(run: RunDir) -> None:
+        raise UserError("data: 4 of 300 files cannot be read; restore them")
+
+    stage(refuse)
+    with pytest.raises(UserError, match=r"^data: 4 of 300"):
+        runner.execute(run.path)
+    assert run.status.error == "data: 4 of 300 files cannot be read; restore them"
+    log = (run.path / "log").read_text()
+    assert log.endswith("error: data: 4 of 300 files cannot be read; restore them\n")
+    assert "Traceback" not in log
+
+
 def test_failed_stage_may_be_tried_again_and_time_adds_up(run: RunDir, stage: Callable[[Body], None]) -> None:
     def explode(run: RunDir) -> None:
         raise ValueError
