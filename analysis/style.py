@@ -75,7 +75,9 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def command(description: str, draw: Callable[[StudyResults], Path], argv: Sequence[str] | None, study: str) -> int:
+def command(
+    description: str, draw: Callable[[StudyResults], Path | list[Path]], argv: Sequence[str] | None, study: str
+) -> int:
     """The command line that every figure has: STUDY [--preset] [--results]. Draws from results alone."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("study", nargs="?", default=study, help=f"name of a study that was run (default: {study})")
@@ -87,5 +89,6 @@ def command(description: str, draw: Callable[[StudyResults], Path], argv: Sequen
     for name in (arguments.study, arguments.preset):
         if Path(name).name != name or name.startswith("."):
             raise UserError(f"{name!r} is not the name of a study or preset")
-    print(draw(StudyResults.read(arguments.results, arguments.study, arguments.preset)))
+    drawn = draw(StudyResults.read(arguments.results, arguments.study, arguments.preset))
+    print("\n".join(map(str, drawn if isinstance(drawn, list) else [drawn])))
     return 0

@@ -337,9 +337,23 @@ class ScoresConfig(Checked):
     seed: int = 0  # of KID's subsets
 
 
-StageConfig = TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig
+@dataclass(frozen=True)
+class ReadabilityConfig(Checked):
+    """Has an OCR read rendered words off a structure tokenizer's reconstructions, scale by scale. Inputs: tokenizer."""
+
+    kind: typing.ClassVar[str] = "readability"
+    words: int = 48  # per font size, of the held-out pages of data set text; ours
+    batch_size: int = 16  # pages
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "words", "batch_size")
+
+
+StageConfig = TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig | ReadabilityConfig
 STAGE_CONFIGS: dict[str, type[StageConfig]] = {
-    cls.kind: cls for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig)
+    cls.kind: cls
+    for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig, ReadabilityConfig)
 }
 
 

@@ -66,14 +66,14 @@ class Plan:
         return f"training to come: {flop:.2g} FLOP, estimated at {rounded} GPU hours ({assumed})"
 
     def _kinds(self, run: set[str]) -> list[str]:
-        lines = [f"{'stage':<10} {'distinct':>8} {'done':>6} {'failed':>7} {'to run':>7}   steps each"]
+        lines = [f"{'stage':<11} {'distinct':>8} {'done':>6} {'failed':>7} {'to run':>7}   steps each"]
         for kind in STAGE_CONFIGS:
             stages = [stage for stage in self.stages.values() if stage.kind == kind]
             states = Counter(self.statuses[stage.name].state for stage in stages)
             todo = sum(stage.name in run for stage in stages)
             steps = " ".join(f"{count:,}" for count in sorted(set(_steps(stages))))
             lines.append(
-                f"{kind:<10} {len(stages):>8} {states['done']:>6} {states['failed']:>7} {todo:>7}   {steps}".rstrip()
+                f"{kind:<11} {len(stages):>8} {states['done']:>6} {states['failed']:>7} {todo:>7}   {steps}".rstrip()
             )
         return lines
 

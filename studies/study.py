@@ -34,6 +34,7 @@ STUDIES = (
     "sweep_psf_radius",
     "sweep_lambda",
     "search_distillation",
+    "text_readability",
     "spectral",
 )
 

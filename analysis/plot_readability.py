@@ -1,0 +1,235 @@
+"""What an OCR reads of words that went through a tokenizer: error rates as curves, and the words themselves.
+
+    python analysis/plot_readability.py [STUDY] [--preset smoke] [--results results]
+
+readability.png    character error rate by font size: of all scales, and of every scale of each tokenizer
+strip.png          one word a size, as rendered and as reconstructed from all scales, with what the OCR read beneath
+clarity.png        the largest of these words after every scale, and as the focused views show it
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
+
+from analysis import style
+from analysis.results import CellResult, StudyResults
+from analysis.stats import Spread, spread
+from fvar.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+RIGHT, WRONG = style.PALETTE[4], style.PALETTE[1]
+
+Picture = tuple[str, int]  # "original", "view" or "reconstruction", and its scale from 1 (0: the original)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What the finished cells of one variant (its seeds) found."""
+
+    label: str
+    cells: Sequence[CellResult]  # finished ones, at least one
+
+    @classmethod
+    def of(cls, results: StudyResults) -> dict[str, Readings]:
+        """By variant, in the study's order; variants without a finished cell are left out."""
+        finished = {
+            variant: [cell for cell in cells if cell.state[0] == "done"]
+            for variant, cells in results.variants().items()
+        }
+        return {variant: cls(cells[0].label, cells) for variant, cells in finished.items() if cells}
+
+    @cached_property
+    def bodies(self) -> list[dict[str, Any]]:
+        """readability.json of every cell."""
+        return [json.loads((self._folder(cell) / "readability.json").read_text()) for cell in self.cells]
+
+    @cached_property
+    def rates(self) -> dict[tuple[Picture, int], Spread]:
+        """Error rate by picture and font size. Its spread: over seeds, or of one seed the standard error over words."""
+        values: dict[tuple[Picture, int], list[dict[str, Any]]] = {}
+        for body in self.bodies:
+            for row in body["rates"]:
+                values.setdefault(((row["picture"], row["scale"]), row["size"]), []).append(row)
+        found = {}
+        for key, rows in values.items():
+            over_seeds = spread(row["value"] for row in rows)
+            assert over_seeds is not None
+            found[key] = over_seeds if len(rows) > 1 else Spread(over_seeds.mean, rows[0]["spread"], 1)
+        return found
+
+    @property
+    def sizes(self) -> list[int]:
+        """Font sizes in px, rising."""
+        return sorted({size for _, size in self.rates})
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """What was read: the original, the views, the reconstructions, each by scale."""
+        return list(dict.fromkeys(picture for picture, _ in self.rates))
+
+    @property
+    def last(self) -> Picture:
+        """The reconstruction from all scales."""
+        return max(picture for picture in self.pictures if picture[0] == "reconstruction")
+
+    def example(self, picture: Picture, size: int) -> tuple[NDArray[np.uint8], str, str]:
+        """A word of one size: its picture (h, w, 3), what it says, what was read. Of the first seed."""
+        import numpy as np
+
+        row = next(
+            row for row in self.bodies[0]["examples"] if (row["picture"], row["scale"], row["size"]) == (*picture, size)
+        )
+        with np.load(self._folder(self.cells[0]) / "words.npz", allow_pickle=False) as archive:
+            return archive[f"{size}/{picture[0]}/{picture[1]}"], row["text"], row["read"]
+
+    @staticmethod
+    def _folder(cell: CellResult) -> Path:
+        return cell.chain["readability"].path
+
+
+def draw(results: StudyResults) -> list[Path]:
+    """Write the three pictures into the study's folder. Raises `UserError` where no cell is done yet."""
+    found = Readings.of(results)
+    if not found:
+        raise UserError(
+            f"no cell of {results.study} is done yet; "
+            f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
+        )
+    figures = {"readability": _curves(found), "strip": _strip(found), "clarity": _clarity(found)}
+    for figure in figures.values():
+        figure.suptitle(style.heading(results), x=0.01, ha="left")
+    return [style.save(figure, results.folder / f"{name}.png") for name, figure in figures.items()]
+
+
+# --------------------------------------------------------------------------------------------------------------- curves
+
+
+def _curves(found: Mapping[str, Readings]) -> Figure:
+    """One panel for all tokenizers at their last scale, then one for each by scale."""
+    figure = style.new_figure(1 + 4.2 * (1 + len(found)), 4.4)
+    axes = figure.subplots(1, 1 + len(found), sharey=True, squeeze=False)[0]
+    first = next(iter(found.values()))
+    _curve(axes[0], first, ("original", 0), color="black", linestyle=":", label="as rendered")
+    for index, (readings, colour) in enumerate(zip(found.values(), style.colours(1 + len(found))[1:], strict=True)):
+        dash = style.DASHES[index % len(style.DASHES)]
+        _curve(axes[0], readings, readings.last, color=colour, linestyle=dash, label=readings.label)
+    axes[0].set_title("all scales")
+    axes[0].set_ylabel("characters misread (%)")
+    for ax, readings in zip(axes[1:], found.values(), strict=True):
+        _by_scale(ax, readings)
+    for ax in axes:
+        ax.set_xlabel("font size (px)")
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(first.sizes, [str(size) for size in first.sizes])
+        ax.minorticks_off()
+        ax.set_ylim(-3, 112)
+        ax.legend(fontsize=9, loc="best")
+    return figure
+
+
+def _by_scale(ax: Axes, readings: Readings) -> None:
+    """A tokenizer's scales, the later the darker; dashed what the focused views themselves show."""
+    import matplotlib
+
+    shades, last = matplotlib.colormaps["viridis_r"], readings.last[1]
+    for picture in readings.pictures:
+        kind, scale = picture
+        if kind == "original":
+            continue
+        name = f"scales 1 to {scale}" if scale > 1 else "scale 1"
+        text, dash = (name, "-") if kind == "reconstruction" else (f"view $L_{scale}$ itself", "--")
+        _curve(ax, readings, picture, color=shades(0.15 + 0.8 * scale / last), linestyle=dash, label=text)
+    ax.set_title(readings.label)
+
+
+def _curve(ax: Axes, readings: Readings, picture: Picture, **style_of_line: Any) -> None:
+    points = [readings.rates[picture, size] for size in readings.sizes]
+    means, spreads = [100 * point.mean for point in points], [100 * (point.sd or 0) for point in points]
+    ax.errorbar(readings.sizes, means, spreads, linewidth=2, marker="o", markersize=4, capsize=2, **style_of_line)
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def _strip(found: Mapping[str, Readings]) -> Figure:
+    """A row for each font size; columns: as rendered, then each tokenizer."""
+    first = next(iter(found.values()))
+    sizes, columns = (
+        first.sizes,
+        [(first, ("original", 0)), *((readings, readings.last) for readings in found.values())],
+    )
+    figure = style.new_figure(0.8 + 2.0 * len(columns), 1.0 + 1.1 * len(sizes))
+    grid = figure.subplots(len(sizes), len(columns), squeeze=False)
+    for row, size in zip(grid, sizes, strict=True):
+        for ax, (readings, picture) in zip(row, columns, strict=True):
+            _word(ax, *readings.example(picture, size))
+        _row_label(row[0], f"{size} px")
+    for ax, text in zip(grid[0], ["as rendered", *(readings.label for readings in found.values())], strict=True):
+        ax.set_title(text.replace(", ", ",\n"), fontsize=11, loc="center")
+    return figure
+
+
+def _clarity(found: Mapping[str, Readings]) -> Figure:
+    """A row for each tokenizer, and for its views; columns: the scales, then the original."""
+    rows = [
+        (readings, kind)
+        for readings in found.values()
+        for kind in ("view", "reconstruction")
+        if any(picture[0] == kind for picture in readings.pictures)
+    ]
+    scales = max(readings.last[1] for readings in found.values())
+    figure = style.new_figure(2.2 + 1.8 * (scales + 1), 1.0 + 1.25 * len(rows))
+    grid = figure.subplots(len(rows), scales + 1, squeeze=False)
+    for row, (readings, kind) in zip(grid, rows, strict=True):
+        size = readings.sizes[-1]
+        for ax, picture in zip(row, [*((kind, k) for k in range(1, scales + 1)), ("original", 0)], strict=True):
+            if picture in readings.pictures:
+                _word(ax, *readings.example(picture, size))
+            else:
+                ax.axis("off")  # the last view is the original
+        what = "its views $L_k$" if kind == "view" else "reconstruction"
+        _row_label(row[0], readings.label.replace(", ", ",\n") + f"\n{what}")
+    for ax, text in zip(grid[0], [*(f"scale {k}" for k in range(1, scales + 1)), "as rendered"], strict=True):
+        ax.set_title(text, fontsize=11, loc="center")
+    return figure
+
+
+def _word(ax: Axes, picture: NDArray[np.uint8], text: str, read: str) -> None:
+    """The word's pixels, and what was read beneath: green where it is right."""
+    ax.imshow(picture, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(visible=False)
+    right = "".join(read.split()).casefold() == text
+    ax.set_xlabel(printable(read), color=RIGHT if right else WRONG, fontsize=11, parse_math=False, labelpad=2)
+
+
+def _row_label(ax: Axes, text: str) -> None:
+    ax.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8)
+
+
+def printable(read: str) -> str:
+    """A reading for a figure: what is not Latin script, which the figure's font may lack, as a box."""
+    return "".join(char if ord(char) < 0x250 else "□" for char in read.strip()) or "(nothing)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return style.command("Draw what an OCR reads of each tokenizer.", draw, argv, "text_readability")
+
+
+if __name__ == "__main__":
+    run_main(main)

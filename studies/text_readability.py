@@ -1,0 +1,155 @@
+"""Can one still read what a tokenizer kept, and from which scale on? Words in several sizes, read by an OCR.
+
+    python -m studies.run text_readability
+    python analysis/plot_readability.py            # draws the figures again
+
+VAR's pyramid against FVAR's, by Table 2's own structure tokenizers, and by the same two trained on rendered words: one
+that met no type in training says little about its pyramid. `--only var --only fvar` leaves the latter out. What is read
+are held-out words. A seed is one of the tokenizers' training; Table 2 uses seed 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fvar import atomic
+from fvar.config import ReadabilityConfig, Stage
+from studies.presets import Preset
+from studies.study import Cell, Context, Study
+from studies.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from analysis.plot_readability import Picture, Readings
+    from analysis.results import StudyResults
+
+PYRAMIDS = {"var": ("VAR", "baseline"), "fvar": ("FVAR", "full")}  # in a cell's name: label, variant of Table 2
+READABLE = 0.10  # error rate up to which a size counts as readable in the summary; ours
+
+
+def cells(ctx: Context) -> Iterator[Cell]:
+    """VAR's and FVAR's tokenizer, learned on the preset's images, and learned on text."""
+    rows = {"": ctx.preset, "-text": dataclasses.replace(ctx.preset, dataset="text", data_root="")}
+    if ctx.preset.dataset == "text":
+        del rows["-text"]
+    for suffix, preset in rows.items():
+        for name, (label, variant) in PYRAMIDS.items():
+            for seed in range(ctx.seeds):
+                stage = Stage(ReadabilityConfig(), {"tokenizer": structure_tokenizer(preset, variant, seed)})
+                params = {"pyramid": name, "learned_on": preset.dataset}
+                yield Cell(name + suffix, f"{label}, learned on {preset.dataset}", seed, params, stage)
+
+
+def structure_tokenizer(preset: Preset, variant: str, seed: int) -> Stage:
+    """Table 2's, which has seed 0, or one that differs from it in the seed alone."""
+    kind = VARIANTS[variant]
+    config = preset.tokenizer("structure", kind.kernel, kind.reading)
+    return Stage(dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed)))
+
+
+def outputs(ctx: Context) -> list[Path]:
+    """table.md, table.csv and the figures; nothing before a cell is done."""
+    from analysis import plot_readability
+
+    results = ctx.read()
+    found = plot_readability.Readings.of(results)
+    if not found:
+        return []
+    atomic.write_text(results.folder / "table.md", markdown(results, found))
+    atomic.write_text(results.folder / "table.csv", tidy(found))
+    return [results.folder / "table.md", *plot_readability.draw(results), results.folder / "table.csv"]
+
+
+STUDY = Study("text_readability", "Text readability: words through the tokenizers", cells, outputs)
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def markdown(results: StudyResults, found: Mapping[str, Readings]) -> str:
+    """The finding for people: what each size is misread by, and from which size on each scale can be read."""
+    first = next(iter(found.values()))
+    headings = ["Font size", "as rendered", *(readings.label for readings in found.values())]
+    columns = [(first, ("original", 0)), *((readings, readings.last) for readings in found.values())]
+    by_size = [[f"{size} px", *(_rate(*column, size) for column in columns)] for size in first.sizes]
+    scales = range(1, max(readings.last[1] for readings in found.values()) + 1)
+    by_scale = [
+        [f"{readings.label}: {name}", *(readable_from(readings, (kind, scale)) for scale in scales)]
+        for readings in found.values()
+        for kind, name in (("view", "views L_k themselves"), ("reconstruction", "reconstruction"))
+        if any(picture[0] == kind for picture in readings.pictures)
+    ]
+    lines = [
+        f"# {results.title}",
+        "",
+        *(f"- {note}" for note in notes(results, found)),
+        "",
+        "Characters misread (%), all scales decoded:",
+        "",
+        *_table(headings, by_size),
+        "",
+        f"Smallest font size from which at most {READABLE:.0%} of the characters are misread:",
+        "",
+        *_table(["After scale", *map(str, scales)], by_scale),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def readable_from(readings: Readings, picture: Picture) -> str:
+    """The smallest size in px such that it and all larger ones can be read; "none", or empty for no such picture."""
+    if picture not in readings.pictures:
+        return ""
+    smallest = None
+    for size in reversed(readings.sizes):
+        if readings.rates[picture, size].mean > READABLE:
+            break
+        smallest = size
+    return f"{smallest} px" if smallest else "none"
+
+
+def notes(results: StudyResults, found: Mapping[str, Readings]) -> list[str]:
+    """What must be known to read the numbers, as sentences."""
+    first = next(iter(found.values()))
+    body, seeds = first.bodies[0], sorted({cell.seed for cell in results.cells})
+    words = sorted({row["words"] for row in body["rates"]})
+    count = f"{words[0]} to {words[-1]}" if len(words) > 1 else f"{words[0]}"
+    spread = "the sample standard deviation over seeds" if len(seeds) > 1 else "the standard error over words"
+    lines = [
+        f"Measured at preset `{results.preset}`: words rendered on pages of {body['image_size']} px, {count} a size, "
+        "put through each tokenizer and cut out where they stand.",
+        f"Read by {body['ocr']}, shown one word at a time and enlarged to its 48 px of height; case does not count.",
+        "Misread: Levenshtein distance over characters written; 100 % is as bad as reading nothing. "
+        f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; ± is {spread}.",
+        "View L_k is what the pyramid hands to scale k, without any tokenizer; VAR's tokenizer has no views.",
+    ]
+    for cell in results.cells:
+        state, detail = cell.state
+        if state != "done":
+            lines.append(f"{cell.label}, seed {cell.seed}, is {state}{': ' * bool(detail)}{detail}.")
+    return lines
+
+
+def tidy(found: Mapping[str, Readings]) -> str:
+    """One row for each cell, picture, scale and font size, as CSV: rates as fractions."""
+    text = io.StringIO()
+    columns = ["picture", "scale", "size", "words", "characters", "errors", "value", "spread"]
+    writer = csv.DictWriter(text, ["variant", "label", "seed", *columns], lineterminator="\n")
+    writer.writeheader()
+    for variant, readings in found.items():
+        for cell, body in zip(readings.cells, readings.bodies, strict=True):
+            place = {"variant": variant, "label": readings.label, "seed": cell.seed}
+            writer.writerows(place | {column: row[column] for column in columns} for row in body["rates"])
+    return text.getvalue()
+
+
+def _rate(readings: Readings, picture: Picture, size: int) -> str:
+    return readings.rates[picture, size].text(1, 100)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    ruler = ["---", *["---:"] * (len(headings) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (headings, ruler, *rows)]
