@@ -118,7 +118,7 @@ def _pictures(tokenizer: Tokenizer, pages: list[Page], batch_size: int) -> dict[
     """Every picture of every page, (N, 3, S, S) uint8 each."""
     originals = torch.stack([page.pixels for page in pages])[:, None].expand(-1, 3, -1, -1)
     parts: dict[Key, list[Tensor]] = {("original", 0): [originals]}
-    for batch in originals.split(batch_size):
+    for batch in torch.split(originals, batch_size):
         views = tokenizer.views(to_float(batch))
         if tokenizer.config.quantiser.reading != "latent_area":
             for k, view in enumerate(views[:-1], 1):  # the last view is the original
