@@ -158,6 +158,7 @@ class TrainConfig(Checked):
     final: float = 0.1  # of the peak; VAR: 0.1 for d16 and d20, else 0.01
     precision: Precision = "bf16"  # "mixed precision", paper Sec. 4.2
     ema: float = 0.0  # decay of averaged weights; VAR keeps none
+    deploy: Literal["last", "best"] = "last"  # which weights the stage leaves; best: by held-out loss; VAR: last
     eval_every: int = 1000  # steps between held-out evaluations
     eval_images: int = 2048
     seed: int = 0
@@ -238,10 +239,11 @@ class RuntimeConfig(Checked):
     threads: int = 0  # CPU threads of a process; 0: torch's choice
     workers: int = 2  # image decoding threads
     compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # fsdp: transformers are sharded over the ranks (FSDP2), for d24 and above
     accumulate: int = 1  # micro-batches per step and rank
     checkpoint_steps: int = 0  # 0: by time only
     checkpoint_seconds: float = 300.0
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest; the best by held-out loss is kept besides
     log_every: int = 10
     bad_steps: int = 10  # steps with a non-finite loss or gradient that are skipped before the stage stops
     spike_sigmas: float = 8.0  # a loss so many standard deviations above the last 100 raises an alarm line; 0: never
@@ -301,6 +303,7 @@ class VarConfig(Checked):
     teacher: TeacherConfig | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    curve: CurveConfig = field(default_factory=lambda: CurveConfig())
     weights: str = ""  # sha256:... of imported weights; empty: trained here
 
 
@@ -348,6 +351,20 @@ class ReadabilityConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive(self, "words", "batch_size")
+
+
+@dataclass(frozen=True)
+class CurveConfig(Checked):
+    """Samples that are drawn and scored while the network trains, beside the training: the convergence figure."""
+
+    every: int = 0  # steps between two points; 0: none
+    samples: SamplesConfig = field(default_factory=lambda: SamplesConfig(count=2048))  # ours
+    scores: ScoresConfig = field(default_factory=lambda: ScoresConfig(reference_count=10_000))  # ours
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every < 0:
+            raise UserError(f"curve.every must be at least 0 steps, got {self.every}")
 
 
 StageConfig = TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig | ReadabilityConfig

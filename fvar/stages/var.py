@@ -6,12 +6,14 @@ teacher.safetensors   the teacher, where it learned in this run; another run may
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
 from fvar import atomic
-from fvar.config import TeacherConfig, VarConfig
+from fvar.config import CurveConfig, TeacherConfig, VarConfig
 from fvar.errors import UserError
 from fvar.estimate import estimate, stage_of
 from fvar.models.loading import MODEL_FILE, load_strictly
@@ -19,10 +21,12 @@ from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import load_tokenizer
+from fvar.tokenizer.vqvae import VQVAE
 from fvar.tokens import TokenStore
-from fvar.training import distributed
+from fvar.training import distributed, sharding
 from fvar.training.data_order import seed_for
 from fvar.training.loop import train
+from fvar.training.probes import Measure, Probe
 from fvar.training.var_task import TokenSet, VarTask
 
 TEACHER_FILE = "teacher.safetensors"
@@ -34,10 +38,11 @@ def run(run: RunDir) -> None:
     config = run.config
     assert isinstance(config, VarConfig)
     train(task, run, config.train)
+    weights = {name: sharding.whole(module.state_dict()) for name, module in task.state_modules().items()}
     if distributed.rank() == 0:
         for file, name in ((MODEL_FILE, "student"), (TEACHER_FILE, "teacher")):
-            if name in task.state_modules():
-                _save(run, file, task.state_modules()[name])
+            if name in weights:
+                _save(run, file, weights[name])
         print(_summary(run))
 
 
@@ -64,7 +69,7 @@ def build_task(run: RunDir) -> VarTask:
         teacher.copy_deployment(student)
         if config.teacher.learns == "frozen":
             _load_frozen(teacher, run, config.teacher)
-    return VarTask(
+    task = VarTask(
         student.to(device),
         vqvae,
         TokenSet(store.train, alias.train if alias else None),
@@ -76,6 +81,18 @@ def build_task(run: RunDir) -> VarTask:
         eval_batch=config.train.batch_size,
         flops_per_item=estimate(stage_of(run)).flops_per_image,
     )
+    if config.curve.every:
+        task.probe = Probe(config.curve.every, "student", lambda: _curve(run, config.curve, task.student, vqvae))
+    return task
+
+
+def _curve(run: RunDir, config: CurveConfig, student: VAR, vqvae: VQVAE) -> Measure:
+    # The packages that score take seconds to import.
+    from fvar.stages.scores import reference
+    from fvar.training.sample_curve import SampleCurve
+
+    cache = run.path.parent.parent / "cache" / "features"  # where the stage `scores` keeps them, too
+    return SampleCurve(config, student, vqvae, reference(config.scores, run.runtime.workers), cache)
 
 
 def _alias_store(run: RunDir, config: VarConfig, store: TokenStore) -> TokenStore | None:
@@ -116,9 +133,9 @@ def _load_frozen(teacher: Teacher, run: RunDir, config: TeacherConfig) -> None:
     load_strictly(teacher, load_file(path), str(path))
 
 
-def _save(run: RunDir, file: str, module: nn.Module) -> None:
+def _save(run: RunDir, file: str, weights: Mapping[str, Tensor]) -> None:
     with atomic.replacing(run.path / file) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, temporary)
+        save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, temporary)
 
 
 def _summary(run: RunDir) -> str:

@@ -11,7 +11,7 @@ signal is no picture, so neither the perceptual nor the adversarial loss applies
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,9 @@ class TokenizerTask(Task[Tensor]):
         if self.codebook:
             residuals = [torch.cat([part.residuals[k] for part in coded]) for k in scales]
             self.codebook.update(self.vqvae.quantize.embedding.weight, indices, residuals)
+
+    def heldout_loss(self, metrics: Mapping[str, float]) -> float | None:
+        return 1 - metrics["explained"] if "explained" in metrics else None
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from fvar.training import sharding
+
 
 class AveragedWeights:
     """Averages `a <- decay a + (1 - decay) w` after every step, starting from the initial weights."""
@@ -25,7 +27,7 @@ class AveragedWeights:
     def load(self, averages: Mapping[str, Tensor]) -> None:
         """Restore averages taken from `averages` earlier."""
         for name, value in averages.items():
-            self.averages[name].copy_(value)
+            self.averages[name].copy_(sharding.like(value, self.averages[name]))
 
     @torch.no_grad()
     def adopt(self) -> None:

@@ -44,7 +44,7 @@ class DamagedError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest `keep` kept. Use `join` before trusting the last one to be on disk."""
+    """The checkpoints of one run: the newest `keep`, and the best. `join` before trusting the last to be on disk."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
@@ -58,17 +58,18 @@ class Checkpoints:
         names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in names if match)
 
-    def save(self, step: int, tensors: TensorGroups, state: Mapping[str, Any]) -> None:
+    def save(self, step: int, tensors: TensorGroups, state: Mapping[str, Any], best: int | None = None) -> None:
         """Copy everything to main memory now and write it in the background.
 
-        Raises what the previous write raised, `OSError` for a full disk.
+        `best` is the step of the best checkpoint so far: it stays, however old it is. Raises what the previous write
+        raised, `OSError` for a full disk.
         """
         self.join()
         copies = {
             group: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in content.items()}
             for group, content in tensors.items()
         }
-        self._pending = self._writer.submit(self._write, step, copies, json.dumps(state))
+        self._pending = self._writer.submit(self._write, step, copies, json.dumps(state), best)
 
     def join(self) -> None:
         """Wait for the write in progress; raises what it raised."""
@@ -80,13 +81,17 @@ class Checkpoints:
         """Finish the write in progress, whatever came of it, and release the thread."""
         self._writer.shutdown(wait=True)
 
+    def read(self, step: int) -> Checkpoint:
+        """One checkpoint. Raises `DamagedError` if it is not what was written."""
+        return _read(self._path(step), step)
+
     def load(self) -> tuple[Checkpoint | None, str]:
         """The newest undamaged checkpoint, or None; and a line about the damaged ones passed over, or ""."""
         damaged: list[str] = []
         found: Checkpoint | None = None
         for step in reversed(self.steps):
             try:
-                found = _read(self._path(step), step)
+                found = self.read(step)
                 break
             except DamagedError as error:
                 damaged.append(f"checkpoint {step} is damaged ({error})")
@@ -100,7 +105,7 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def _write(self, step: int, tensors: TensorGroups, state: str) -> None:
+    def _write(self, step: int, tensors: TensorGroups, state: str, best: int | None) -> None:
         temporary = self.folder / f".writing-{step:08d}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -118,10 +123,11 @@ class Checkpoints:
             atomic.sync(self.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._prune()
+        self._prune(best)
 
-    def _prune(self) -> None:
-        kept = {self._path(step) for step in self.steps[-self.keep :]}
+    def _prune(self, best: int | None) -> None:
+        steps = self.steps
+        kept = {self._path(step) for step in (*steps[-self.keep :], *(step for step in steps if step == best))}
         for path in self.folder.iterdir():
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,8 @@ and all random numbers follow from (seed, step, rank), everything else is in the
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Generic
@@ -17,15 +19,16 @@ import torch
 from torch import Tensor
 
 from fvar.config import TrainConfig
-from fvar.errors import UserError
+from fvar.errors import StageFailed, UserError
 from fvar.rundir import RunDir
-from fvar.training import distributed, optim, signals
+from fvar.training import distributed, optim, sharding, signals
 from fvar.training.averaging import AveragedWeights
-from fvar.training.checkpoint import Checkpoint, Checkpoints
+from fvar.training.checkpoint import Checkpoint, Checkpoints, DamagedError
 from fvar.training.data_feed import DataFeed
 from fvar.training.data_order import seed_for
 from fvar.training.guards import NonFiniteGuard, SpikeAlarm
 from fvar.training.optimisation import Phase
+from fvar.training.probes import Probes
 from fvar.training.task import Batch, Task
 from fvar.training.throughput import Throughput
 
@@ -36,8 +39,9 @@ def train(task: Task[Batch], run: RunDir, config: TrainConfig) -> None:
     """Train `task` to its last step, or continue where an earlier attempt stopped.
 
     Writes metrics, status and checkpoints of `run` (rank 0 only). With `config.ema` the task's parameters are their
-    averages afterwards. Raises `Interrupted` after a checkpoint when asked to stop by a signal, `StageFailed` after too
-    many non-finite steps, `OSError` when the disk is full.
+    averages afterwards, with `config.deploy` "best" those of the best evaluation. Raises `Interrupted` after a
+    checkpoint when asked to stop by a signal, `StageFailed` after too many non-finite steps, `OSError` when the disk is
+    full.
     """
     ranks = distributed.world_size()
     if config.batch_size < ranks * run.runtime.accumulate:
@@ -59,9 +63,12 @@ class Trainer(Generic[Batch]):
     def __init__(self, task: Task[Batch], run: RunDir, config: TrainConfig) -> None:
         self.task, self.run, self.config = task, run, config
         self.writes = distributed.rank() == 0
+        self.probes = Probes(task.probe, run, task.device) if task.probe and self.writes else None
         if run.runtime.compile:
             task.compile()
-        self.phases = {name: Phase(name, task, config) for name in task.phase_names}
+        sharded = distributed.world_size() > 1 and run.runtime.parallel == "fsdp"
+        shards = sharding.shard(task) if sharded else []  # before the optimisers: it replaces the parameters
+        self.phases = {name: Phase(name, task, config, shards) for name in task.phase_names}
         self.averaged: AveragedWeights | None = None
         if config.ema:
             named = {f"{p.name}.{name}": value for p in self.phases.values() for name, value in p.named}
@@ -73,6 +80,7 @@ class Trainer(Generic[Batch]):
         self.speed = Throughput(task.device, task.tokens_per_item, task.flops_per_item, distributed.world_size())
         self.pending: list[dict[str, float]] = []  # metrics of the steps since the last record
         self.saved_at = self.told_at = time.monotonic()
+        self.best: tuple[int, float] | None = None  # steps made at the best evaluation, and its held-out loss
         self.latest: float | None = None  # loss of the last step
         self.rate: float | None = None  # images/s
 
@@ -80,12 +88,16 @@ class Trainer(Generic[Batch]):
         """End the threads."""
         self.feed.close()
         self.checkpoints.close()
+        if self.probes:
+            self.probes.close()
 
     def run_to_end(self, stop: signals.StopRequest) -> None:
         """Make the remaining steps."""
         first = self._restore()
         if self.writes:
             self.run.forget_metrics_after(first)
+        if self.probes:
+            self.probes.resume(first)
         self._tell(first, force=True)
         self.speed.read()
         for step in range(first, self.config.steps):
@@ -95,9 +107,14 @@ class Trainer(Generic[Batch]):
                 self._log(done)
             if self._at(done, self.config.eval_every):
                 self._evaluate(done)
+            self._probe(done)
             self._tell(done)
             self._checkpoint(done, stop)
         self.checkpoints.join()
+        if self.probes:
+            self.probes.finish(interrupted=lambda: bool(stop))
+        if self.config.deploy == "best":
+            self._return_to_best()
         if self.averaged:
             self.averaged.adopt()
 
@@ -157,20 +174,32 @@ class Trainer(Generic[Batch]):
             self.run.log_metrics(done, speed, split="speed")
 
     def _evaluate(self, done: int) -> None:
+        """Every rank evaluates the same images: sharded networks cannot be run by one alone."""
         started = time.perf_counter()
-        if self.writes:
-            torch.manual_seed(seed_for(self.config.seed, "evaluation"))
-            phase = self.phases[self.task.phase_names[0]]
-            with torch.no_grad(), phase.autocast():
-                if self.averaged:
-                    with self.averaged.applied():
-                        values = self.task.evaluate(done)
-                else:
-                    values = self.task.evaluate(done)
-            if values:
-                self.run.log_metrics(done, values, split="heldout")
-        distributed.barrier()
+        torch.manual_seed(seed_for(self.config.seed, "evaluation"))
+        phase = self.phases[self.task.phase_names[0]]
+        with torch.no_grad(), phase.autocast(), self._deployed():
+            values = self.task.evaluate(done)
+        loss = self.task.heldout_loss(values)
+        if loss is not None and math.isfinite(loss) and (self.best is None or loss < self.best[1]):
+            self.best = (done, loss)
+        if values and self.writes:
+            self.run.log_metrics(done, values, split="heldout")
         self.speed.pause(time.perf_counter() - started)
+
+    def _probe(self, done: int) -> None:
+        """Take a snapshot for the probe where one is due, and log the measurements that have ended."""
+        if self.task.probe and done % self.task.probe.every == 0:
+            with self._deployed():
+                weights = sharding.whole(self.task.state_modules()[self.task.probe.module].state_dict())
+                if self.probes:
+                    self.probes.take(done, weights)
+        if self.probes:
+            self.probes.record()
+
+    def _deployed(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the parameters are those that would be deployed: the averages, where there are any."""
+        return self.averaged.applied() if self.averaged else contextlib.nullcontext()
 
     def _tell(self, done: int, *, force: bool = False) -> None:
         """Refresh the status and print a line, at most once a second."""
@@ -187,16 +216,18 @@ class Trainer(Generic[Batch]):
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def _checkpoint(self, done: int, stop: signals.StopRequest) -> None:
-        """Save when steps or time say so; when asked to stop, save and raise `Stopped`."""
+        """Save when steps, time or a best evaluation say so; when asked to stop, save and raise `Stopped`."""
         runtime, last = self.run.runtime, done == self.config.steps
         by_time = self.writes and 0 < runtime.checkpoint_seconds <= time.monotonic() - self.saved_at
-        wishes = torch.tensor([float(bool(stop)), float(by_time)], device=self.task.device)
+        by_merit = self.writes and self.best is not None and self.best[0] == done
+        wishes = torch.tensor([float(bool(stop)), float(by_time or by_merit)], device=self.task.device)
         stopping, due = distributed.sum_over_ranks(wishes).tolist() if distributed.world_size() > 1 else wishes.tolist()
         by_step = runtime.checkpoint_steps > 0 and done % runtime.checkpoint_steps == 0
         if due or by_step or stopping or last:
             self.saved_at = time.monotonic()
+            tensors = self._tensors()
             if self.writes:
-                self.checkpoints.save(done, self._tensors(), self._plain_state())
+                self.checkpoints.save(done, tensors, self._plain_state(), self.best[0] if self.best else None)
         if stopping and not last:
             self.checkpoints.join()
             raise signals.Stopped(stop.number or signals.STOPPING[0], f"checkpoint {done} written")
@@ -209,13 +240,14 @@ class Trainer(Generic[Batch]):
             groups[f"optimiser-{name}"] = optim.pack(phase.optimiser, phase.named)
         if self.averaged:
             groups["averaged"] = self.averaged.averages
-        return groups
+        return {group: sharding.whole(tensors) for group, tensors in groups.items()}
 
     def _plain_state(self) -> dict[str, Any]:
         return {
             "scalers": {name: phase.scaler.state_dict() for name, phase in self.phases.items()},
             "skipped": self.guard.skipped,
             "pending": self.pending,
+            "best": self.best,
         }
 
     def _restore(self) -> int:
@@ -230,14 +262,33 @@ class Trainer(Generic[Batch]):
             distributed.barrier()
         if checkpoint is None:
             return 0
-        for name, module in self.task.state_modules().items():
-            module.load_state_dict(checkpoint.tensors[f"module-{name}"])
+        self._restore_weights(checkpoint)
         for name, phase in self.phases.items():
             optim.unpack(phase.optimiser, phase.named, checkpoint.tensors[f"optimiser-{name}"])
             phase.scaler.load_state_dict(checkpoint.state["scalers"][name])
-        if self.averaged:
-            self.averaged.load(checkpoint.tensors["averaged"])
         self.guard.skipped = checkpoint.state["skipped"]
         self.pending = checkpoint.state["pending"]
+        self.best = tuple(checkpoint.state["best"]) if checkpoint.state["best"] else None
         print(f"continued from checkpoint {checkpoint.step}", flush=True)
         return checkpoint.step
+
+    def _restore_weights(self, checkpoint: Checkpoint) -> None:
+        for name, module in self.task.state_modules().items():
+            sharding.load(module, checkpoint.tensors[f"module-{name}"])
+        if self.averaged:
+            self.averaged.load(checkpoint.tensors["averaged"])
+
+    def _return_to_best(self) -> None:
+        """Put the weights of the best evaluation back."""
+        distributed.barrier()  # the first rank has written the last checkpoint
+        if self.best is None or self.best[0] == self.config.steps:
+            return
+        step, loss = self.best
+        try:
+            self._restore_weights(self.checkpoints.read(step))
+        except DamagedError as error:
+            raise StageFailed(
+                f"the best checkpoint, of step {step}, is damaged ({error}); delete {self.checkpoints.folder} and run "
+                "it again, or set train.deploy to last"
+            ) from error
+        print(f"returned to the best checkpoint: step {step}, held-out loss {loss:.4f}", flush=True)

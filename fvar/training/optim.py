@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fvar.config import TrainConfig
+from fvar.training import sharding
 
 # Tables and scales that have two or more dimensions and still must not shrink: class and scale embeddings, positions,
 # the codebook, the attention's logit scale. `word_embed` is a linear map despite its name, and decays.
@@ -74,4 +75,4 @@ def unpack(
         name, _, key = path.rpartition("/")
         parameter = parameters[name]
         # AdamW keeps its step count in float32 on the parameter's device when it is fused.
-        optimiser.state[parameter][key] = value.to(parameter.device)
+        optimiser.state[parameter][key] = sharding.like(value, parameter)

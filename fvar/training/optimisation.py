@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,18 @@ from fvar.errors import UserError
 from fvar.training import distributed, optim
 from fvar.training.task import Batch, Metrics, Task
 
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Phase(Generic[Batch]):
     """The parameters one loss trains, with their optimiser and, among several ranks, their gradient exchange."""
 
-    def __init__(self, name: str, task: Task[Batch], config: TrainConfig) -> None:
-        self.name, self.config, self.device = name, config, task.device
+    def __init__(self, name: str, task: Task[Batch], config: TrainConfig, shards: Sequence[FSDPModule] = ()) -> None:
+        self.name, self.config, self.device, self.shards = name, config, task.device, shards
         self.named = task.parameter_groups(name)
         self.parameters = [parameter for _, parameter in self.named]
         if not self.parameters:
@@ -34,7 +38,7 @@ class Phase(Generic[Batch]):
             raise UserError("train.precision fp16 needs a GPU; use bf16 or fp32 on this device")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.objective: nn.Module = _Objective(name, task, self.parameters)
-        if distributed.world_size() > 1:
+        if distributed.world_size() > 1 and not shards:
             devices = [self.device] if self.device.type == "cuda" else None
             self.objective = nn.parallel.DistributedDataParallel(
                 self.objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -52,7 +56,7 @@ class Phase(Generic[Batch]):
             with self._exchange(number == len(micro_batches)):
                 with self.autocast():
                     loss, metrics = self.objective(batch, step)
-                # DDP averages gradients over ranks, hence the factor.
+                # DDP and FSDP average gradients over ranks, hence the factor.
                 self.scaler.scale(loss * (share * ranks)).backward()
             for key, value in {"loss": loss, **metrics}.items():
                 part = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach() * share
@@ -65,7 +69,10 @@ class Phase(Generic[Batch]):
         """Scale each network's gradients down to the norm `clip` where they exceed it; the norms before (0-d)."""
         self.scaler.unscale_(self.optimiser)
         limit = self.config.clip or float("inf")
-        return {network: nn.utils.clip_grad_norm_(own, limit) for network, own in self.networks.items()}
+        norms = {network: nn.utils.clip_grad_norm_(own, limit) for network, own in self.networks.items()}
+        if self.shards:
+            norms = {name: cast("DTensor", norm).full_tensor() for name, norm in norms.items()}
+        return norms
 
     def apply(self, lr: float) -> None:
         """Take the optimiser's step."""
@@ -85,6 +92,8 @@ class Phase(Generic[Batch]):
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Ranks exchange gradients once, in the backward pass of the last micro-batch."""
+        for module in self.shards:
+            module.set_requires_gradient_sync(last, recurse=False)
         if isinstance(self.objective, nn.parallel.DistributedDataParallel) and not last:
             return self.objective.no_sync()
         return contextlib.nullcontext()

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fvar.training.probes import Probe
+
 Batch = TypeVar("Batch")
 Metrics = Mapping[str, Tensor | float]
 
@@ -26,6 +28,7 @@ class Task(ABC, Generic[Batch]):
     phase_names: tuple[str, ...] = ("train",)  # every phase that `phases` may ever return; each gets its own optimiser
     flops_per_item: float = 0.0  # of one training step per item, for the utilisation figure; 0: not known
     tokens_per_item: int = 0  # for the tokens/s figure; 0: none
+    probe: Probe | None = None  # what is measured beside the training
 
     @property
     @abstractmethod
@@ -68,8 +71,19 @@ class Task(ABC, Generic[Batch]):
         """Updates without a gradient, such as codebook statistics. `step` is the one just made."""
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Held-out metrics, in evaluation mode without gradients; called by rank 0 alone. Leaves training mode on."""
+        """Held-out metrics, in evaluation mode without gradients, the same on every rank. Leaves training mode on."""
         return {}
+
+    def heldout_loss(self, metrics: Mapping[str, float]) -> float | None:
+        """By which of `evaluate`'s metrics the best checkpoint is chosen: the lowest. None: none is better."""
+        return None
+
+    def shards(self) -> list[nn.Module]:
+        """What to shard under `runtime.parallel` fsdp: modules that are only used by calling them, inner ones first.
+
+        Empty: the task is replicated on every rank (DDP).
+        """
+        return []
 
     def compile(self) -> None:
         """Compile what is worth compiling, in place (state-dict keys must stay)."""

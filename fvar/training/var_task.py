@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from fvar.config import DistillConfig
 from fvar.distill import distillation_loss
+from fvar.models.blocks import Block
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.tokens import TokenSplit
@@ -155,6 +157,15 @@ class VarTask(Task[TokenBatch]):
                 scales = value.mean(0) @ self.per_scale  # (K,)
                 metrics |= {f"{name}/scale{k}": v for k, v in enumerate(scales.unbind(), start=1)}
         return loss, metrics
+
+    def heldout_loss(self, metrics: Mapping[str, float]) -> float | None:
+        return metrics.get("cross_entropy")
+
+    def shards(self) -> list[nn.Module]:
+        """The three parts of every block, for a teacher does not call its blocks as a whole; and both networks."""
+        networks = [network for network in (self.student, self.teacher) if network is not None]
+        blocks = [module for network in networks for module in network.modules() if isinstance(module, Block)]
+        return [*(part for block in blocks for part in (block.ada_lin, block.attn, block.ffn)), *networks]
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Means over `eval_images` held-out images, evenly spread over all of them, with their true labels."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
+import socket
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,9 +19,12 @@ from typing import Any
 import torch
 
 from fvar.config import TrainConfig
+from fvar.errors import run_main
+from fvar.run import execute
 from fvar.rundir import RunDir
 from fvar.training import distributed
 from fvar.training.loop import train
+from fvar.training.var_task import VarTask
 from tests.training.toy import ToyTask
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -58,15 +64,42 @@ class redirected:
         os.close(self.saved)
 
 
-def train_rank(rank: int, world: int, port: int, path: Path, config: TrainConfig, die_at: int = -1) -> None:
-    """One rank of several gloo processes; the last one dies at step `die_at`."""
+def run_ranks(world: int, target: Callable[..., None], *arguments: Any, patience: float = 120) -> list[int | None]:
+    """Run `target(*arguments)` in `world` gloo ranks; their exit codes, None for one that had to be killed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [start(_as_rank, rank, world, port, target, arguments) for rank in range(world)]
+    deadline = time.monotonic() + patience
+    codes = []
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        codes.append(process.exitcode)
+        process.kill()
+    return codes
+
+
+def _as_rank(rank: int, world: int, port: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """What torchrun does."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    if die_at >= 0 and rank == world - 1:
+    target(*arguments)
+
+
+def train_toy_rank(path: Path, config: TrainConfig, die_at: int = -1) -> None:
+    """Train a toy without random numbers; the last rank dies at step `die_at`."""
+    if die_at >= 0 and int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
         ToyTask.after_step = lambda self, step: os._exit(9) if step == die_at else None  # type: ignore[method-assign]
     with distributed.process_group(torch.device("cpu")):
         train_toy(path, config, dropout=0.0, noise=0.0)
+
+
+def execute_stage(path: Path, stop_at: int = -1) -> None:
+    """Run a stage as `python -m fvar.run` does, with its exit status; SIGTERM comes with step `stop_at`."""
+    if stop_at >= 0:
+        VarTask.after_step = lambda self, step: signal.raise_signal(signal.SIGTERM) if step == stop_at else None  # type: ignore[method-assign]
+    run_main(lambda: execute(path) and None)
 
 
 def fingerprint(task: ToyTask) -> str:

@@ -47,6 +47,14 @@ def test_only_the_last_ones_are_kept(saved: Checkpoints) -> None:
     assert saved.steps == [2, 3]
 
 
+def test_the_best_one_stays_however_old_it_is(saved: Checkpoints) -> None:
+    for step, best in ((3, 1), (4, 1), (5, 1), (6, 6), (7, 6), (8, 6)):
+        saved.save(step, {"weights": {"w": torch.zeros(1)}}, {}, best=best)
+        saved.join()
+        assert saved.steps == sorted({best, step - 1, step})
+    assert saved.read(6).step == 6
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from pathlib import Path
 
@@ -11,21 +10,10 @@ import pytest
 from fvar.errors import UserError
 from fvar.training import distributed
 from fvar.training.loop import train
-from tests.training.processes import records, start, train_rank
+from tests.training.processes import records, run_ranks, train_toy_rank
 from tests.training.toy import ToyTask, config, run_dir
 
 PLAIN = {"dropout": 0.0, "noise": 0.0}
-
-
-def run_two_ranks(path: Path, die_at: int = -1) -> list[int | None]:
-    """Train with two gloo processes; their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [start(train_rank, rank, 2, port, path, config(), die_at) for rank in range(2)]
-    for process in processes:
-        process.join(60)
-    return [process.exitcode for process in processes]
 
 
 def assert_close(path: Path, other: Path) -> None:
@@ -46,7 +34,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_gloo_ranks_give_the_losses_of_one(tmp_path: Path, one_rank: Path) -> None:
     run = run_dir(tmp_path, config())
-    assert run_two_ranks(run.path) == [0, 0]
+    assert run_ranks(2, train_toy_rank, run.path, config()) == [0, 0]
     assert_close(run.path, one_rank)
 
 
@@ -55,7 +43,7 @@ def test_a_dead_rank_ends_the_run_and_one_rank_can_continue_it(
 ) -> None:
     run = run_dir(tmp_path, config())
     started = time.monotonic()
-    assert 0 not in run_two_ranks(run.path, die_at=34)
+    assert 0 not in run_ranks(2, train_toy_rank, run.path, config(), 34)
     assert time.monotonic() - started < 45
     train(ToyTask(**PLAIN), run, config())
     assert "continued from checkpoint 30" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -109,6 +110,50 @@ def test_averaged_weights_and_half_logged_windows_survive_a_stop(tmp_path: Path)
     train(continued, run, averaging)
     assert records(run.path) == records(whole.path)
     assert processes.fingerprint(continued) == processes.fingerprint(task)
+
+
+class BestInTheMiddle(ToyTask):
+    """Its held-out loss is lowest after 20 steps, whatever it learns."""
+
+    stop_at = -1
+
+    def after_step(self, step: int) -> None:
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return super().evaluate(step) | {"error": abs(step - 20) / 100}
+
+
+@pytest.mark.parametrize("stop_at", [-1, 8, 19, 33, 57])
+def test_the_best_checkpoint_stays_and_is_deployed_where_asked_for(tmp_path: Path, stop_at: int) -> None:
+    """Whether the run was stopped or not, before the best evaluation, with it or after it."""
+    best = config(deploy="best", eval_every=10, ema=0.5)
+    run = run_dir(tmp_path, best, checkpoint_steps=7, keep_checkpoints=1)
+    task = BestInTheMiddle()
+    task.stop_at = stop_at
+    if stop_at >= 0:
+        with pytest.raises(Interrupted):
+            train(task, run, best)
+        task = BestInTheMiddle()
+    train(task, run, best)
+    checkpoints = Checkpoints(run.path / "checkpoints", keep=1)
+    assert checkpoints.steps == [20, 60]
+    averages = checkpoints.read(20).tensors["averaged"]
+    for name, weight in task.net.state_dict().items():
+        assert torch.equal(weight, averages[f"generator.{name}"])
+
+
+def test_a_damaged_best_checkpoint_is_not_replaced_by_the_last(tmp_path: Path) -> None:
+    best = config(deploy="best", eval_every=10)
+    task = BestInTheMiddle()
+    task.stop_at = 40
+    run = run_dir(tmp_path, best)
+    with pytest.raises(Interrupted):
+        train(task, run, best)
+    (run.path / "checkpoints" / "step-00000020" / "state.json").unlink()
+    with pytest.raises(StageFailed, match=r"of step 20, is damaged \(state.json is missing\); delete .*checkpoints"):
+        train(BestInTheMiddle(), run, best)
 
 
 def test_time_alone_triggers_checkpoints(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -66,6 +67,9 @@ class ToyTask(Task[Tensor]):
         error = (self.net(self.x).float() - self.y).square().mean().item()
         self.net.train()
         return {"error": error}
+
+    def heldout_loss(self, metrics: Mapping[str, float]) -> float:
+        return metrics["error"]
 
 
 def config(**changes: object) -> TrainConfig:
