@@ -1,4 +1,6 @@
-"""Convergence of a study's variants: held-out cross-entropy, token accuracy and sampled FID by training step.
+"""Convergence of a study's variants: held-out cross-entropy and token accuracy by training step.
+
+Where samples were scored while the networks trained (`curve.every` of the var stages), their FID and KID too.
 
     python analysis/plot_convergence.py [STUDY] [--preset smoke] [--results results]
 
@@ -8,6 +10,7 @@ One line a variant: the mean over its seeds, with a band of one sample standard 
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,17 +30,18 @@ if TYPE_CHECKING:
 PANELS = (  # split and key of metrics.jsonl, scale, title
     ("heldout", "cross_entropy", 1, "held-out cross-entropy (nats per token)"),
     ("heldout", "accuracy", 100, "held-out token accuracy (%)"),
-    ("sampled", "fid", 1, "FID of samples"),
 )
+SAMPLED = re.compile(r"(fid|kid)_(\d+)")  # a score and the number of samples it was taken of
 
 
 def draw(results: StudyResults) -> Path:
     """Write convergence.png into the study's folder. Raises `UserError` where no network was evaluated yet."""
+    offered = [*PANELS, *_sampled(results)]
     curves = {
         (split, key): {name: curve(cells, split, key) for name, cells in results.variants().items()}
-        for split, key, *_ in PANELS
+        for split, key, *_ in offered
     }
-    panels = [panel for panel in PANELS if any(curves[panel[:2]].values())]
+    panels = [panel for panel in offered if any(curves[panel[:2]].values())]
     if not panels:
         raise UserError(
             f"no network of {results.study} was evaluated yet; "
@@ -66,6 +70,13 @@ def curve(cells: Sequence[CellResult], split: str, key: str) -> dict[int, Spread
             if math.isfinite(record.get(key, math.nan)):
                 values.setdefault(record["step"], []).append(record[key])
     return {step: found for step in sorted(values) if (found := spread(values[step]))}
+
+
+def _sampled(results: StudyResults) -> list[tuple[str, str, int, str]]:
+    """A panel for every score of samples that some network has, with the number of samples in its title."""
+    keys = {key for cell in results.cells for record in cell.metrics("sampled") for key in record}
+    found = [match for key in sorted(keys) if (match := SAMPLED.fullmatch(key))]
+    return [("sampled", match[0], 1, f"{match[1].upper()}@{int(match[2]):,} of samples") for match in found]
 
 
 def _panel(ax: Axes, curves: dict[str, dict[int, Spread]], labels: dict[str, str], scale: float) -> None:

@@ -24,7 +24,7 @@ from studies.study import Cell
 # What a shorthand means for each kind of stage.
 SHORTHANDS: dict[str, dict[str, str]] = {
     "train": {"tokenizer": "train", "var": "train"},
-    "data": {"tokenizer": "data", "tokens": "data", "scores": "reference"},
+    "data": {"tokenizer": "data", "tokens": "data", "scores": "reference", "var": "curve.scores.reference"},
 }
 ELSEWHERE = ("runtime", "slurm")
 T = TypeVar("T", bound=StageConfig)

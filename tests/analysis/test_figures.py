@@ -84,11 +84,12 @@ def test_title_names_study_preset_and_seeds_and_unevaluated_variants_are_left_ou
     assert labels == [label for name, label in fakes.VARIANTS.items() if name != "no_dual"]
 
 
-def test_sampled_fid_gets_a_panel_where_it_was_logged(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_scores_of_samples_get_a_panel_each_where_they_were_logged(tmp_path: Path, drawn: list[Figure]) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
-    results.cells[1].chain["var"].log_metrics(100, {"fid": 150.0}, split="sampled")
+    results.cells[1].chain["var"].log_metrics(100, {"fid_2048": 150.0, "kid_2048": 0.1}, split="sampled")
     plot_convergence.draw(results)
-    assert [ax.get_title(loc="left") for ax in drawn[0].axes][2] == "FID of samples"
+    titles = [ax.get_title(loc="left") for ax in drawn[0].axes]
+    assert titles[2:] == ["FID@2,048 of samples", "KID@2,048 of samples"]
     assert drawn[0].axes[2].get_lines()[0].get_label() == "FVAR (full)"
 
 
