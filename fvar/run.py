@@ -144,7 +144,10 @@ def _explain(error: BaseException, run: RunDir) -> str:
 
 
 def _stage(run: RunDir) -> None:
-    importlib.import_module(f"fvar.stages.{run.kind}").run(run)
+    from fvar.training import distributed
+
+    with distributed.blaming_lost_ranks():
+        importlib.import_module(f"fvar.stages.{run.kind}").run(run)
 
 
 def _supervised(run: RunDir, echo: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,9 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fvar.errors import UserError
+from fvar.errors import StageFailed, UserError
 
 TIMEOUT = timedelta(minutes=10)  # after which a rank gives up waiting for a dead one
+# What torch's backends say when a peer is gone.
+LOST = re.compile(
+    r"closed by peer|reset by peer|refused|broken pipe|timed out|timeout|socket|remote process", re.IGNORECASE
+)
 
 
 def world_size() -> int:
@@ -56,6 +61,20 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def blaming_lost_ranks() -> Iterator[None]:
+    """Say in a line that another process of this run has ended, in place of what gloo or NCCL says of its sockets."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not LOST.search(str(error)):
+            raise
+        raise StageFailed(
+            f"rank {rank()} lost another of the {world_size()} ranks, whose own output says why it ended; the same "
+            "command continues the run"
+        ) from error
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -95,11 +96,32 @@ def train_toy_rank(path: Path, config: TrainConfig, die_at: int = -1) -> None:
         train_toy(path, config, dropout=0.0, noise=0.0)
 
 
-def execute_stage(path: Path, stop_at: int = -1) -> None:
-    """Run a stage as `python -m fvar.run` does, with its exit status; SIGTERM comes with step `stop_at`."""
-    if stop_at >= 0:
-        VarTask.after_step = lambda self, step: signal.raise_signal(signal.SIGTERM) if step == stop_at else None  # type: ignore[method-assign]
+def execute_stage(
+    path: Path, at: int = -1, happens: Callable[[], None] | None = None, says: Path | None = None
+) -> None:
+    """Run a stage as `python -m fvar.run` does, with its exit status; `happens()` comes with training step `at`.
+
+    `says` is a file for what would go to the terminal.
+    """
+    if says:
+        terminal = os.open(says, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(terminal, 1)
+        os.dup2(terminal, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    if happens:
+        VarTask.after_step = lambda self, step: happens() if step == at else None  # type: ignore[method-assign]
     run_main(lambda: execute(path) and None)
+
+
+def sigterm() -> None:
+    """What `kill` sends."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+def last_rank_dies() -> None:
+    """As a machine does that loses its power."""
+    if os.environ["RANK"] != "0":
+        os._exit(9)
 
 
 def fingerprint(task: ToyTask) -> str:
