@@ -17,10 +17,10 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
     os.close(handle)
-    os.chmod(name, 0o666 & ~_umask())
     temporary = Path(name)
     try:
         yield temporary
+        share(temporary)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -48,7 +48,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def share(path: Path) -> None:
+    """Give a file the permissions that `open` would have given it: mkstemp's and safetensors' are the owner's alone."""
+    os.chmod(path, 0o666 & ~_UMASK)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+_UMASK = _umask()  # read once: reading it sets it, which no other thread may see

@@ -145,6 +145,7 @@ class View:
         reason = f": {node.reason}" if node.reason else ""
         if node.state == "done":
             reason = f" in {duration(node.status.seconds)}" if node.status.seconds else ""
+            reason += f"; {node.status.note}" if node.status.note else ""
         self.say(f"{node.state:9} {node.run.name}{shared}{reason}")
 
     def _rows(self) -> Iterator[Row]:
@@ -172,5 +173,11 @@ class View:
                     continue
                 self._said[name] = time.monotonic()
                 line = row(name, [name], {name: "running"}, {name: node.run.status})
-                facts = {"step": line.step, "loss": line.loss, "images/s": line.rate, "ETA": line.eta}
+                facts = {
+                    "step": line.step,
+                    "loss": line.loss,
+                    "images/s": line.rate,
+                    "ETA": line.eta,
+                    "note:": line.note,
+                }
                 self.say(f"running   {name} {', '.join(f'{key} {value}' for key, value in facts.items() if value)}")

@@ -136,6 +136,7 @@ class Checkpoints:
 def _save_tensors(content: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file(dict(content), path)
+        atomic.share(path)
     except SafetensorError as error:  # hides the system's error number in its text
         number = re.search(r"os error (\d+)", str(error))
         if number:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from fvar.errors import UserError
-from fvar.rundir import Status
+from fvar.rundir import RunDir, Status
 from studies import commands
 from studies.commands import Recorded
 from studies.live import View, duration, row
 from studies.presets import preset
 from studies.run import main
+from studies.scheduler import Node
 from studies.study import Cell
 from studies.variants import chain
 from tests.studies.test_run import ROOT, toys  # noqa: F401
@@ -121,6 +122,15 @@ def test_without_a_terminal_events_are_plain_lines() -> None:
     with view.showing():
         view.say("hello")
     assert out.getvalue() == "[0:00] hello\n"
+
+
+def test_warning_of_a_stage_reaches_a_driver_without_a_terminal(tmp_path: Path) -> None:
+    stage = next(iter(chain(preset("smoke"), "baseline", 0).chain()))
+    run = RunDir.create(tmp_path, stage)
+    run.update(state="done", seconds=3.0, note="checkpoint 75 is damaged; continued from 35")
+    out = io.StringIO()
+    View("title", out).changed(Node(stage, run, None, state="done", status=run.status), "running")
+    assert out.getvalue() == f"[0:00] done      {run.name} in 0:03; checkpoint 75 is damaged; continued from 35\n"
 
 
 @pytest.mark.parametrize("name", ["../up", "a//b", "", "a b", "/abs", "a/../b"])
