@@ -1,7 +1,8 @@
-"""Test charts whose content is known: zone plate, Siemens star, gratings, rendered text.
+"""Test charts whose content is known: zone plate, Siemens star, gratings, rendered text, slanted edges.
 
 Each is a grey image (1, side, side) in float32, in [-1, 1]. The first three hold no frequency above the image's own
-Nyquist frequency, 0.5 cycles per px, so that all the aliasing seen in a view of them arose in the view.
+Nyquist frequency, 0.5 cycles per px, so that all the aliasing seen in a view of them arose in the view. Edges are
+sampled as a camera's pixels do, each of which averages what it covers.
 """
 
 from __future__ import annotations
@@ -65,6 +66,30 @@ def rendered_text(side: int, sizes: Sequence[int] = TEXT_SIZES) -> Tensor:
         top += 1.25 * size
         line += 1
     return torch.from_numpy(np.asarray(page, dtype=np.float32) / 127.5 - 1)[None]
+
+
+def slanted_edge(side: int, degrees: float, contrast: float = 0.5) -> Tensor:
+    """-contrast left of a straight edge through the centre and +contrast right of it; `degrees` clockwise from upright.
+
+    Each pixel is the exact mean over its area, so that the edge's place in a row can be told to a fraction of a pixel.
+    Row r crosses it at (side - 1) / 2 - (r - (side - 1) / 2) tan(degrees). Raises ValueError beyond 45 degrees and for
+    a contrast outside (0, 1].
+    """
+    _check(side)
+    if abs(degrees) > 45 or not 0 < contrast <= 1:
+        raise ValueError(f"degrees must be in [-45, 45] and contrast in (0, 1], got {degrees} and {contrast}")
+    y, x = _centred(side)
+    angle = math.radians(degrees)
+    across, along = math.cos(angle), max(abs(math.sin(angle)), 1e-6)
+    distance = x * across + y * math.sin(angle)  # px right of the edge
+    # Seen along the edge a pixel is a trapezoid, box(across) * box(along); its integral is a second difference.
+    total = torch.zeros(side, side, dtype=torch.float64)
+    for first in (1, -1):
+        for second in (1, -1):
+            ramp = (distance + (first * across + second * along) / 2).clamp(0, across + along)
+            total += first * second * ramp.square()
+    total = torch.where(distance > (across + along) / 2, 2 * across * along, total)
+    return contrast * (total / (across * along) - 1)[None].float()
 
 
 def _centred(side: int) -> tuple[Tensor, Tensor]:

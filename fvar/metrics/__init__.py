@@ -5,5 +5,8 @@ inception.py  the network FID is defined by, and its weights
 frechet.py    FID, its spread and its limit
 compare.py    features of two sets -> FID, KID, precision, recall, IS
 spectra.py    aliasing in pixels: log-spectral distance by octave, energy in the top octave
+edges.py      aliasing of a round trip: the staircase on slanted edges
+shift.py      aliasing of a round trip: is a shifted picture reconstructed as the picture, shifted?
+tokenizer.py  both, of a tokenizer: `python -m fvar.metrics.tokenizer --help`
 sources.py    where images come from: folders, archives, run directories, data sets
 """

@@ -12,6 +12,7 @@ ALL = [
     lambda side: charts.siemens_star(side),
     lambda side: charts.grating(side, 0.2, 30),
     lambda side: charts.rendered_text(side),
+    lambda side: charts.slanted_edge(side, 5),
 ]
 
 
@@ -82,3 +83,22 @@ def test_text_is_dark_on_white_and_larger_type_makes_taller_lines() -> None:
 def test_bad_values_are_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("degrees", [0.0, 5.0, -12.0, 30.0])
+def test_a_slanted_edge_is_the_mean_over_every_pixels_area(degrees: float) -> None:
+    side, fine, angle = 16, 64, math.radians(degrees)
+    edge = charts.slanted_edge(side, degrees, contrast=1.0)[0].double()
+    place = (torch.arange(side * fine, dtype=torch.float64) + 0.5) / fine - side / 2
+    bright = (place * math.cos(angle) + place[:, None] * math.sin(angle) > 0).double() * 2 - 1
+    torch.testing.assert_close(edge, torch.nn.functional.avg_pool2d(bright[None], fine)[0], atol=2e-3, rtol=0)
+    crossing = (1 - edge).sum(1) / 2 - 0.5
+    drawn = (side - 1) / 2 - (torch.arange(side) - (side - 1) / 2) * math.tan(angle)
+    inside = (drawn > 1) & (drawn < side - 2)
+    torch.testing.assert_close(crossing[inside], drawn[inside].double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("degrees", "contrast"), [(50.0, 0.5), (5.0, 0.0), (5.0, 1.5)])
+def test_edges_beyond_45_degrees_or_out_of_range_are_refused(degrees: float, contrast: float) -> None:
+    with pytest.raises(ValueError, match="contrast"):
+        charts.slanted_edge(16, degrees, contrast)
