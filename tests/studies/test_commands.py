@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fvar.config import RuntimeConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir, Status
 from studies import commands
@@ -126,7 +127,7 @@ def test_without_a_terminal_events_are_plain_lines() -> None:
 
 def test_warning_of_a_stage_reaches_a_driver_without_a_terminal(tmp_path: Path) -> None:
     stage = next(iter(chain(preset("smoke"), "baseline", 0).chain()))
-    run = RunDir.create(tmp_path, stage)
+    run = RunDir.create(tmp_path, stage, RuntimeConfig())
     run.update(state="done", seconds=3.0, note="checkpoint 75 is damaged; continued from 35")
     out = io.StringIO()
     View("title", out).changed(Node(stage, run, None, state="done", status=run.status), "running")
