@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fvar import per_image
 from fvar.config import TransformerConfig
 from fvar.models.attention import KVCache, SelfAttention
 
@@ -82,7 +83,7 @@ class Block(nn.Module):
         if not (self.training and self.drop_path > 0):
             return gamma
         keep = 1 - self.drop_path
-        return gamma * (torch.rand(len(gamma), 1, 1, device=gamma.device) < keep) / keep
+        return gamma * (per_image.rand(len(gamma), gamma.device)[:, None, None] < keep) / keep
 
 
 class Head(nn.Module):

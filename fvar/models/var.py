@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fvar import per_image
 from fvar.config import TransformerConfig
 from fvar.models.attention import KVCache
 from fvar.models.blocks import Block, Head
@@ -102,12 +103,12 @@ class VAR(Tail):
 
     # -------------------------------------------------------------------------------------------------------- training
 
-    def drop_labels(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace a random share `cfg.label_drop` of the labels (B,) by "unconditional".
 
         Call it once a step while training and give student and teacher the same result: `forward` drops none itself.
         """
-        drawn = torch.rand(labels.shape, generator=generator, device=labels.device)
+        drawn = per_image.rand(len(labels), labels.device)
         return torch.where(drawn < self.cfg.label_drop, self.num_classes, labels)
 
     def forward(self, labels: Tensor, var_input: Tensor, *, features: int = 0, trunk_before: int = 0) -> VarOutput:

@@ -16,11 +16,25 @@ from fvar.training.task import Batch, Task
 
 
 @dataclass(frozen=True)
+class MicroBatch(Generic[Batch]):
+    """A part of the global batch: its items and their places in it."""
+
+    batch: Batch
+    places: range
+    whole: int  # items of the global batch, over all ranks
+
+    @property
+    def share(self) -> float:
+        """How much of the global batch this is."""
+        return len(self.places) / self.whole
+
+
+@dataclass(frozen=True)
 class StepData(Generic[Batch]):
     """What one rank trains on in one step."""
 
     items: Tensor  # (batch_size,) indices of the global batch, over all ranks
-    micro_batches: list[tuple[Batch, float]]  # each with its share of the global batch
+    micro_batches: list[MicroBatch[Batch]]
     waited: float  # seconds the training thread waited for it
 
 
@@ -48,8 +62,9 @@ class DataFeed(Generic[Batch]):
         config, rank = self.config, distributed.rank()
         items = data_order.global_batch(self.task.size, config.batch_size, config.seed, step)
         generator = torch.Generator().manual_seed(data_order.seed_for(config.seed, "data", step, rank))
+        places = data_order.split_batch(config.batch_size, distributed.world_size(), rank, self.accumulate)
         micro = [
-            (self.task.fetch(part, generator), len(part) / config.batch_size)
-            for part in data_order.split_batch(items, distributed.world_size(), rank, self.accumulate)
+            MicroBatch(self.task.fetch(items[part.start : part.stop], generator), part, config.batch_size)
+            for part in places
         ]
         return StepData(items, micro, 0.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 
 import torch
 from torch import Tensor
@@ -33,9 +34,16 @@ def global_batch(size: int, batch_size: int, seed: int, step: int) -> Tensor:
     return torch.cat(parts)
 
 
-def split_batch(indices: Tensor, world_size: int, rank: int, accumulate: int) -> list[Tensor]:
-    """This rank's micro-batches of a global batch. Concatenated over ranks they give the batch back, in order."""
-    return list(indices.tensor_split(world_size)[rank].tensor_split(accumulate))
+def split_batch(batch_size: int, world_size: int, rank: int, accumulate: int) -> list[range]:
+    """This rank's micro-batches, as places in the global batch: over all ranks every place once, in order."""
+    return _cut(_cut(range(batch_size), world_size)[rank], accumulate)
+
+
+def _cut(places: range, parts: int) -> list[range]:
+    """Even parts, the longer ones first."""
+    size, longer = divmod(len(places), parts)
+    starts = [number * size + min(number, longer) for number in range(parts + 1)]
+    return [places[a:b] for a, b in itertools.pairwise(starts)]
 
 
 @functools.lru_cache(maxsize=2)

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fvar.errors import StageFailed, UserError
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)  # after which a rank gives up waiting for a dead one
 # What torch's backends say when a peer is gone.
 LOST = re.compile(
@@ -84,7 +86,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
-def from_first(value: bool) -> bool:
+def from_first(value: T) -> T:
     """What rank 0 passed, on every rank."""
     if world_size() == 1:
         return value

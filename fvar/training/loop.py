@@ -4,7 +4,7 @@
 
 runs `config.steps` steps of the task in its run directory. Killed at any moment and called again, it continues from the
 last checkpoint and, on a CPU, computes bit for bit what it would have computed without the interruption: the data order
-and all random numbers follow from (seed, step, rank), everything else is in the checkpoint.
+and all random numbers follow from (seed, step, rank or image), everything else is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class Trainer(Generic[Batch]):
 
     def _step(self, step: int) -> None:
         """One step of every phase; counts as done even where a guard skips the update."""
-        torch.manual_seed(seed_for(self.config.seed, "step", step, distributed.rank()))
+        stream = 0 if self.task.random_by_image else distributed.rank()
+        torch.manual_seed(seed_for(self.config.seed, "step", step, stream))
         data = self.feed.take(step)
         lr = optim.peak_lr(self.config) * optim.lr_factor(self.config, step)
         record: dict[str, Tensor] = {}

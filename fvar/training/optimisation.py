@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import torch
 from torch import Tensor, nn
 
+from fvar import per_image
 from fvar.config import TrainConfig
-from fvar.errors import UserError
 from fvar.training import distributed, optim
+from fvar.training.data_feed import MicroBatch
 from fvar.training.task import Batch, Metrics, Task
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Phase(Generic[Batch]):
 
     def __init__(self, name: str, task: Task[Batch], config: TrainConfig, shards: Sequence[FSDPModule] = ()) -> None:
         self.name, self.config, self.device, self.shards = name, config, task.device, shards
+        self.by_image = task.random_by_image
         self.named = task.parameter_groups(name)
         self.parameters = [parameter for _, parameter in self.named]
         if not self.parameters:
@@ -34,8 +36,6 @@ class Phase(Generic[Batch]):
         for path, parameter in self.named:
             self.networks.setdefault(path.rpartition("/")[0], []).append(parameter)
         self.optimiser = optim.adamw(self.named, config)
-        if config.precision == "fp16" and self.device.type != "cuda":
-            raise UserError("train.precision fp16 needs a GPU; use bf16 or fp32 on this device")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.objective: nn.Module = _Objective(name, task, self.parameters)
         if distributed.world_size() > 1 and not shards:
@@ -44,7 +44,7 @@ class Phase(Generic[Batch]):
                 self.objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def backward(self, micro_batches: Sequence[tuple[Batch, float]], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def backward(self, micro_batches: Sequence[MicroBatch[Batch]], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Accumulate the gradients of the global batch; the loss and the metrics, averaged over it and over ranks.
 
         Each micro-batch counts by its share of the global batch, so the gradient does not depend on how many ranks or
@@ -52,14 +52,15 @@ class Phase(Generic[Batch]):
         """
         totals: dict[str, Tensor] = {}
         ranks = distributed.world_size()
-        for number, (batch, share) in enumerate(micro_batches, start=1):
-            with self._exchange(number == len(micro_batches)):
+        for number, micro in enumerate(micro_batches, start=1):
+            last = number == len(micro_batches)
+            with self._exchange(last), self._drawing(micro, last):
                 with self.autocast():
-                    loss, metrics = self.objective(batch, step)
+                    loss, metrics = self.objective(micro.batch, step)
                 # DDP and FSDP average gradients over ranks, hence the factor.
-                self.scaler.scale(loss * (share * ranks)).backward()
+                self.scaler.scale(loss * (micro.share * ranks)).backward()
             for key, value in {"loss": loss, **metrics}.items():
-                part = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach() * share
+                part = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach() * micro.share
                 totals[key] = totals[key] + part if key in totals else part
         summed = distributed.sum_over_ranks(torch.stack(list(totals.values())))
         averages = dict(zip(totals, summed.unbind(), strict=True))
@@ -89,6 +90,17 @@ class Phase(Generic[Batch]):
         """The configured mixed precision."""
         dtype = AUTOCAST.get(self.config.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    @contextlib.contextmanager
+    def _drawing(self, micro: MicroBatch[Batch], last: bool) -> Iterator[None]:
+        """Give the images of a micro-batch their own random numbers; the next one starts from the same generator."""
+        if not self.by_image:
+            yield
+            return
+        devices = [self.device] if self.device.type == "cuda" else []
+        rewound = contextlib.nullcontext() if last else torch.random.fork_rng(devices)
+        with rewound, per_image.part(micro.places.start, micro.whole):
+            yield
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Ranks exchange gradients once, in the backward pass of the last micro-batch."""

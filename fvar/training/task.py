@@ -28,6 +28,7 @@ class Task(ABC, Generic[Batch]):
     phase_names: tuple[str, ...] = ("train",)  # every phase that `phases` may ever return; each gets its own optimiser
     flops_per_item: float = 0.0  # of one training step per item, for the utilisation figure; 0: not known
     tokens_per_item: int = 0  # for the tokens/s figure; 0: none
+    random_by_image = False  # whether `loss` draws by `fvar.per_image` alone: ranks are then seeded alike
     probe: Probe | None = None  # what is measured beside the training
 
     @property

@@ -72,6 +72,8 @@ class VarTask(Task[TokenBatch]):
     L x Cz numbers an image, over 100 GB for ImageNet, to save about 1 % of a step).
     """
 
+    random_by_image = True
+
     def __init__(
         self,
         student: VAR,

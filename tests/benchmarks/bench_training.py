@@ -25,6 +25,7 @@ from fvar.models.var import VAR
 from fvar.rundir import RunDir
 from fvar.tokenizer.vqvae import VQVAE
 from fvar.tokens import TokenSplit
+from fvar.training.data_feed import MicroBatch
 from fvar.training.loop import train
 from fvar.training.optimisation import Phase
 from fvar.training.var_task import TokenSet, VarTask
@@ -90,7 +91,7 @@ def median_step(config: VarConfig) -> float:
     for step in range(4):
         started = time.perf_counter()
         phase.optimiser.zero_grad(set_to_none=True)
-        phase.backward([(batch, 1.0)], step)
+        phase.backward([MicroBatch(batch, range(config.train.batch_size), config.train.batch_size)], step)
         phase.clip()
         phase.apply(1e-4)
         seconds.append(time.perf_counter() - started)

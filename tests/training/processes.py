@@ -32,17 +32,19 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch._dynamo", "tests.training.processes"])
 
 
-def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Run `target(*arguments)` in a child process."""
-    process = CONTEXT.Process(target=target, args=arguments, daemon=True)
+def start(target: Callable[..., None], *arguments: Any, **named: Any) -> BaseProcess:
+    """Run `target(*arguments, **named)` in a child process."""
+    process = CONTEXT.Process(target=target, args=arguments, kwargs=named, daemon=True)
     process.start()
     return process
 
 
-def train_toy(path: Path, config: TrainConfig, *, dropout: float = 0.3, noise: float = 0.1) -> None:
-    """Train a toy in the run directory `path`, and leave its weights there."""
+def train_toy(path: Path, config: TrainConfig, *, dropout: float = 0.3, noise: float = 0.1, pause: float = 0) -> None:
+    """Train a toy in the run directory `path`, and leave its weights there. It sleeps for `pause` s after a step."""
     torch.set_num_threads(1)
     task = ToyTask(dropout=dropout, noise=noise)
+    if pause:
+        task.after_step = lambda step: time.sleep(pause)  # type: ignore[method-assign]
     run = RunDir.open(path)
     with open(path / "log", "a", buffering=1) as log, redirected(log.fileno()):
         train(task, run, config)

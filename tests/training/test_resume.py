@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from tests.training import processes
 from tests.training.processes import records, start, train_toy
 from tests.training.toy import ToyTask, config, run_dir
 
-OFTEN = 5  # steps between checkpoints: a random moment then often falls into the writing of one
+OFTEN = 5  # steps between checkpoints
+PAUSE = 0.01  # seconds after every step of an attempt that is to be killed: 0.6 s in all, of which many for checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +37,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
-def kill_and_continue(root: Path, kills: int) -> Path:
-    """Kill a run at random moments of its second to last checkpoint interval, then let it end."""
+def kill_and_continue(root: Path, kills: int, *, writing: bool) -> Path:
+    """Kill a run at random moments, or at random checkpoints that are just being written; then let it end."""
     run = run_dir(root, config(), checkpoint_steps=OFTEN)
-    reached = 0
-    for _ in range(kills):
-        process = start(train_toy, run.path, config())
-        reached = random.randint(reached + 1, 60 - OFTEN * 2)
-        while max(Checkpoints(run.path / "checkpoints", 2).steps, default=0) < reached - OFTEN:
-            assert process.is_alive(), "the run ended before it could be killed"
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.02))
+    while kills:
+        (run.path / "log").unlink(missing_ok=True)
+        process = start(train_toy, run.path, config(), pause=PAUSE)
+        wait_until(lambda process=process: (run.path / "log").exists() or not process.is_alive())
+        time.sleep(random.uniform(0, 60 * PAUSE))
+        if writing:
+            wait_until(lambda process=process: any(run.path.glob("checkpoints/.writing-*")) or not process.is_alive())
         process.kill()
         process.join()
-        assert process.exitcode == -signal.SIGKILL
+        kills -= process.exitcode == -signal.SIGKILL  # it may have ended before
     start(train_toy, run.path, config()).join()
     return run.path
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    while not true():
+        time.sleep(0.0005)
 
 
 def assert_same_end(path: Path, whole: Path) -> None:
@@ -58,19 +64,22 @@ def assert_same_end(path: Path, whole: Path) -> None:
     assert (path / "weights").read_text() == (whole / "weights").read_text()
 
 
-@pytest.mark.parametrize("moment", range(4))
-def test_run_killed_at_a_random_moment_continues_to_the_identical_end(whole: Path, tmp_path: Path, moment: int) -> None:
-    assert_same_end(kill_and_continue(tmp_path, kills=1), whole)
+@pytest.mark.parametrize("writing", [False, True], ids=["any moment", "checkpoint writing"])
+def test_run_killed_at_a_random_moment_continues_to_the_identical_end(
+    whole: Path, tmp_path: Path, writing: bool
+) -> None:
+    assert_same_end(kill_and_continue(tmp_path, kills=1, writing=writing), whole)
 
 
 def test_run_killed_again_and_again_still_ends_identically(whole: Path, tmp_path: Path) -> None:
-    assert_same_end(kill_and_continue(tmp_path, kills=3), whole)
+    assert_same_end(kill_and_continue(tmp_path, kills=3, writing=False), whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", range(20))
 def test_twenty_random_kills_all_continue_to_the_identical_end(whole: Path, tmp_path: Path, moment: int) -> None:
-    assert_same_end(kill_and_continue(tmp_path, kills=1), whole)
+    """Every other one while a checkpoint is being written."""
+    assert_same_end(kill_and_continue(tmp_path, kills=1, writing=moment % 2 == 1), whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])

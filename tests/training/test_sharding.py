@@ -16,13 +16,12 @@ from tests.training import tiny
 from tests.training.processes import execute_stage, records, run_ranks, sigterm
 
 SIGTERM_EXIT = 75
-# Ranks draw their own numbers, so a comparison with one rank must draw none.
-PLAIN = TransformerConfig(depth=2, width=32, heads=2, drop_path=0.0, label_drop=0.0)
+NETWORK = TransformerConfig(depth=2, width=32, heads=2, drop_path=0.3, label_drop=0.2)
 TRAIN = dataclasses.replace(tiny.TRAIN, steps=20, eval_every=10, ema=0.9)
 
 
 def stage() -> Stage:
-    return tiny.var_stage(tiny.TEACHER, transformer=PLAIN, train=TRAIN)
+    return tiny.var_stage(tiny.TEACHER, transformer=NETWORK, train=TRAIN)
 
 
 def make_run(root: Path, parallel: str) -> RunDir:
@@ -50,7 +49,7 @@ def assert_same_training(run: RunDir, other: RunDir) -> None:
             torch.testing.assert_close(mine[key], whole[key], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sharded_ranks_give_the_losses_and_weights_of_one(tmp_path: Path, alone: RunDir, accumulate: int) -> None:
     run = tiny.make_run(tmp_path, stage(), parallel="fsdp", accumulate=accumulate)
     assert run_ranks(2, execute_stage, run.path) == [0, 0]
@@ -59,8 +58,11 @@ def test_sharded_ranks_give_the_losses_and_weights_of_one(tmp_path: Path, alone:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(("fsdp", 2), ("fsdp", 2)), (("ddp", 1), ("fsdp", 2)), (("fsdp", 2), ("ddp", 1))],
-    ids=["sharded", "one to sharded", "sharded to one"],
+    [
+        pytest.param(("fsdp", 2), ("fsdp", 2), id="sharded", marks=pytest.mark.slow),
+        pytest.param(("ddp", 1), ("fsdp", 2), id="one to sharded"),
+        pytest.param(("fsdp", 2), ("ddp", 1), id="sharded to one"),
+    ],
 )
 def test_any_rank_count_continues_any_checkpoint(
     tmp_path: Path, alone: RunDir, before: tuple[str, int], after: tuple[str, int]
