@@ -113,35 +113,24 @@ def aliasing_scores(
     assert isinstance(network, RadialSpectrum)
     spectra, reference = extract(extractor, generated), extract(extractor, real).double().mean(0)
 
-    def measure(rows: Tensor) -> tuple[list[float], float]:
+    def measure(rows: Tensor) -> tuple[float, float, list[float]]:
+        """Both numbers, and the distance by octave."""
         mean = rows.double().mean(0)
-        return log_spectral_distances(mean, reference, network), top_octave_ratio(mean, reference, network)
+        bands = log_spectral_distances(mean, reference, network)
+        return float(np.sqrt(np.mean(np.square(bands)))), top_octave_ratio(mean, reference, network), bands
 
-    rng = np.random.default_rng(seed)
-    draws = [measure(spectra[torch.from_numpy(rng.integers(count, size=count))]) for _ in range(RESAMPLES)]
-    bands, top = measure(spectra)
+    distance, top, bands = measure(spectra)
     lows = [f"above {low:g} cycles/px" for low, _ in octaves(network.get_buffer("frequency"))]
     by_octave = {name: round(value, 4) for name, value in zip(lows, bands, strict=True)}
-    distance = {"spread": _deviation([_rms(found) for found, _ in draws]), "octaves": by_octave}
-    return _entry("spectral_distance", _rms(bands), "", count, len(real), distance) | _entry(
-        "top_octave", top, "", count, len(real), {"spread": _deviation([found for _, found in draws])}
-    )
-
-
-def _entry(
-    key: str, value: float | None, reason: str, count: int, reference_count: int | None, details: dict[str, Any]
-) -> dict[str, Score]:
-    return {key: Score(f"{LABELS[key]}@{count}", value, reason, count, reference_count, None, details)}
+    rng = np.random.default_rng(seed)
+    draws = [measure(spectra[torch.from_numpy(rng.integers(count, size=count))])[:2] for _ in range(RESAMPLES)]
+    spreads = [{"spread": float(np.std(drawn, ddof=1))} if count > 1 else {} for drawn in zip(*draws, strict=True)]
+    details: list[dict[str, Any]] = [spreads[0] | {"octaves": by_octave}, spreads[1]]
+    return {
+        key: Score(f"{label}@{count}", value, "", count, len(real), None, more)
+        for (key, label), value, more in zip(LABELS.items(), (distance, top), details, strict=True)
+    }
 
 
 def _blank(count: int, reference_count: int | None, reason: str) -> dict[str, Score]:
-    blanks = [_entry(key, None, reason, count, reference_count, {}) for key in LABELS]
-    return blanks[0] | blanks[1]
-
-
-def _rms(values: list[float]) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
-
-
-def _deviation(values: list[float]) -> float:
-    return float(np.std(values, ddof=1))
+    return {key: Score(f"{label}@{count}", None, reason, count, reference_count) for key, label in LABELS.items()}

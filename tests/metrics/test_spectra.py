@@ -146,6 +146,12 @@ def test_the_spread_is_that_of_repeated_draws():
     )
 
 
+def test_one_image_is_a_number_without_a_spread():
+    for entry in scores(images(noise(1)), images(noise(9, seed=1))).values():
+        assert entry.value > 0
+        assert "spread" not in entry.details
+
+
 def test_other_sizes_and_bare_statistics_are_blanks_with_a_reason():
     small, wide = images(noise(4)), images(noise(4, 32, 64))
     for entry in scores(small, wide).values():
