@@ -4,12 +4,13 @@
 
 readability.png    character error rate by font size: of all scales, and of every scale of each tokenizer
 strip.png          one word a size, as rendered and as reconstructed from all scales, with what the OCR read beneath
-clarity.png        the largest of these words after every scale, and as the focused views show it
+clarity.png        the largest of these words after every scale, and in the focused views themselves
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RIGHT, WRONG = style.PALETTE[4], style.PALETTE[1]
+BESIDE: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}  # a label at the head of a row
 
-Picture = tuple[str, int]  # "original", "view" or "reconstruction", and its scale from 1 (0: the original)
+PER_ROW = 2  # panels by scale
+WIDEST = 3.2  # of a word in a picture, in heights
+
+Picture = tuple[str, int]  # "original", "view" or "reconstruction", and its scale from 1
+ORIGINAL: Picture = ("original", 0)
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,11 @@ class Readings:
         return cell.chain["readability"].path
 
 
+def views(found: Mapping[str, Readings]) -> Readings | None:
+    """One of the variants that have focused views: these are the pyramid's, whatever the tokenizer learned on."""
+    return next((r for r in found.values() if any(kind == "view" for kind, _ in r.pictures)), None)
+
+
 def draw(results: StudyResults) -> list[Path]:
     """Write the three pictures into the study's folder. Raises `UserError` where no cell is done yet."""
     found = Readings.of(results)
@@ -119,26 +130,41 @@ def draw(results: StudyResults) -> list[Path]:
 
 
 def _curves(found: Mapping[str, Readings]) -> Figure:
-    """One panel for all tokenizers at their last scale, then one for each by scale."""
-    figure = style.new_figure(1 + 4.2 * (1 + len(found)), 4.4)
-    axes = figure.subplots(1, 1 + len(found), sharey=True, squeeze=False)[0]
-    first = next(iter(found.values()))
-    _curve(axes[0], first, ("original", 0), color="black", linestyle=":", label="as rendered")
-    for index, (readings, colour) in enumerate(zip(found.values(), style.colours(1 + len(found))[1:], strict=True)):
-        dash = style.DASHES[index % len(style.DASHES)]
-        _curve(axes[0], readings, readings.last, color=colour, linestyle=dash, label=readings.label)
-    axes[0].set_title("all scales")
-    axes[0].set_ylabel("characters misread (%)")
-    for ax, readings in zip(axes[1:], found.values(), strict=True):
+    """A panel for all tokenizers at their last scale; beside it one for each by scale, two in a row."""
+    rows, first = math.ceil(len(found) / PER_ROW), next(iter(found.values()))
+    figure = style.new_figure(1 + 4.4 * (1 + PER_ROW), 0.8 + 3.8 * rows)
+    grid = figure.subplots(rows, 1 + PER_ROW, sharey=True, squeeze=False)
+    _all_scales(grid[0, 0], found)
+    panels = list(grid[:, 1:].flat)
+    for ax, readings in zip(panels, found.values(), strict=False):
         _by_scale(ax, readings)
-    for ax in axes:
+    for ax in [*grid[1:, 0], *panels[len(found) :]]:
+        ax.axis("off")
+    for ax in [grid[0, 0], *panels[: len(found)]]:
         ax.set_xlabel("font size (px)")
         ax.set_xscale("log", base=2)
         ax.set_xticks(first.sizes, [str(size) for size in first.sizes])
         ax.minorticks_off()
-        ax.set_ylim(-3, 112)
-        ax.legend(fontsize=9, loc="best")
+        ax.set_ylim(bottom=-3)
+        ax.tick_params(labelleft=True)
+    most = max(panels, key=lambda ax: len(ax.get_legend_handles_labels()[0]))
+    lines, labels = most.get_legend_handles_labels()
+    if rows > 1:
+        grid[1, 0].legend(lines, labels, loc="center", ncols=2, title="after each scale")
+    else:
+        figure.legend(lines, labels, loc="outside lower center", ncols=4, title="after each scale")
     return figure
+
+
+def _all_scales(ax: Axes, found: Mapping[str, Readings]) -> None:
+    first = next(iter(found.values()))
+    _curve(ax, first, ORIGINAL, color="black", linestyle=":", label="as rendered")
+    for index, (readings, colour) in enumerate(zip(found.values(), style.colours(1 + len(found))[1:], strict=True)):
+        dash = style.DASHES[index % len(style.DASHES)]
+        _curve(ax, readings, readings.last, color=colour, linestyle=dash, label=readings.label)
+    ax.set_title("all scales decoded")
+    ax.set_ylabel("characters misread (%)")
+    ax.legend(fontsize=9, loc="best")
 
 
 def _by_scale(ax: Axes, readings: Readings) -> None:
@@ -168,58 +194,48 @@ def _curve(ax: Axes, readings: Readings, picture: Picture, **style_of_line: Any)
 def _strip(found: Mapping[str, Readings]) -> Figure:
     """A row for each font size; columns: as rendered, then each tokenizer."""
     first = next(iter(found.values()))
-    sizes, columns = (
-        first.sizes,
-        [(first, ("original", 0)), *((readings, readings.last) for readings in found.values())],
-    )
-    figure = style.new_figure(0.8 + 2.0 * len(columns), 1.0 + 1.1 * len(sizes))
+    sizes = first.sizes
+    columns = [(first, ORIGINAL), *((readings, readings.last) for readings in found.values())]
+    figure = style.new_figure(0.8 + 2.0 * len(columns), 1.0 + 0.95 * len(sizes))
     grid = figure.subplots(len(sizes), len(columns), squeeze=False)
     for row, size in zip(grid, sizes, strict=True):
         for ax, (readings, picture) in zip(row, columns, strict=True):
             _word(ax, *readings.example(picture, size))
-        _row_label(row[0], f"{size} px")
+        row[0].set_ylabel(f"{size} px", **BESIDE)
     for ax, text in zip(grid[0], ["as rendered", *(readings.label for readings in found.values())], strict=True):
         ax.set_title(text.replace(", ", ",\n"), fontsize=11, loc="center")
     return figure
 
 
 def _clarity(found: Mapping[str, Readings]) -> Figure:
-    """A row for each tokenizer, and for its views; columns: the scales, then the original."""
-    rows = [
-        (readings, kind)
-        for readings in found.values()
-        for kind in ("view", "reconstruction")
-        if any(picture[0] == kind for picture in readings.pictures)
-    ]
+    """A row for the focused views and one for each tokenizer, a column for each scale."""
+    rows = [(readings.label.replace(", ", ",\n"), "reconstruction", readings) for readings in found.values()]
+    if seen := views(found):
+        rows.insert(0, ("focused views\n$L_k$ themselves", "view", seen))
     scales = max(readings.last[1] for readings in found.values())
-    figure = style.new_figure(2.2 + 1.8 * (scales + 1), 1.0 + 1.25 * len(rows))
-    grid = figure.subplots(len(rows), scales + 1, squeeze=False)
-    for row, (readings, kind) in zip(grid, rows, strict=True):
-        size = readings.sizes[-1]
-        for ax, picture in zip(row, [*((kind, k) for k in range(1, scales + 1)), ("original", 0)], strict=True):
-            if picture in readings.pictures:
-                _word(ax, *readings.example(picture, size))
-            else:
-                ax.axis("off")  # the last view is the original
-        what = "its views $L_k$" if kind == "view" else "reconstruction"
-        _row_label(row[0], readings.label.replace(", ", ",\n") + f"\n{what}")
-    for ax, text in zip(grid[0], [*(f"scale {k}" for k in range(1, scales + 1)), "as rendered"], strict=True):
-        ax.set_title(text, fontsize=11, loc="center")
+    figure = style.new_figure(1.8 + 1.8 * scales, 1.0 + 0.95 * len(rows))
+    grid = figure.subplots(len(rows), scales, squeeze=False)
+    for row, (label, kind, readings) in zip(grid, rows, strict=True):
+        for k, ax in enumerate(row, 1):
+            picture = (kind, k) if (kind, k) in readings.pictures else ORIGINAL  # which the last view is
+            _word(ax, *readings.example(picture, readings.sizes[-1]))
+        row[0].set_ylabel(label, **BESIDE)
+    for k, ax in enumerate(grid[0], 1):
+        ax.set_title(f"scales 1 to {k}" if k > 1 else "scale 1", fontsize=11, loc="center")
     return figure
 
 
 def _word(ax: Axes, picture: NDArray[np.uint8], text: str, read: str) -> None:
     """The word's pixels, and what was read beneath: green where it is right."""
-    ax.imshow(picture, interpolation="nearest")
+    height, width = picture.shape[:2]
+    ax.imshow(picture, interpolation="nearest", extent=(0, width / height, 0, 1))
+    ax.set_xlim((width / height - WIDEST) / 2, (width / height + WIDEST) / 2)  # one frame fits them all
     ax.set_xticks([])
     ax.set_yticks([])
     ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
     right = "".join(read.split()).casefold() == text
     ax.set_xlabel(printable(read), color=RIGHT if right else WRONG, fontsize=11, parse_math=False, labelpad=2)
-
-
-def _row_label(ax: Axes, text: str) -> None:
-    ax.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8)
 
 
 def printable(read: str) -> str:

@@ -72,17 +72,17 @@ STUDY = Study("text_readability", "Text readability: words through the tokenizer
 
 def markdown(results: StudyResults, found: Mapping[str, Readings]) -> str:
     """The finding for people: what each size is misread by, and from which size on each scale can be read."""
+    from analysis.plot_readability import ORIGINAL, views
+
     first = next(iter(found.values()))
     headings = ["Font size", "as rendered", *(readings.label for readings in found.values())]
-    columns = [(first, ("original", 0)), *((readings, readings.last) for readings in found.values())]
+    columns = [(first, ORIGINAL), *((readings, readings.last) for readings in found.values())]
     by_size = [[f"{size} px", *(_rate(*column, size) for column in columns)] for size in first.sizes]
     scales = range(1, max(readings.last[1] for readings in found.values()) + 1)
-    by_scale = [
-        [f"{readings.label}: {name}", *(readable_from(readings, (kind, scale)) for scale in scales)]
-        for readings in found.values()
-        for kind, name in (("view", "views L_k themselves"), ("reconstruction", "reconstruction"))
-        if any(picture[0] == kind for picture in readings.pictures)
-    ]
+    rows = [(readings.label, "reconstruction", readings) for readings in found.values()]
+    if seen := views(found):
+        rows.insert(0, ("focused views L_k themselves", "view", seen))
+    by_scale = [[name, *(readable_from(readings, (kind, k)) for k in scales)] for name, kind, readings in rows]
     lines = [
         f"# {results.title}",
         "",
@@ -124,7 +124,7 @@ def notes(results: StudyResults, found: Mapping[str, Readings]) -> list[str]:
         f"Read by {body['ocr']}, shown one word at a time and enlarged to its 48 px of height; case does not count.",
         "Misread: Levenshtein distance over characters written; 100 % is as bad as reading nothing. "
         f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; ± is {spread}.",
-        "View L_k is what the pyramid hands to scale k, without any tokenizer; VAR's tokenizer has no views.",
+        "View L_k is what FVAR's pyramid hands to scale k, before any tokenizer; VAR's has no views.",
     ]
     for cell in results.cells:
         state, detail = cell.state
