@@ -54,9 +54,9 @@ def run(run: RunDir) -> None:
     sets: dict[Split, ImageSet] = {split: open_dataset(config.data, split, run.runtime.workers) for split in SPLITS}
     parts = run.path / "parts"
     chunks = {split: list(_chunks(split, len(sets[split]), config.data.crops)) for split in SPLITS}
-    mine = [chunk for split in SPLITS for chunk in chunks[split]][distributed.rank() :: distributed.world_size()]
-    missing = [chunk for chunk in mine if not (parts / chunk.file).exists()]
-    _code(run, config, tokenizer, sets, missing)
+    missing = [chunk for split in SPLITS for chunk in chunks[split] if not (parts / chunk.file).exists()]
+    missing = distributed.from_first(missing)  # each rank looked at another moment
+    _code(run, config, tokenizer, sets, missing[distributed.rank() :: distributed.world_size()])
     distributed.barrier()
     if distributed.rank() == 0:
         for split in SPLITS:
