@@ -54,10 +54,11 @@ class Part:
     forward: float
     backward: float
     kept: float = 0.0
+    recomputed: float = 0.0  # FLOPs of the forward pass that are made again within the backward one
 
     @property
     def flops(self) -> float:
-        return self.forward + self.backward
+        return self.forward + self.backward + self.recomputed
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Estimate:
         return sum(part.flops for part in self.parts)
 
     @property
+    def model_flops_per_image(self) -> float:
+        """Without what is recomputed to save memory: the FLOPs of "model FLOPs utilisation" (Chowdhery et al. 2022)."""
+        return sum(part.flops - part.recomputed for part in self.parts)
+
+    @property
     def flops_per_step(self) -> float:
         return self.flops_per_image * self.train.batch_size
 
@@ -86,11 +92,15 @@ class Estimate:
         """The whole training."""
         return self.flops_per_step * self.train.steps
 
-    def memory(self, ranks: int = 1, accumulate: int = 1) -> float:
-        """Bytes per GPU under DDP: master weights, optimiser, and the activations of a micro-batch."""
+    def memory(self, ranks: int = 1, accumulate: int = 1, *, sharded: bool = False) -> float:
+        """Bytes per GPU: master weights, optimiser, and the activations of a micro-batch.
+
+        Weights and optimiser are whole on every GPU (DDP) or `sharded` over them (FSDP, without what it gathers).
+        """
         images = self.train.batch_size / (ranks * accumulate)
         width = 4 if self.train.precision == "fp32" else 2
-        return MASTER_BYTES * self.parameters + images * width * sum(part.kept for part in self.parts)
+        masters = MASTER_BYTES * self.parameters / (ranks if sharded else 1)
+        return masters + images * width * sum(part.kept for part in self.parts)
 
     def gpu_hours(self, device: Device, utilisation: float) -> float:
         """At the stated share of the device's peak."""
@@ -159,7 +169,7 @@ def _network(
     head_parameters = 2 * dim * (dim + 1) + vocab * (dim + 1)
     head = 4 * dim * dim + 2 * length * dim * vocab
     parameters, forward = depth * block_parameters + head_parameters, depth * block + head
-    backward = 2 * forward + (depth * block if cfg.checkpointing else 0)
+    backward, recomputed = 2 * forward, (depth * block if cfg.checkpointing else 0)
     if embeddings:
         classes, z = embeddings
         parameters += (z + 1) * dim + (classes + 1) * dim + (first + length + len(sizes)) * dim
@@ -167,7 +177,9 @@ def _network(
         forward, backward = forward + embed, backward + embed  # its input needs no gradient
     # 17 numbers per channel and block: Korthikanti et al. 2022, Eq. 1 without the attention matrix.
     kept = length * ((1 if cfg.checkpointing else 17) * depth * dim + 5 * vocab)
-    return Part(name, parameters, forward, backward, kept) if learns else Part(f"{name} (frozen)", 0, forward, 0)
+    if not learns:
+        return Part(f"{name} (frozen)", 0, forward, 0)
+    return Part(name, parameters, forward, backward, kept, recomputed)
 
 
 def _cross_attention(
@@ -299,17 +311,18 @@ def report(bill: Estimate, ranks: int, utilisation: float, price: float | None) 
     for part in bill.parts:
         share = part.flops / bill.flops_per_image
         lines.append(f"{part.name:<22}{part.parameters:>14,.0f}{part.flops / 1e9:>14.3f}{share:>8.1%}")
-    train, memory = bill.train, bill.memory(ranks)
+    train, memory, sharded = bill.train, bill.memory(ranks), bill.memory(ranks, sharded=True)
     lines += [
         f"{'all':<22}{bill.parameters:>14,.0f}{bill.flops_per_image / 1e9:>14.3f}{1:>8.0%}",
         f"{bill.flops_per_step / 1e12:.4g} TFLOP a step of {train.batch_size} images, {train.steps:,} steps: "
-        f"{bill.flops / 1e18:.4g} EFLOP; about {memory / 1e9:.3g} GB on each of {ranks} GPUs",
+        f"{bill.flops / 1e18:.4g} EFLOP; about {memory / 1e9:.3g} GB on each of {ranks} GPUs "
+        f"({sharded / 1e9:.3g} with runtime.parallel fsdp)",
         f"{f'at {utilisation:.0%} of the peak':<22}{'GPU hours':>14}{f'days on {ranks}':>14}{'cost':>12}",
     ]
     for device in DEVICES:
         hours = bill.gpu_hours(device, utilisation)
         cost = f"{hours * price:,.0f}" if price is not None else "no --price"
-        fits = "" if memory < device.memory else "  does not fit: more ranks, runtime.accumulate or checkpointing"
+        fits = "" if memory < device.memory else "  does not fit: more ranks, runtime.accumulate, checkpointing or fsdp"
         lines.append(f"{device.name:<22}{hours:>14,.1f}{hours / 24 / ranks:>14,.2f}{cost:>12}{fits}")
     return "\n".join(lines)
 

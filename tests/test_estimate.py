@@ -152,6 +152,14 @@ def test_more_ranks_need_less_memory_and_checkpointing_trades_it_for_flops() -> 
     assert plain.memory(8) < plain.memory(4)
     assert thrifty.memory(8) < plain.memory(8)
     assert thrifty.flops == pytest.approx(plain.flops * 4 / 3, rel=0.1)
+    assert thrifty.model_flops_per_image == plain.model_flops_per_image == plain.flops_per_image
+
+
+def test_shards_hold_a_share_of_weights_and_optimiser_each() -> None:
+    bill = estimate.estimate(stages(TransformerConfig(depth=24), None))
+    assert bill.memory(1, sharded=True) == bill.memory(1)
+    saved = bill.memory(8) - bill.memory(8, sharded=True)
+    assert saved == pytest.approx(7 / 8 * estimate.MASTER_BYTES * bill.parameters)
 
 
 def test_a_frozen_teacher_has_no_backward_pass() -> None:

@@ -26,7 +26,7 @@ def run(run: RunDir) -> None:
     config = run.config
     assert isinstance(config, TokenizerConfig)
     device = distributed.pick_device(run.runtime.device)
-    task = TokenizerTask(config, device, run.runtime.workers, estimate(stage_of(run)).flops_per_image)
+    task = TokenizerTask(config, device, run.runtime.workers, estimate(stage_of(run)).model_flops_per_image)
     train(task, run, config.train)
     if distributed.rank() > 0:
         return

@@ -79,7 +79,7 @@ def build_task(run: RunDir) -> VarTask:
         distill=config.distill,
         eval_images=config.train.eval_images,
         eval_batch=config.train.batch_size,
-        flops_per_item=estimate(stage_of(run)).flops_per_image,
+        flops_per_item=estimate(stage_of(run)).model_flops_per_image,
     )
     if config.curve.every:
         task.probe = Probe(config.curve.every, "student", lambda: _curve(run, config.curve, task.student, vqvae))
