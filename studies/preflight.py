@@ -16,7 +16,7 @@ from fvar.errors import UserError
 from studies.presets import Preset
 
 NEEDS_ROOT = ("folder", "webdataset")
-CHECKPOINTS = 3  # two kept and one being written
+CHECKPOINTS = 4  # two kept, the best, and one being written
 STATES = 3  # weights and two moments, in 4 bytes each
 SPARE = 64 << 20  # logs, metrics, tables
 

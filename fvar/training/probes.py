@@ -10,6 +10,7 @@ Measuring must draw no number from torch's generators: the training's numbers ar
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -97,6 +98,8 @@ class Probes:
         while self.waiting and not interrupted():
             time.sleep(0.05)
             self.record()
+        if not self.waiting:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
         """Give up the measurements under way; their snapshots stay."""
