@@ -1,7 +1,8 @@
 """Where a training step's time goes, at the size of the smoke preset: python -m tests.benchmarks.bench_training
 
-Everything is timed in turns within one process and quoted as a ratio to the plain step, so a busy machine shifts all of
-it alike. Tokens are random; speed does not depend on what they say.
+Steps are timed in turns within one process and quoted as a ratio to the plain step, so a busy machine shifts all of it
+alike. A resume is timed as one lives it, from typing the command to the first new step, and so is what two ranks
+compute: as processes of `python -m fvar.run`. Tokens are random; speed does not depend on what they say.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,8 +27,10 @@ from fvar.config import RuntimeConfig, Stage, TeacherConfig, VarConfig
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
+from fvar.stages.tokenizer import save as save_tokenizer
+from fvar.tokenizer.dual import SignalScaler
 from fvar.tokenizer.vqvae import VQVAE
-from fvar.tokens import TokenSplit
+from fvar.tokens import SPLITS, TokenSplit, write_array, write_manifest
 from fvar.training.data_feed import MicroBatch
 from fvar.training.loop import train
 from fvar.training.optimisation import Phase
@@ -98,8 +104,8 @@ def median_step(config: VarConfig) -> float:
     return statistics.median(seconds[1:])
 
 
-def loop_overhead(config: VarConfig) -> tuple[float, float]:
-    """Share of a training outside forward, backward and optimiser; and seconds from a resume to its first step."""
+def loop_overhead(config: VarConfig) -> float:
+    """Share of a training outside forward, backward and optimiser."""
     settings = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=STEPS, eval_every=10_000))
     runtime = RuntimeConfig(device="cpu", log_every=5, checkpoint_steps=STEPS - 1)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
@@ -110,13 +116,65 @@ def loop_overhead(config: VarConfig) -> tuple[float, float]:
             train(task, run, settings.train)
         records = [record for record in run.metrics("train") if record["step"] in (1, STEPS)]
         whole = records[-1]["time"] - records[0]["time"]
-        spent = sum(work[3:])
+        return 1 - sum(work[3:]) / whole
 
-        (run.path / "checkpoints" / f"step-{STEPS:08d}").rename(run.path / "checkpoints" / "later")
-        resumed = smoke_task(settings)
-        started = time.perf_counter()
-        train(resumed, run, settings.train)
-        return 1 - spent / whole, time.perf_counter() - started
+
+def smoke_run(root: Path, **changes: Any) -> RunDir:
+    """A var run directory of the smoke preset over random tokens; `changes` are fields of its training."""
+    config = SMOKE.var(None, 0)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+    tokens = Stage(SMOKE.tokens(), {"tokenizer": Stage(SMOKE.tokenizer())})
+    run = RunDir.create(root, Stage(config, {"tokens": tokens}), RuntimeConfig(device="cpu", log_every=1))
+    store, tokenizer = run.input("tokens"), SMOKE.tokenizer()
+    vqvae = VQVAE(tokenizer.autoencoder, tokenizer.quantiser, SMOKE.patch_nums)
+    save_tokenizer(store.input("tokenizer"), {"vqvae": vqvae, "scaler": SignalScaler(len(SMOKE.patch_nums))})
+    drawn = random_tokens(SMOKE.vocab)
+    for split in SPLITS:
+        for k, indices in enumerate(drawn.indices):
+            write_array(store.path / split / f"scale_{k}.npy", indices)
+        write_array(store.path / split / "labels.npy", drawn.labels)
+    write_manifest(store, SMOKE.patch_nums, SMOKE.vocab, [str(number) for number in range(CLASSES)])
+    for done in (store, store.input("tokenizer")):
+        done.update(state="done")
+    return run
+
+
+def steps_made(run: RunDir) -> int:
+    return max((record["step"] for record in run.metrics("train")), default=0)
+
+
+def resume_seconds() -> tuple[float, float]:
+    """From the command to the first new step of a stopped run; and how much of it a bare `import torch` takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = smoke_run(Path(folder))
+        command = [sys.executable, "-m", "fvar.run", str(run.path)]
+        seconds = []
+        for _ in range(3):  # the first is the start that will be resumed
+            before, started = steps_made(run), time.perf_counter()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while steps_made(run) <= before:
+                time.sleep(0.01)
+            seconds.append(time.perf_counter() - started)
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch, torch._dynamo"], check=True)
+    return min(seconds[1:]), time.perf_counter() - started
+
+
+def two_ranks_difference(steps: int = 6) -> float:
+    """Largest difference of a loss between two gloo ranks and one, in float32."""
+    losses = []
+    with tempfile.TemporaryDirectory() as folder:
+        for ranks in (1, 2):
+            run = smoke_run(Path(folder) / str(ranks), steps=steps, precision="fp32", eval_images=1)
+            launcher = (
+                ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
+            )
+            command = [sys.executable, "-m", *launcher, "fvar.run", str(run.path)]
+            subprocess.run(command, check=True, capture_output=True)
+            losses.append([record["loss"] for record in run.metrics("train")])
+    return max(abs(a - b) for a, b in zip(*losses, strict=True))
 
 
 def reading_ratio(config: VarConfig, step_seconds: float) -> float:
@@ -156,9 +214,10 @@ def main() -> None:
     print(f"with a shared trunk           {median_step(shared) / step:8.2f} x")
     print(f"input from tokens             {input_share(alone, step):8.1%} of the step (a cache would save it)")
     print(f"reading tokens                {reading_ratio(alone, step):8.0f} x faster than needed (at least 100)")
-    overhead, resume = loop_overhead(alone)
-    print(f"loop outside its arithmetic   {overhead:8.1%} (at most 3 %)")
-    print(f"resume to the end of a step   {resume:8.2f} s (at most 5)")
+    print(f"loop outside its arithmetic   {loop_overhead(alone):8.1%} (at most 3 %)")
+    resume, imports = resume_seconds()
+    print(f"resume, command to new step   {resume:8.2f} s (at most 5; importing torch alone: {imports:.2f} s)")
+    print(f"two ranks, losses differ by   {two_ranks_difference():8.1e} (at most 1e-5)")
 
 
 if __name__ == "__main__":
