@@ -1,7 +1,7 @@
 """Can one still read what a tokenizer kept, and from which scale on? Words in several sizes, read by an OCR.
 
-    python -m studies.run text_readability
-    python analysis/plot_readability.py            # draws the figures again
+    python -m studies.run text_readability --cluster local --jobs 2      # about six minutes on two cores
+    python analysis/plot_readability.py                                  # draws the figures again
 
 VAR's pyramid against FVAR's, by Table 2's own structure tokenizers, and by the same two trained on rendered words: one
 that met no type in training says little about its pyramid. `--only var --only fvar` leaves the latter out. What is read
@@ -28,20 +28,27 @@ if TYPE_CHECKING:
     from analysis.results import StudyResults
 
 PYRAMIDS = {"var": ("VAR", "baseline"), "fvar": ("FVAR", "full")}  # in a cell's name: label, variant of Table 2
+TEXT_STEPS = 720  # at least so many on text: at 240, smoke's, no tokenizer writes a letter; ours
 READABLE = 0.10  # error rate up to which a size counts as readable in the summary; ours
 
 
 def cells(ctx: Context) -> Iterator[Cell]:
     """VAR's and FVAR's tokenizer, learned on the preset's images, and learned on text."""
-    rows = {"": ctx.preset, "-text": dataclasses.replace(ctx.preset, dataset="text", data_root="")}
-    if ctx.preset.dataset == "text":
-        del rows["-text"]
+    rows = {"": ctx.preset} if ctx.preset.dataset == "text" else {"": ctx.preset, "-text": on_text(ctx.preset)}
     for suffix, preset in rows.items():
         for name, (label, variant) in PYRAMIDS.items():
             for seed in range(ctx.seeds):
                 stage = Stage(ReadabilityConfig(), {"tokenizer": structure_tokenizer(preset, variant, seed)})
                 params = {"pyramid": name, "learned_on": preset.dataset}
                 yield Cell(name + suffix, f"{label}, learned on {preset.dataset}", seed, params, stage)
+
+
+def on_text(preset: Preset) -> Preset:
+    """The preset with rendered words for images, and tokenizers that train long enough to write them."""
+    train = preset.tokenizer_train
+    steps = max(train.steps, TEXT_STEPS)
+    train = dataclasses.replace(train, steps=steps, evaluate=max(train.evaluate, steps // 2))
+    return dataclasses.replace(preset, dataset="text", data_root="", tokenizer_train=train)
 
 
 def structure_tokenizer(preset: Preset, variant: str, seed: int) -> Stage:
