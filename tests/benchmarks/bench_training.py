@@ -157,9 +157,12 @@ def resume_seconds() -> tuple[float, float]:
             seconds.append(time.perf_counter() - started)
             process.send_signal(signal.SIGTERM)
             process.wait()
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import torch, torch._dynamo"], check=True)
-    return min(seconds[1:]), time.perf_counter() - started
+    imports = []
+    for _ in range(2):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch, torch._dynamo"], check=True)
+        imports.append(time.perf_counter() - started)
+    return min(seconds[1:]), min(imports)
 
 
 def two_ranks_difference(steps: int = 6) -> float:
