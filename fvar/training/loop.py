@@ -254,8 +254,8 @@ class Trainer(Generic[Batch]):
     def _restore(self) -> int:
         """Load the newest good checkpoint; the number of steps already made."""
         checkpoint: Checkpoint | None = None
-        for turn in range(distributed.world_size()):  # one rank at a time: the first sets damaged ones aside
-            if turn == distributed.rank():
+        for first in (True, False):  # the first rank sets damaged ones aside before the others look
+            if (distributed.rank() == 0) is first:
                 checkpoint, note = self.checkpoints.load()
                 if note:
                     print(f"warning: {note}", flush=True)

@@ -126,6 +126,7 @@ def smoke_run(root: Path, **changes: Any) -> RunDir:
     tokens = Stage(SMOKE.tokens(), {"tokenizer": Stage(SMOKE.tokenizer())})
     run = RunDir.create(root, Stage(config, {"tokens": tokens}), RuntimeConfig(device="cpu", log_every=1))
     store, tokenizer = run.input("tokens"), SMOKE.tokenizer()
+    torch.manual_seed(0)
     vqvae = VQVAE(tokenizer.autoencoder, tokenizer.quantiser, SMOKE.patch_nums)
     save_tokenizer(store.input("tokenizer"), {"vqvae": vqvae, "scaler": SignalScaler(len(SMOKE.patch_nums))})
     drawn = random_tokens(SMOKE.vocab)
