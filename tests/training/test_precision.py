@@ -91,9 +91,8 @@ def test_the_scale_survives_a_stop(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # compiles for a minute
 def test_compiled_networks_train_alike_and_keep_their_keys(tmp_path: Path) -> None:
-    eager, compiled = (
-        tiny.make_run(tmp_path / str(flag), tiny.var_stage(tiny.TEACHER), compile=flag) for flag in (0, 1)
-    )
+    stage = tiny.var_stage(tiny.TEACHER)
+    eager, compiled = (tiny.make_run(tmp_path / str(flag), stage, compile=flag) for flag in (False, True))
     for run in (eager, compiled):
         execute(run.path)
     for ours, theirs in zip(records(compiled.path), records(eager.path), strict=True):

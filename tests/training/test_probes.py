@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fvar.config import TrainConfig
@@ -49,6 +51,12 @@ def probed(measure: object, stop_at: int = -1) -> ToyTask:
 
 def sampled(run: RunDir) -> dict[int, float]:
     return {record["step"]: record["total"] for record in run.metrics("sampled")}
+
+
+def leftover(run: RunDir, step: int) -> None:
+    """A snapshot that should not be there: it holds other weights than those of its step."""
+    (run.path / "snapshots").mkdir(exist_ok=True)
+    save_file({"weight": torch.full((8,), 1e6)}, run.path / "snapshots" / f"step-{step:08d}.safetensors")
 
 
 def rest(run: RunDir) -> list[dict[str, object]]:
@@ -102,8 +110,7 @@ def test_a_point_recorded_before_the_stop_is_not_measured_again(tmp_path: Path) 
     with pytest.raises(Interrupted):
         train(probed(total, stop_at=40), run, config())
     before = sampled(run)
-    (run.path / "snapshots").mkdir(exist_ok=True)
-    (run.path / "snapshots" / "step-00000015.safetensors").touch()  # killed between the record and the deletion
+    leftover(run, 15)  # killed between the record and the deletion
     train(probed(total), run, config())
     assert [record["step"] for record in run.metrics("sampled")] == [15, 30, 45, 60]
     assert before.items() <= sampled(run).items()
@@ -111,14 +118,15 @@ def test_a_point_recorded_before_the_stop_is_not_measured_again(tmp_path: Path) 
 
 def test_points_of_steps_that_are_repeated_are_forgotten(tmp_path: Path) -> None:
     """The last checkpoint may be older than the last snapshot; on a GPU the repeated step differs in its last bits."""
-    run = run_dir(tmp_path, config(), checkpoint_steps=10)
+    whole, run = run_dir(tmp_path / "whole", config()), run_dir(tmp_path / "cut", config(), checkpoint_steps=10)
+    train(probed(total), whole, config())
     with pytest.raises(Interrupted):
         train(probed(never, stop_at=17), run, config())
     (run.path / "checkpoints" / "step-00000018" / "manifest.json").unlink()
-    snapshot = run.path / "snapshots" / "step-00000015.safetensors"
-    snapshot.write_bytes(b"of another life")
+    leftover(run, 15)
     train(probed(total), run, config())
-    assert list(sampled(run)) == [15, 30, 45, 60]
+    assert [record["step"] for record in run.metrics("sampled")] == [15, 30, 45, 60]
+    assert sampled(run) == sampled(whole)
 
 
 def test_a_measurement_that_fails_is_told_and_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fvar.metrics import features
 from fvar.run import execute
 from fvar.rundir import RunDir
 from fvar.stages.var import build_task
+from fvar.training.probes import Cancelled
 from tests.training import tiny
 from tests.training.processes import records
 
@@ -68,6 +70,24 @@ def test_points_are_the_scores_of_the_stages_and_leave_the_training_alone(tmp_pa
     for key in ("fid", "kid"):
         assert points[20][f"{key}_{COUNT}"] == pytest.approx(body[key]["value"], rel=1e-6)
         assert points[10][f"{key}_{COUNT}"] != points[20][f"{key}_{COUNT}"]
+
+
+def test_measuring_draws_no_number_that_the_training_would_draw(tmp_path: Path) -> None:
+    task = build_task(tiny.make_run(tmp_path / "runs", stage(CURVE)))
+    assert task.probe is not None
+    measure = task.probe.open()
+    before = torch.get_rng_state()
+    measure(task.student.state_dict(), threading.Event())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_measurement_ends_when_the_training_does(tmp_path: Path) -> None:
+    task = build_task(tiny.make_run(tmp_path / "runs", stage(CURVE)))
+    assert task.probe is not None
+    stopping = threading.Event()
+    stopping.set()
+    with pytest.raises(Cancelled):
+        task.probe.open()(task.student.state_dict(), stopping)
 
 
 def test_it_is_off_by_default(tmp_path: Path) -> None:

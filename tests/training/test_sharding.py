@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fvar.config import Stage, TransformerConfig
+from fvar.config import DistillConfig, Stage, TeacherConfig, TransformerConfig
 from fvar.run import execute
 from fvar.rundir import RunDir
 from tests.training import tiny
@@ -20,8 +20,8 @@ NETWORK = TransformerConfig(depth=2, width=32, heads=2, drop_path=0.3, label_dro
 TRAIN = dataclasses.replace(tiny.TRAIN, steps=20, eval_every=10, ema=0.9)
 
 
-def stage() -> Stage:
-    return tiny.var_stage(tiny.TEACHER, transformer=NETWORK, train=TRAIN)
+def stage(teacher: TeacherConfig | None = tiny.TEACHER, **network: object) -> Stage:
+    return tiny.var_stage(teacher, transformer=dataclasses.replace(NETWORK, **network), train=TRAIN)  # type: ignore[arg-type]
 
 
 def make_run(root: Path, parallel: str) -> RunDir:
@@ -42,7 +42,10 @@ def assert_same_training(run: RunDir, other: RunDir) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a.pop("split") == b.pop("split")
         assert a == {key: pytest.approx(value, abs=1e-5) for key, value in b.items()}
-    for file in ("model.safetensors", "teacher.safetensors"):
+    assert sorted(path.name for path in run.path.glob("*.safetensors")) == sorted(
+        path.name for path in other.path.glob("*.safetensors")
+    )
+    for file in (path.name for path in other.path.glob("*.safetensors")):
         mine, whole = load_file(run.path / file), load_file(other.path / file)
         assert mine.keys() == whole.keys()
         for key in mine:
@@ -52,6 +55,27 @@ def assert_same_training(run: RunDir, other: RunDir) -> None:
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sharded_ranks_give_the_losses_and_weights_of_one(tmp_path: Path, alone: RunDir, accumulate: int) -> None:
     run = tiny.make_run(tmp_path, stage(), parallel="fsdp", accumulate=accumulate)
+    assert run_ranks(2, execute_stage, run.path) == [0, 0]
+    assert_same_training(run, alone)
+
+
+SHARED = dataclasses.replace(tiny.TEACHER, trunk="shared")
+FEWER_FEATURES = DistillConfig(feature_blocks=1)  # a shared trunk leaves one block of its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variant",
+    [
+        stage(None),
+        dataclasses.replace(stage(SHARED), config=dataclasses.replace(stage(SHARED).config, distill=FEWER_FEATURES)),
+        stage(checkpointing=True),
+    ],
+    ids=["no teacher", "shared trunk", "recomputed activations"],
+)
+def test_sharding_suits_every_kind_of_network(tmp_path: Path, variant: Stage) -> None:
+    alone, run = (tiny.make_run(tmp_path / kind, variant, parallel=kind) for kind in ("ddp", "fsdp"))
+    execute(alone.path)
     assert run_ranks(2, execute_stage, run.path) == [0, 0]
     assert_same_training(run, alone)
 
