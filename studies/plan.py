@@ -12,6 +12,7 @@ from fvar.rundir import Status, read_status
 from studies.study import Cell, Context
 
 UTILISATION = 0.4  # of the GPU's peak, for the estimate
+ASSUMED = f"{DEVICES[0].name} at {UTILISATION:.0%} of its peak"
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ class Plan:
     def _bill(self) -> str:
         """What the training to come is expected to cost."""
         bills = [estimate(stage) for stage in self.to_run() if isinstance(stage.config, TokenizerConfig | VarConfig)]
-        hours = sum(bill.gpu_hours(DEVICES[0], UTILISATION) for bill in bills)
+        hours = sum(map(planned_gpu_hours, self.to_run()))
         flop, rounded = sum(bill.flops for bill in bills), f"{hours:,.{0 if hours > 10 else 3}f}"
-        assumed = f"{DEVICES[0].name} at {UTILISATION:.0%} of its peak"
-        return f"training to come: {flop:.2g} FLOP, estimated at {rounded} GPU hours ({assumed})"
+        return f"training to come: {flop:.2g} FLOP, estimated at {rounded} GPU hours ({ASSUMED})"
 
     def _kinds(self, run: set[str]) -> list[str]:
         lines = [f"{'stage':<11} {'distinct':>8} {'done':>6} {'failed':>7} {'to run':>7}   steps each"]
@@ -91,6 +91,13 @@ class Plan:
                 what += f"{', ' if what else ''}and {shared} shared with cells above"
             lines.append(f"{cell.name:<{width}}   {what or 'nothing, it is done'}")
         return lines
+
+
+def planned_gpu_hours(stage: Stage) -> float:
+    """What a stage is expected to cost. Only training is estimated; the rest is small beside it."""
+    if not isinstance(stage.config, TokenizerConfig | VarConfig):
+        return 0.0
+    return estimate(stage).gpu_hours(DEVICES[0], UTILISATION)
 
 
 def _steps(stages: Iterable[Stage]) -> list[int]:

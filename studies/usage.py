@@ -1,0 +1,91 @@
+"""What stages have cost: jobs.jsonl in a run directory, a line at the start of each job and one at its end.
+
+    {"job": "17", "start": 1763800000, "seen": 1763790000, "nodes": 1, "gpus": 8}
+    {"job": "17", "end": 1763800100, "seen": 1763800098, "nodes": 1, "gpus": 8}
+
+`gpus` are those of one node. A job that was killed wrote no end; its last sign of life counts, the stage's status: of
+an earlier job, when that had been written as the next one started (`seen`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fvar.rundir import read_status
+
+JOBS_FILE = "jobs.jsonl"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Some GPUs held for some time; Unix seconds."""
+
+    start: float
+    end: float
+    gpus: int  # on all nodes
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.gpus * (self.end - self.start) / 3600
+
+
+def spans(run: Path) -> list[Span]:
+    """Every job that worked on a run directory, in order; a running one until its last sign of life."""
+    try:
+        lines = (run / JOBS_FILE).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    found: list[Span] = []
+    started: dict[str, Any] | None = None
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # torn by a crash
+            continue
+        if started:
+            found.append(_span(started, record.get("end", record["seen"])))
+        started = record if "start" in record else None
+    if started:
+        found.append(_span(started, read_status(run).updated or 0.0))
+    return found
+
+
+def gpu_hours(runs: Iterable[Path]) -> float:
+    """GPU hours that the jobs of these run directories have held."""
+    return sum(span.gpu_hours for run in runs for span in spans(run))
+
+
+@contextlib.contextmanager
+def recording(run: Path, gpus: int) -> Iterator[None]:
+    """Write both lines around work in this process; SLURM's jobs write them in their shell."""
+
+    def note(what: str) -> None:
+        seen = read_status(run).updated or 0.0
+        record = {"job": str(os.getpid()), what: time.time(), "seen": seen, "nodes": 1, "gpus": gpus}
+        with open(run / JOBS_FILE, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    note("start")
+    try:
+        yield
+    finally:
+        note("end")
+
+
+def visible_gpus() -> list[int]:
+    """Indices of the GPUs this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [int(index) for index in visible.split(",") if index.strip().isdigit()]
+    return sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit())
+
+
+def _span(start: dict[str, Any], end: float) -> Span:
+    return Span(start["start"], max(start["start"], end), start["nodes"] * start["gpus"])
