@@ -12,6 +12,7 @@ from fvar.errors import Interrupted, UserError, unknown
 from fvar.training.signals import Stopped
 from studies import outputs, preflight
 from studies.backends import Backend
+from studies.budget import Budget
 from studies.live import View
 from studies.scheduler import FINAL, Scheduler
 from studies.search import dashboard_command
@@ -20,15 +21,25 @@ from studies.study import Cell, Context, record
 
 SYNC_SECONDS = 60.0  # MLflow is brought up to date at most so often while stages run
 LOG_LINES = 15
+GLANCE_SECONDS = 1.0
 
 
 class Driver:
-    """One study, one preset, one backend. `only` names variants or cells (wildcards allowed); empty: all."""
+    """One study, one preset, one backend.
 
-    def __init__(self, ctx: Context, settings: Settings, only: Sequence[str] = ()) -> None:
+    Parameters
+    ----------
+    only
+        Names of variants or cells, wildcards allowed; empty: all.
+    max_gpu_hours
+        Nothing is submitted past this; 0: no limit.
+    """
+
+    def __init__(self, ctx: Context, settings: Settings, only: Sequence[str] = (), max_gpu_hours: float = 0.0) -> None:
         self.ctx = ctx
         self.settings = settings
         self.only = only
+        self.budget = Budget(max_gpu_hours)
 
     def cells(self) -> list[Cell]:
         """All cells the study wants now. Raises `UserError` for two of one name."""
@@ -50,10 +61,7 @@ class Driver:
         """Returns the exit status: 0 if every selected cell is done, else 1."""
         with preflight.driver_lock(self.ctx.folder):
             backend = make_backend(cluster)
-            root = self.ctx.results / "runs"
-            root.mkdir(parents=True, exist_ok=True)
-            scheduler = Scheduler(root, backend, self.settings.runtime(), view.changed, make_backend)
-            view.nodes = scheduler.nodes
+            scheduler = self._scheduler(backend, make_backend, view)
             try:
                 with view.showing():
                     chosen = self._until_done(scheduler, view)
@@ -66,16 +74,57 @@ class Driver:
             self._conclude(scheduler, chosen, view)
             return 0 if all(scheduler.nodes[cell.stage.name].state == "done" for cell in chosen) else 1
 
+    def detach(self, make_backend: Callable[[str], Backend], view: View) -> int:
+        """Queue everything in SLURM, each stage after its inputs, and leave; returns the exit status 0."""
+        if self.ctx.study.adaptive:
+            raise UserError(f"{self.ctx.study.name} proposes cells from scores, so its driver must stay: no --detach")
+        with preflight.driver_lock(self.ctx.folder):
+            scheduler = self._scheduler(make_backend("slurm"), make_backend, view)
+            with view.showing():
+                if self._propose(scheduler, view)[1]:
+                    for node in scheduler.queue_all():
+                        view.say(f"not queued: {node.run.name}, as an input of it has no SLURM job; repeat this later")
+        counts = ", ".join(f"{count} {state}" for state, count in scheduler.counts().items())
+        lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {counts}", "look next at:"]
+        lines += [
+            f"  {self._command('status')}",
+            "  the same command without --detach, which waits and writes the table",
+        ]
+        print("\n".join(lines), file=view.out, flush=True)
+        return 0
+
+    def _scheduler(self, backend: Backend, make_backend: Callable[[str], Backend], view: View) -> Scheduler:
+        root = self.ctx.results / "runs"
+        root.mkdir(parents=True, exist_ok=True)
+        made = Scheduler(
+            root,
+            backend,
+            self.settings.runtime(),
+            view.changed,
+            make_backend,
+            lambda chosen: self.budget.allow(chosen, made.nodes),
+        )
+        view.nodes = made.nodes
+        return made
+
+    def _propose(self, scheduler: Scheduler, view: View) -> tuple[list[Cell], set[str]]:
+        """The selected cells there are now, and their last stages that are still open."""
+        cells = self.cells()
+        chosen = self.selected(cells)
+        record(self.ctx, cells, self.settings.science)
+        scheduler.add(cell.stage for cell in chosen)
+        view.follow(chosen)
+        scheduler.look()
+        still_open = {cell.stage.name for cell in chosen} & {node.run.name for node in scheduler.open()}
+        if still_open:
+            self.budget.require(scheduler.nodes.values())
+            scheduler.backend.check(view.say)
+        return chosen, still_open
+
     def _until_done(self, scheduler: Scheduler, view: View) -> list[Cell]:
         """Propose, schedule and wait, again and again, until no cell is open; returns the selected cells."""
         while True:
-            cells = self.cells()
-            chosen = self.selected(cells)
-            record(self.ctx, cells, self.settings.science)
-            scheduler.add(cell.stage for cell in chosen)
-            view.follow(chosen)
-            scheduler.look()
-            still_open = {cell.stage.name for cell in chosen} & {node.run.name for node in scheduler.open()}
+            chosen, still_open = self._propose(scheduler, view)
             if not still_open:
                 return chosen
             # What an adaptive study proposes next may depend on any cell that ends.
@@ -86,7 +135,7 @@ class Driver:
         synced = time.monotonic()
         while sum(scheduler.nodes[name].state in FINAL for name in names) < count:
             if not scheduler.step():
-                time.sleep(scheduler.backend.interval)
+                _wait(scheduler)
             if time.monotonic() - synced > SYNC_SECONDS:
                 outputs.track(self.ctx, view.say)
                 synced = time.monotonic()
@@ -117,6 +166,15 @@ class Driver:
 
     def _where(self) -> str:
         return "" if self.ctx.results == Path("results") else f" --results {self.ctx.results}"
+
+
+def _wait(scheduler: Scheduler) -> None:
+    """Wait until the next poll, or until one of the last few stages says by itself that it has ended."""
+    deadline = time.monotonic() + scheduler.backend.interval
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(GLANCE_SECONDS, left))
+        if scheduler.some_of_few_ended():
+            return
 
 
 def log_tail(path: Path, lines: int = LOG_LINES) -> list[str]:

@@ -23,7 +23,6 @@ from fvar.errors import UserError, unknown
 
 FOLDER = Path(__file__).resolve().parent.parent / "slurm"
 DEFAULT = FOLDER / "a100.toml"
-MIN_MINUTES = 15  # submitit takes a job with a shorter limit for timed out from its start
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class Resources(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.minutes < MIN_MINUTES:
+        if self.minutes * 60 < 2 * self.warning:
             raise UserError(
-                f"slurm.time {self.time!r} is under {MIN_MINUTES} minutes, too short to stop and continue in"
+                f"slurm.time {self.time!r} is too short: stages must stop {self.warning} s before it (slurm.warning)"
             )
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism", "array_size"):
             if getattr(self, name) < 1:

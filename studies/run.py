@@ -4,6 +4,7 @@
     python -m studies.run ablation_table2 --preset paper --data folder:/path/to/imagenet --cluster slurm --seeds 3
     python -m studies.run sweep_lambda --only feat1-logit0.5 --cluster local --jobs 2 --set var.train.steps=50
     python -m studies.run table1 --dry-run
+    python -m studies.run table1 --cluster slurm --detach --max-gpu-hours 500
 
 Exit status: 0 all cells done, 1 some failed, 2 the command is wrong or nothing could be started, 75 stopped by a
 signal, 130 by Ctrl-C.
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    if arguments.detach and arguments.cluster != "slurm":
+        raise UserError("--detach leaves the study to SLURM; add --cluster slurm")
+    if arguments.max_gpu_hours < 0:
+        raise UserError(f"--max-gpu-hours must not be negative, got {arguments.max_gpu_hours:g}")
     settings = Settings.parse(arguments.set)
     chosen = preset(arguments.preset, arguments.data)
     same_data = chosen.dataset == PRESETS[arguments.preset].dataset
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         width={"inline": 1, "local": arguments.jobs, "slurm": SLURM_WIDTH}[arguments.cluster],
         dry=arguments.dry_run,
     )
-    driver = Driver(ctx, settings, arguments.only)
+    driver = Driver(ctx, settings, arguments.only, arguments.max_gpu_hours)
     make_backend = factory(arguments.results, Profile.read(arguments.profile, settings.slurm()), arguments.jobs)
     if arguments.dry_run:
         print(Plan.of(ctx, driver.selected(driver.cells())).text())
@@ -59,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         preflight.require_space(ctx.results, Plan.of(ctx, driver.selected(driver.cells())).to_run())
     from studies.live import View
 
-    return driver.run(arguments.cluster, make_backend, View(f"{ctx.study.title} · {ctx.folder.name}"))
+    view = View(f"{ctx.study.title} · {ctx.folder.name}")
+    return driver.detach(make_backend, view) if arguments.detach else driver.run(arguments.cluster, make_backend, view)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="KIND.PATH=VALUE", help="change a setting; repeatable")
     add("--data", default="", metavar="DATASET[:ROOT]", help="other images than the preset's")
     add("--profile", type=Path, default=DEFAULT, metavar="FILE", help="what to ask SLURM for")
+    add("--detach", action="store_true", help="queue everything in SLURM and return")
+    add("--max-gpu-hours", type=float, default=0.0, metavar="N", help="submit nothing past this budget; 0: no limit")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="where everything is kept")
     add("--dry-run", action="store_true", help="print the plan only")
     return made

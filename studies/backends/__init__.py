@@ -25,7 +25,7 @@ from fvar.rundir import RunDir
 from studies.profile import Profile
 
 CLUSTERS = ("inline", "local", "slurm")
-JobState = Literal["queued", "running", "lost", "failed", "cancelled"]
+JobState = Literal["queued", "running", "lost", "dropped", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Job:
     """What a backend knows of a stage's job. Only "queued" and "running" mean that there is one.
 
     lost: it ended without finishing the stage, and starting it again may (preemption, node failure, kill).
+    dropped: it never started, since a job it waited for did not succeed.
     failed: it ended in a way that would repeat, for the `reason` given (out of memory).
     """
 
@@ -72,13 +73,21 @@ class Backend(Protocol):
 
     name: str
     interval: float  # seconds between two polls
+    grace: float  # seconds from a job's end until what it wrote last is surely visible here
 
     def free(self) -> int:
         """How many more stages it takes now."""
         ...
 
-    def submit(self, runs: Sequence[RunDir]) -> None:
-        """Start these stages and leave a `JobRecord` in each. Inline: returns when they have ended."""
+    def check(self, say: Callable[[str], None]) -> None:
+        """Whatever must hold before anything is submitted. Raises `UserError`."""
+        ...
+
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+        """Start these stages and leave a `JobRecord` in each. Inline: returns when they have ended.
+
+        Only SLURM takes `after`: jobs that must succeed first.
+        """
         ...
 
     def poll(self, records: Sequence[tuple[RunDir, JobRecord]]) -> dict[str, Job]:
@@ -110,7 +119,7 @@ def factory(results: Path, profile: Profile, jobs: int = 1) -> Callable[[str], B
 
 
 @contextlib.contextmanager
-def submitting(root: Path, patience: float = 60.0) -> Iterator[None]:
+def submitting(root: Path, patience: float = 600.0) -> Iterator[None]:
     """Hold the right to submit stages below `root`: two studies must not both start the tokenizer they share."""
     handle = os.open(root / ".submitting", os.O_RDWR | os.O_CREAT, 0o666)
     deadline = time.monotonic() + patience

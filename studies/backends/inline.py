@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 from studies.backends import Job, JobRecord
+from studies.usage import recording, visible_gpus
 
 
 class Inline:
@@ -14,16 +15,21 @@ class Inline:
 
     name = "inline"
     interval = 0.5  # only waits where another driver works on a stage this one needs
+    grace = 0.0
 
     def free(self) -> int:
         return 1
 
-    def submit(self, runs: Sequence[RunDir]) -> None:
+    def check(self, say: Callable[[str], None]) -> None:
+        return None
+
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
         from fvar.run import execute
 
         for run in runs:
             try:
-                execute(run.path)
+                with recording(run.path, gpus=min(1, len(visible_gpus()))):
+                    execute(run.path)
             except UserError:
                 # A failure stands in the status; a busy directory is another driver's. The rest is for the user.
                 if run.status.state != "failed" and not run.locked:

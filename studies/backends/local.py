@@ -11,13 +11,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fvar.rundir import RunDir
 from studies.backends import Job, JobRecord
 from studies.backends.job import StageJob
+from studies.usage import visible_gpus
 
 STOP_SECONDS = 60.0  # a stage writes a checkpoint within this
 A_MONTH = 60 * 24 * 30  # minutes; submitit's default limit is two
@@ -28,17 +29,21 @@ class Local:
 
     name = "local"
     interval = 0.5
+    grace = 0.0
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
-        self.gpus = _gpus()
+        self.gpus = visible_gpus()
         self._started: dict[str, Any] = {}  # submitit's jobs, by run name
         self._alive: set[str] = set()
 
     def free(self) -> int:
         return max(0, self.jobs - len(self._alive))
 
-    def submit(self, runs: Sequence[RunDir]) -> None:
+    def check(self, say: Callable[[str], None]) -> None:
+        return None
+
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
         import submitit
 
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
@@ -108,14 +113,6 @@ def born(pid: int) -> str:
     except (FileNotFoundError, ProcessLookupError):
         return ""
     return "" if fields[0] in "ZX" else fields[19]
-
-
-def _gpus() -> list[int]:
-    """Indices of the GPUs the driver may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [int(index) for index in visible.split(",") if index.strip().isdigit()]
-    return sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit())
 
 
 @contextlib.contextmanager

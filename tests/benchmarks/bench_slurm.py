@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_slurm [STAGES]
 
-Needs the loopback cluster (`python -m slurm.loopback up`, as root); says so and does nothing where there is none. Both
+Needs the loopback cluster (`python -m slurm.loopback up`, as root); without one, only `status` is timed. Both
 sides are run twice, in turn, and the faster run of each counts. SLURM's client programs are counted by wrappers that
 come first in PATH, the driver's memory is its VmRSS, sampled every half second.
 """
@@ -18,14 +18,17 @@ from pathlib import Path
 
 from slurm.loopback import Cluster, default_folder, packages
 from tests.slurm.driving import HERE, ToyStudy, wait_until
+from tests.studies.test_commands import large_study
 
 STAGES = 300
+CELLS = 1000
 CLIENTS = ("sbatch", "squeue", "sacct", "scontrol", "sinfo", "scancel")
 MEMORY = ("--mem=200M", "--cpus-per-task=1", "--time=15")
 
 
 def main() -> None:
     stages = int(sys.argv[1]) if len(sys.argv) > 1 else STAGES
+    print(f"status of {CELLS} cells in five stages each: {min(look() for _ in range(3)):.2f} s")
     cluster = Cluster(default_folder())
     if not cluster.running():
         print("bench_slurm: no loopback cluster runs here; start one with: python -m slurm.loopback up")
@@ -44,6 +47,16 @@ def main() -> None:
     print(f"driver memory: {early / 1024:.0f} MiB after a quarter of the time, {late / 1024:.0f} MiB at the end")
 
 
+def look() -> float:
+    """Seconds of `python -m studies status` for a large study, Python's start included."""
+    with tempfile.TemporaryDirectory() as folder:
+        large_study(Path(folder), CELLS)
+        command = [sys.executable, "-m", "studies", "status", "big", "--results", folder]
+        started = time.monotonic()
+        subprocess.run(command, cwd=HERE.parents[1], stdout=subprocess.DEVNULL, check=True)
+        return time.monotonic() - started
+
+
 def bare(cluster: Cluster, folder: Path, stages: int) -> float:
     """Seconds from sbatch until the last of these stages is done, without a driver."""
     study = ToyStudy(cluster, folder, cells=stages)
@@ -51,8 +64,7 @@ def bare(cluster: Cluster, folder: Path, stages: int) -> float:
     (folder / "runs.txt").write_text("\n".join(str(run) for run in runs) + "\n")
     script = (
         f"export PYTHONPATH={HERE / 'toy'}:{HERE.parents[1]}; cd {folder}; "
-        f"srun --cpus-per-task=1 {sys.executable} -c "
-        "'import sys; from studies.backends.job import StageJob; StageJob(sys.argv[1])()' "
+        f"srun --cpus-per-task=1 {sys.executable} -m fvar.run "
         '"$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" runs.txt)"'
     )
     started = time.monotonic()
@@ -66,7 +78,7 @@ def bare(cluster: Cluster, folder: Path, stages: int) -> float:
 
 def driven(cluster: Cluster, folder: Path, stages: int) -> tuple[float, int, tuple[int, int]]:
     """Seconds of a driver for these stages, its number of SLURM calls, and its memory in KiB early and at the end."""
-    study = ToyStudy(cluster, folder, cells=stages, poll=5.0)
+    study = ToyStudy(cluster, folder, cells=stages, poll=5.0, probed=False)
     calls = folder / "calls"
     shims = folder / "bin"
     shims.mkdir()

@@ -43,6 +43,8 @@ class ToyStudy:
         Seconds between two questions to the cluster.
     real
         Train real, if tiny, networks instead.
+    probed
+        Pretend that the nodes were asked whether they see the results folder.
     """
 
     def __init__(
@@ -54,12 +56,15 @@ class ToyStudy:
         orders: Mapping[str, Any] | None = None,
         poll: float = 0.5,
         real: bool = False,
+        probed: bool = True,
     ) -> None:
         self.cluster = cluster
         self.folder = folder
         self.cells = cells
         self.results = folder / "results"
-        self.results.mkdir(parents=True)
+        (self.results / "slurm").mkdir(parents=True)
+        if probed:
+            (self.results / "slurm" / "shared-default").touch()
         self.order(**{"*": QUICK, **(orders or {})})
         self.profile = folder / "toy.toml"
         self.profile.write_text(PROFILE.format(memory="1500M" if real else "200M", poll=poll) + ("" if real else TOYS))

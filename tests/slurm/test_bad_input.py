@@ -68,13 +68,34 @@ def test_a_study_name_with_path_characters(toy: Toy, name: str) -> None:
 
 
 def test_a_results_folder_that_the_nodes_do_not_share(toy: Toy) -> None:
-    study = toy(cells=1)
+    study = toy(cells=1, probed=False)
     # The driver alone sees a file system of its own there; the nodes see what lies below.
-    hidden = f"mount -t tmpfs none {study.results / 'runs'} && mount -t tmpfs none {study.results / 'slurm'}"
-    for name in ("runs", "slurm"):
-        (study.results / name).mkdir()
-    assert study.run(prefix=("unshare", "--mount", "sh", "-c", f'{hidden} && exec "$0" "$@"')) == 1
-    assert (
-        f"its job could not write to {study.results / 'slurm'}: --results must be a folder the nodes share"
-        in study.output()
-    )
+    hidden = f"mount -t tmpfs none {study.results / 'slurm'}"
+    alone = ("unshare", "--mount", "sh", "-c", f'{hidden} && exec "$0" "$@"')
+    assert study.run(prefix=alone) == 2, study.output()
+    assert study.records() == []
+    asked, line = study.output().splitlines()
+    assert "asking a node of the cluster whether it sees" in asked
+    assert line.startswith(f"error: the cluster's nodes do not see {study.results / 'slurm'} (job ")
+    assert line.endswith("--results must be a folder they share")
+
+
+def test_nodes_that_share_the_results_folder_are_asked_once(toy: Toy) -> None:
+    study = toy(cells=1, probed=False)
+    assert study.run() == 0, study.output()
+    assert "asking a node" in study.output()
+    study.order(**{"*": {"steps": 1, "seconds": 0.0}})
+    study.cells = 2
+    assert study.run() == 0, study.output()
+    assert "asking a node" not in study.output()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--detach", "--cluster", "local"), "--detach leaves the study to SLURM; add --cluster slurm"),
+        (("--max-gpu-hours", "-1"), "--max-gpu-hours must not be negative"),
+    ],
+)
+def test_a_wrong_option(toy: Toy, arguments: tuple[str, ...], told: str) -> None:
+    assert told in refused(toy(), *arguments)

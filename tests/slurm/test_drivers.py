@@ -8,8 +8,6 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-import pytest
-
 from tests.slurm.driving import ROOT, ToyStudy, lines, wait_until
 
 Toy = Callable[..., ToyStudy]
@@ -83,12 +81,22 @@ def test_a_second_driver_of_the_same_study_refuses(toy: Toy) -> None:
     assert everything_ran_once(study, stages=2)
 
 
-@pytest.mark.xfail(reason="seen once: a stage that two drivers wanted at the same moment ran twice", strict=False)
 def test_two_studies_that_share_their_stages_run_each_once(toy: Toy) -> None:
     study = toy(cells=4, chain=True, orders={"*": {"steps": 2, "seconds": 0.5}})
     one, other = study.start("--preset", "smoke"), study.start("--preset", "small")
     assert (one.wait(90), other.wait(90)) == (0, 0), study.output(0) + study.output(1)
     assert everything_ran_once(study, stages=8)
+
+
+def test_nothing_of_a_surrounding_job_reaches_the_stages_but_the_name_of_the_cluster(toy: Toy) -> None:
+    study = toy(cells=2, chain=True)
+    surrounding = {
+        "SLURM_JOB_ID": "987654", "SLURM_NTASKS": "16", "SLURM_MEM_PER_NODE": "900000", "SLURM_PROCID": "3",
+        "SBATCH_PARTITION": "nowhere", "SBATCH_ARRAY_INX": "0-9", "SQUEUE_USERS": "nobody", "SQUEUE_STATES": "RUNNING",
+    }  # fmt: skip
+    assert study.run(**surrounding) == 0, study.output()
+    assert everything_ran_once(study, stages=4)
+    assert "987654" not in lines(study.first(0).path / "executions")
 
 
 def test_ctrl_c_leaves_the_jobs_to_the_cluster(toy: Toy) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,9 +37,22 @@ def every_step_was_done(study: ToyStudy, repeated: int = 1) -> bool:
     return True
 
 
-def node_of_a_stage(study: ToyStudy) -> str:
+def four_at_work(toy: Toy) -> tuple[ToyStudy, subprocess.Popen[str]]:
+    """A study all of whose four stages run now, and its driver."""
+    study = toy(cells=4, orders={"*": SLOW})
+    driver = study.start()
+    wait_until(lambda: study.states()["running"] == 4)
+    return study, driver
+
+
+def kill_a_slurmd(study: ToyStudy) -> str:
+    """`kill -9` of the slurmd on the node of the first stage; returns the node's name."""
     job = study.job_id(study.first(0))
-    return study.cluster.client("squeue", "--noheader", f"--jobs={job}", "--format=%N").stdout.strip()
+    node = study.cluster.client("squeue", "--noheader", f"--jobs={job}", "--format=%N").stdout.strip()
+    pid = study.cluster.daemon(f"slurmd-{node}").pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    return node
 
 
 def test_a_study_goes_on_when_the_controller_is_away_for_20_seconds(toy: Toy, healed: Cluster) -> None:
@@ -55,25 +69,15 @@ def test_a_study_goes_on_when_the_controller_is_away_for_20_seconds(toy: Toy, he
 
 
 def test_a_killed_slurmd_costs_no_step_and_doubles_none(toy: Toy, healed: Cluster) -> None:
-    study = toy(cells=4, orders={"*": SLOW})
-    driver = study.start()
-    wait_until(lambda: study.states()["running"] == 4)
-    node = node_of_a_stage(study)
-    pid = healed.daemon(f"slurmd-{node}").pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    study, driver = four_at_work(toy)
+    kill_a_slurmd(study)
     assert driver.wait(120) == 0, study.output()
     assert every_step_was_done(study)
 
 
 def test_stages_of_a_dead_node_continue_on_another(toy: Toy, healed: Cluster) -> None:
-    study = toy(cells=4, orders={"*": SLOW})
-    driver = study.start()
-    wait_until(lambda: study.states()["running"] == 4)
-    node = node_of_a_stage(study)
-    pid = healed.daemon(f"slurmd-{node}").pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    study, driver = four_at_work(toy)
+    node = kill_a_slurmd(study)
     for sign in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: a dead node does not report the deaths of others
         for process in job_processes(healed.slurm_conf, node):
             with contextlib.suppress(ProcessLookupError):
@@ -85,9 +89,7 @@ def test_stages_of_a_dead_node_continue_on_another(toy: Toy, healed: Cluster) ->
 
 
 def test_preempted_stages_continue_after_the_urgent_job(toy: Toy, cluster: Cluster) -> None:
-    study = toy(cells=4, orders={"*": SLOW})
-    driver = study.start()
-    wait_until(lambda: study.states()["running"] == 4)
+    study, driver = four_at_work(toy)
     urgent = ("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
     assert cluster.client(*urgent).returncode == 0
     assert driver.wait(120) == 0, study.output()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from fvar.config import (
 )
 from fvar.errors import UserError
 from fvar.rundir import RunDir
-from studies.backends import Job, JobRecord
+from studies.backends import Job, JobRecord, submitting
 from studies.scheduler import MAX_LOSSES, Node, Scheduler, StageState, summarise
 from tests.studies.toy import stage as toy
 
@@ -40,18 +41,21 @@ def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 class Recorder:
     """An inline backend that notes what it was given; `answers` are the fates of jobs it claims to have."""
 
-    interval = 0.0
+    interval = grace = 0.0
 
     def __init__(self, name: str = "inline", room: int = 1) -> None:
         self.name = name
         self.room = room
         self.submitted: list[str] = []
         self.answers: dict[str, Job] = {}
+        self.fates: dict[str, Job] = {}  # likewise by job id
 
     def free(self) -> int:
         return self.room
 
-    def submit(self, runs: Sequence[RunDir]) -> None:
+    def check(self, say: Callable[[str], None]) -> None: ...
+
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
         for run in runs:
             self.submitted.append(run.name)
             if self.name == "inline":
@@ -61,10 +65,12 @@ class Recorder:
                     continue
             else:
                 old = JobRecord.read(run)
-                JobRecord(self.name, "1", losses=old.losses if old else 0, step=old.step if old else 0).write(run)
+                job = str(1 + (old.losses if old else 0))
+                JobRecord(self.name, job, losses=old.losses if old else 0, step=old.step if old else 0).write(run)
 
     def poll(self, records: Sequence[tuple[RunDir, JobRecord]]) -> dict[str, Job]:
-        return {run.name: self.answers.get(run.name, Job("running")) for run, _ in records}
+        fates = {run.name: self.fates.get(record.job_id, Job("running")) for run, record in records}
+        return fates | {run.name: self.answers[run.name] for run, _ in records if run.name in self.answers}
 
     def cancel(self, records: Sequence[tuple[RunDir, JobRecord]]) -> None: ...
 
@@ -163,6 +169,62 @@ def test_job_submitted_by_another_study_since_we_looked_is_ours_too(tmp_path: Pa
     assert backend.submitted == []
 
 
+def test_stage_that_another_driver_submitted_while_its_input_ended_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, tokens = list(cell(0).chain())[:2]
+    backend, other = Recorder("slurm"), Recorder("slurm")
+    ours = scheduler(tmp_path / "runs", backend, cell(0))
+    ours.step()
+
+    @contextlib.contextmanager
+    def meanwhile(root: Path) -> Iterator[None]:
+        """The input ends, and the other driver goes on with it, just before ours may submit."""
+        monkeypatch.setattr("studies.scheduler.submitting", submitting)
+        RunDir.open(root / tokenizer.name).update(state="done")
+        scheduler(root, other, cell(0)).step()
+        with submitting(root):
+            yield
+
+    ours.add([cell(0, tokenizer_seed=1)])  # gives it something to submit
+    monkeypatch.setattr("studies.scheduler.submitting", meanwhile)
+    ours.step()
+    assert other.submitted == [tokens.name]
+    assert tokens.name not in backend.submitted
+    assert ours.nodes[tokens.name].state == "running"
+
+
+def test_job_lost_to_two_drivers_is_replaced_by_one(tmp_path: Path) -> None:
+    backend, other = Recorder("slurm"), Recorder("slurm")
+    ours, theirs = (scheduler(tmp_path / "runs", one, cell(0)) for one in (backend, other))
+    tokenizer = next(cell(0).chain()).name
+    theirs.step()
+    ours.step()
+    backend.fates["1"] = other.fates["1"] = Job("lost", "its node failed")
+    theirs.step()  # finds it lost and submits job 2
+    ours.step()
+    assert other.submitted == [tokenizer] * 2
+    assert backend.submitted == []
+    record = JobRecord.read(ours.nodes[tokenizer].run)
+    assert record is not None
+    assert (record.job_id, record.losses) == ("2", 1)
+
+
+def test_job_that_ended_is_not_lost_before_its_status_can_be_seen(tmp_path: Path) -> None:
+    backend = Recorder("slurm")
+    backend.grace = 3600.0
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    tokenizer = next(cell(0).chain()).name
+    made.step()
+    backend.answers[tokenizer] = Job("lost", "its job ended")
+    for _ in range(5):
+        made.step()
+    assert backend.submitted == [tokenizer]
+    made.nodes[tokenizer].run.update(state="done")
+    made.look()
+    assert made.nodes[tokenizer].state == "done"
+
+
 def test_lost_job_is_started_again_a_few_times_then_given_up(tmp_path: Path) -> None:
     backend = Recorder("slurm")
     made = scheduler(tmp_path / "runs", backend, cell(0))
@@ -216,6 +278,7 @@ def test_no_more_is_submitted_than_there_is_room(tmp_path: Path) -> None:
         (["done", "failed"], "failed"),
         (["cancelled", "blocked"], "blocked"),
         (["done", "waiting"], "waiting"),
+        (["done", "interrupted", "waiting"], "interrupted"),
     ],
 )
 def test_state_of_a_cell(stages: list[StageState], cell_state: str) -> None:

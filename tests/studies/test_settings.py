@@ -120,7 +120,7 @@ def test_stage_kind_replaces_what_it_names_only(tmp_path: Path) -> None:
         ("[scores]\ngrse = 'gpu:1'", r"did you mean 'gres'"),
         ("nodes = 'two'", r"must be int"),
         ("nodes = 0", r"at least 1"),
-        ("time = '00:05:00'", r"under 15 minutes"),
+        ("time = '00:02:00'", r"must stop 90 s before it \(slurm.warning\)"),
         ("time = 'soon'", r"is no time"),
         ("partition = ", r"not valid TOML"),
     ],

@@ -13,6 +13,7 @@ step its number to `steps`.
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -63,3 +64,7 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
 def _note(run: RunDir, name: str, text: str) -> None:
     with open(run.path / name, "a") as file:
         file.write(text + "\n")
+
+
+if __name__ == "__main__":
+    execute(sys.argv[1])

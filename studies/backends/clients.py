@@ -1,0 +1,36 @@
+"""SLURM's client programs: their output, or why there is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+CALL_SECONDS = 60.0
+FOREIGN = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_")  # of a surrounding job, and the user's habits
+
+
+class SlurmDown(Exception):
+    """The controller or the accounting did not answer; jobs may be fine all the same."""
+
+
+def call(*command: str) -> str:
+    """Output of a client program. Raises `SlurmDown` with its complaint."""
+    environment = {
+        key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(FOREIGN)
+    }
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CALL_SECONDS)
+    except FileNotFoundError:
+        raise SlurmDown(f"{command[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmDown(f"{command[0]} gave no answer for {CALL_SECONDS:g} s") from None
+    if done.returncode:
+        raise SlurmDown(complaints(done.stderr) or f"{command[0]} ended with {done.returncode}")
+    return done.stdout
+
+
+def complaints(text: str) -> str:
+    """What a client program says on stderr in several lines, as one: its errors, else the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
+    return "; ".join(errors) or (lines[-1] if lines else "")
