@@ -12,18 +12,24 @@ Exit status: 0, or 1 where `status` finds failed cells, or 2 for a wrong command
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fvar.errors import run_main
 from studies import commands
 from studies.backends import factory
 from studies.commands import Recorded
+from studies.live import show
 from studies.profile import DEFAULT, Profile
 from studies.study import STUDIES, study
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,24 +59,33 @@ def list_studies(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from studies.live import table
-
-    console = Console()
     if not arguments.study:
         return _overview(arguments.results)
     recorded = _recorded(arguments)
     if arguments.watch:
-        from rich.live import Live
-
-        with Live(table(commands.status_rows(recorded), recorded.title), console=console, auto_refresh=False) as live:
-            while True:
-                time.sleep(2.0)
-                live.update(table(commands.status_rows(_recorded(arguments)), recorded.title), refresh=True)
-    rows = list(commands.status_rows(recorded))
-    console.print(table(rows, recorded.title))
+        _watch(arguments)
+    bill = commands.spent(recorded)
+    rows = list(commands.status_rows(recorded, bill))
+    show(rows, recorded.title)
+    if total := sum(bill.values()):
+        print(f"{total:.3g} GPU hours spent, each stage counted once")
     return 1 if any(line.state in ("failed", "blocked", "cancelled") for line in rows) else 0
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    """The table, again and again, until Ctrl-C."""
+    from rich.live import Live
+
+    from studies.live import table
+
+    def now() -> Table:
+        recorded = _recorded(arguments)
+        return table(commands.status_rows(recorded, commands.spent(recorded)), recorded.title)
+
+    with contextlib.suppress(KeyboardInterrupt), Live(now(), auto_refresh=False) as live:
+        while True:
+            time.sleep(2.0)
+            live.update(now(), refresh=True)
 
 
 def _overview(results: Path) -> int:

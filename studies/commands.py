@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from analysis.results import StudyResults
 from fvar.config import differences, to_dict
 from fvar.errors import UserError, unknown
 from fvar.rundir import RunDir, Status, read_status
-from studies.backends import Backend, JobRecord
+from studies.backends import Backend, JobRecord, submitting
 from studies.driver import log_tail
 from studies.scheduler import settle
+from studies.usage import gpu_hours
 
 if TYPE_CHECKING:
     from studies.live import Row
@@ -79,10 +81,11 @@ def cells_files(results: Path) -> list[Path]:
 def states(study: Recorded) -> tuple[dict[str, str], dict[str, Status]]:
     """State and status of every stage that matters: one look at a finished cell, one per stage at any other."""
     statuses: dict[str, Status] = {}
+    runs = study.runs
     for cell in study.cells:
         for name in reversed(cell.chain):
             if name not in statuses:
-                statuses[name] = read_status(study.runs / name)
+                statuses[name] = read_status(runs / name)
             if name == cell.chain[-1] and statuses[name].state == "done":
                 break
     found: dict[str, str] = {}
@@ -92,14 +95,21 @@ def states(study: Recorded) -> tuple[dict[str, str], dict[str, Status]]:
     return found, statuses
 
 
-def status_rows(study: Recorded) -> Iterator[Row]:
-    """One `live.Row` per cell."""
+def status_rows(study: Recorded, bill: Mapping[str, float] | None = None) -> Iterator[Row]:
+    """One `live.Row` per cell. Its GPU hours (by `bill`, see `spent`) are those of all its stages, shared ones too."""
     from studies.live import row
 
     found, statuses = states(study)
     for cell in study.cells:
         chain = cell.chain if found.get(cell.chain[-1]) != "done" else cell.chain[-1:]
-        yield row(cell.name, chain, found, statuses)
+        hours = sum(bill[name] for name in cell.chain) if bill else 0.0
+        yield dataclasses.replace(row(cell.name, chain, found, statuses), gpu_hours=f"{hours:.3g}" if hours else "")
+
+
+def spent(study: Recorded) -> dict[str, float]:
+    """GPU hours that each stage has held, by run name."""
+    names, runs = {name for cell in study.cells for name in cell.chain}, study.runs
+    return {name: gpu_hours([runs / name]) for name in names}
 
 
 def log_file(study: Recorded, name: str, kind: str = "") -> Path:
@@ -170,6 +180,13 @@ def cancel(study: Recorded, names: Iterable[str], backend_for: Callable[[str], B
         if (study.runs / stage / "config.json").exists()
         and read_status(study.runs / stage).state not in ("done", "failed", "cancelled")
     ]
+    with submitting(study.runs):  # a driver at work must not submit meanwhile what is being cancelled
+        _stop_all(open_runs, backend_for)
+    return [run.name for run in open_runs]
+
+
+def _stop_all(open_runs: Iterable[RunDir], backend_for: Callable[[str], Backend]) -> None:
+    open_runs = list(open_runs)
     jobs: dict[str, list[tuple[RunDir, JobRecord]]] = {}
     for run in open_runs:
         record = JobRecord.read(run)
@@ -181,7 +198,6 @@ def cancel(study: Recorded, names: Iterable[str], backend_for: Callable[[str], B
         backend_for(cluster).cancel(records)
     for run in open_runs:
         _settle_when_idle(run)
-    return [run.name for run in open_runs]
 
 
 def _interrupt(run: RunDir) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-COLUMNS = ("cell", "state", "stage", "step", "loss", "images/s", "ETA", "")
+COLUMNS = ("cell", "state", "stage", "step", "loss", "images/s", "ETA", "GPU h", "")
 COLOURS = {
     "done": "green",
     "running": "cyan",
@@ -27,8 +28,10 @@ COLOURS = {
     "failed": "bold red",
     "blocked": "red",
     "cancelled": "yellow",
+    "interrupted": "yellow",
 }
-ORDER = ("failed", "blocked", "cancelled", "running", "queued", "ready", "waiting", "done")
+ORDER = ("failed", "blocked", "cancelled", "interrupted", "running", "queued", "ready", "waiting", "done")
+MANY = 200  # rows above which a drawn table is slow
 HEARTBEAT = 30.0  # seconds between two lines about the same running stage without a terminal
 
 
@@ -43,6 +46,7 @@ class Row:
     loss: str = ""
     rate: str = ""
     eta: str = ""
+    gpu_hours: str = ""  # spent so far; the column is left out where no row has any
     note: str = ""
 
 
@@ -62,7 +66,7 @@ def row(name: str, chain: Sequence[str], states: Mapping[str, str], statuses: Ma
         "" if status.loss is None else f"{status.loss:.4g}",
         "" if status.rate is None else f"{status.rate:.0f}",
         "" if status.eta is None else duration(status.eta),
-        (status.error.strip().splitlines() or [""])[-1] if state in ("failed", "blocked") else status.note,
+        note=(status.error.strip().splitlines() or [""])[-1] if state in ("failed", "blocked") else status.note,
     )
 
 
@@ -73,15 +77,35 @@ def table(rows: Iterable[Row], title: str = "") -> Table:
     from rich.table import Table
 
     drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    rows = list(rows)
+    billed = any(line.gpu_hours for line in rows)
     for heading in COLUMNS:
-        right = heading in ("step", "loss", "images/s", "ETA")
+        if heading == "GPU h" and not billed:
+            continue
+        right = heading in ("step", "loss", "images/s", "ETA", "GPU h")
         drawn.add_column(heading, justify="right" if right else "left", overflow="ellipsis", no_wrap=heading != "")
     for line in rows:
         colour = COLOURS.get(line.state, "")
         state = f"[{colour}]{line.state}[/]" if colour else line.state
-        cells = (line.stage, line.step, line.loss, line.rate, line.eta, line.note)
+        bill = (line.gpu_hours,) if billed else ()
+        cells = (line.stage, line.step, line.loss, line.rate, line.eta, *bill, line.note)
         drawn.add_row(escape(line.cell), state, *map(escape, cells))
     return drawn
+
+
+def show(rows: Sequence[Row], title: str) -> None:
+    """Print the table: in colour on a terminal; as plain columns elsewhere, and where drawing it would take long."""
+    if sys.stdout.isatty() and len(rows) <= MANY:
+        from rich.console import Console
+
+        Console().print(table(rows, title))
+        return
+    lines = [COLUMNS, *(dataclasses.astuple(row) for row in rows)]
+    used = [index for index, heading in enumerate(COLUMNS) if any(line[index] for line in lines[1:]) or not heading]
+    widths = {index: max(len(line[index]) for line in lines) for index in used}
+    print(title)
+    for line in lines:
+        print("  ".join(line[index].ljust(widths[index]) for index in used).rstrip())
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from analysis.results import CellResult, StudyResults
 from analysis.stats import Spread, spread
 from fvar import atomic
 from fvar.errors import UserError
+from studies.usage import gpu_hours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,10 +240,24 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
         lines.append(f"Cited columns: {where} (ImageNet 256), the paper's numbers, not ours.")
         if results.preset != "paper":
             lines.append(f"Numbers of preset `{results.preset}` are NOT comparable with the paper's.")
+    lines += _bill(results)
     rows = _records(frame)
     lines += [f"{row['label']}: {row['cited_note']}." for row in rows if row["cited_note"]]
     lines += [f"{row['label']} is {row['state']}: {row['detail']}." for row in rows if _has(row["detail"])]
     return lines
+
+
+def _bill(results: StudyResults) -> list[str]:
+    """What the variants have cost, if they ran on GPUs."""
+    chains = {
+        cells[0].label: {run.path for cell in cells for run in cell.chain.values()}
+        for cells in results.variants().values()
+    }
+    total = gpu_hours(set().union(*chains.values()))
+    if not total:
+        return []
+    costs = ", ".join(f"{label} {gpu_hours(paths):.3g}" for label, paths in chains.items())
+    return [f"GPU hours by job records: {costs}; with shared stages counted once {total:.3g}."]
 
 
 def _data_text(results: StudyResults) -> str:
