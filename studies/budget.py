@@ -35,7 +35,7 @@ class Budget:
         if spent + open_cost > self.limit:
             raise UserError(
                 f"spent {spent:.3g} GPU hours, planned {open_cost:.3g} more ({ASSUMED}): over --max-gpu-hours "
-                f"{self.limit:g}, so nothing more is submitted; raise it, or choose cells by --only"
+                f"{self.limit:g}, so nothing more is submitted (what runs goes on); raise it, or choose cells by --only"
             )
 
     def allow(self, chosen: Sequence[Node], nodes: Mapping[str, Node]) -> None:
