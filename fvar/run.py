@@ -33,7 +33,7 @@ from fvar.errors import Interrupted, StageFailed, UserError, run_main
 from fvar.rundir import RunDir, State, Status
 
 HEARTBEAT_SECONDS = 10.0  # a running stage refreshes its status at least so often
-PARALLEL_KINDS = ("tokenizer", "tokens", "var")  # what several ranks work on together; the rest runs on rank 0
+PARALLEL_KINDS = ("tokenizer", "tokens", "var", "samples")  # by all ranks together; the rest by rank 0
 MIN_FREE_BYTES = 64 << 20  # below this no stage starts
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",

@@ -1,7 +1,9 @@
 """Generates class-balanced images: `samples.npz` as the ADM evaluator reads it, and `grid.png` to look at.
 
 Classes take turns (label i = i mod classes), and image i draws from a seed of its own, so nothing depends on how the
-work is cut. Finished shards are kept until all are there: a killed run continues with the next one.
+work is cut. It is cut into shards, a batch each, which are kept until all are there: a killed run continues with those
+that are missing. Several processes take turns at the missing shards; since a shard holds the same images however many
+work, so do the samples, bit by bit, on GPUs too.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +27,38 @@ from fvar.models.loading import load_var
 from fvar.rundir import RunDir
 from fvar.sampling import image_seeds, prepare, sample
 from fvar.tokenizer.bundle import load_tokenizer
+from fvar.training import distributed
 from fvar.training.distributed import pick_device
 
-BATCHES_PER_SHARD = 8
 GRID_CLASSES, GRID_COLUMNS = 16, 10
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of consecutive images."""
+
+    path: Path
+    first: int
+    count: int
+
+    @property
+    def indices(self) -> range:
+        return range(self.first, self.first + self.count)
+
+    def read(self) -> NDArray[np.uint8]:
+        """Its images (count, H, W, 3)."""
+        with np.load(self.path, allow_pickle=False) as archive:
+            images: NDArray[np.uint8] = archive["arr_0"]
+        return images
+
+    def is_whole(self, labels: NDArray[np.int64], side: int) -> bool:
+        """Whether it can be read and holds the images it should."""
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                found = archive["arr_0"]
+                return found.shape == (self.count, side, side, 3) and np.array_equal(archive["labels"], labels)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return False
 
 
 def run(run: RunDir) -> None:
@@ -42,80 +73,96 @@ def run(run: RunDir) -> None:
     var = load_var(var_run, vqvae)
     prepare(var, vqvae, config.precision, device)
 
+    leads = distributed.rank() == 0
     labels = torch.arange(config.count) % var.num_classes
     shards = list(_shards(run.path / "shards", config))
-    missing = [(path, indices) for path, indices in shards if not _complete(path, labels[indices].numpy(), side)]
-    done = config.count - sum(len(indices) for _, indices in missing)
-    made, started = 0, time.monotonic()
-    run.update(step=done, steps=config.count)
-    for path, indices in missing:
-        images = []
-        for first in range(0, len(indices), config.batch_size):
-            batch = indices[first : first + config.batch_size]
-            result = sample(
-                var,
-                vqvae,
-                labels[batch].to(device),
-                guidance=config.guidance,
-                top_k=config.top_k,
-                top_p=config.top_p,
-                seeds=image_seeds(config.seed, batch),
-            )
-            images.append(result.images.permute(0, 2, 3, 1).cpu().numpy())
-            made += len(batch)
-            rate = made / (time.monotonic() - started)
-            run.update(step=done + made, rate=rate, eta=(config.count - done - made) / rate)
-        with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, arr_0=np.concatenate(images), labels=labels[indices].numpy())
-    _join(run.path / "samples.npz", [path for path, _ in shards], config.count, side)
+    if leads:
+        for shard in shards:
+            if shard.path.exists() and not shard.is_whole(labels[list(shard.indices)].numpy(), side):
+                shard.path.unlink()
+    distributed.barrier()
+    missing = [shard for shard in shards if not shard.path.exists()]
+    before, started = config.count - sum(shard.count for shard in missing), time.monotonic()
+    distributed.barrier()  # everyone has seen the same shards missing; from here on they appear
+
+    for shard in missing[distributed.rank() :: distributed.world_size()]:
+        if leads:
+            _report(run, shards, before, started)
+        result = sample(
+            var,
+            vqvae,
+            labels[list(shard.indices)].to(device),
+            guidance=config.guidance,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            seeds=image_seeds(config.seed, shard.indices),
+        )
+        images = result.images.permute(0, 2, 3, 1).cpu().numpy()
+        with atomic.replacing(shard.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, arr_0=images, labels=labels[list(shard.indices)].numpy())
+    distributed.barrier()
+    if not leads:
+        return
+    _report(run, shards, before, started)
     names = open_dataset(tokens_run.config.data, "train").class_names  # type: ignore[union-attr]
-    with np.load(run.path / "samples.npz", allow_pickle=False) as archive:
-        draw_grid(run.path / "grid.png", archive["arr_0"], labels.numpy(), names)
+    draw_grid(run.path / "grid.png", *_some_of_each_class(shards, labels.numpy()), names)
+    _join(run.path / "samples.npz", shards, labels.numpy(), side)
     shutil.rmtree(run.path / "shards")
 
 
-def _shards(folder: Path, config: SamplesConfig) -> Iterator[tuple[Path, list[int]]]:
-    size = BATCHES_PER_SHARD * config.batch_size
-    for number, start in enumerate(range(0, config.count, size)):
-        yield folder / f"{number:03}.npz", list(range(start, min(start + size, config.count)))
+def _shards(folder: Path, config: SamplesConfig) -> Iterator[Shard]:
+    for first in range(0, config.count, config.batch_size):
+        count = min(config.batch_size, config.count - first)
+        yield Shard(folder / f"{first:06}.npz", first, count)
 
 
-def _complete(path: Path, labels: NDArray[np.int64], side: int) -> bool:
-    """Whether a shard is there, readable and of the images it should hold."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["arr_0"].shape == (len(labels), side, side, 3) and np.array_equal(archive["labels"], labels)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return False
+def _report(run: RunDir, shards: Sequence[Shard], before: int, started: float) -> None:
+    """How many images are there, made by whichever process, and how fast they come."""
+    done = sum(shard.count for shard in shards if shard.path.exists())
+    rate = (done - before) / (time.monotonic() - started)
+    total = sum(shard.count for shard in shards)
+    run.update(step=done, steps=total, rate=rate, eta=(total - done) / rate if rate else None)
 
 
-def _join(path: Path, shards: Sequence[Path], count: int, side: int) -> None:
+def _join(path: Path, shards: Sequence[Shard], labels: NDArray[np.int64], side: int) -> None:
     """All shards as one archive of arr_0 (N, H, W, 3) uint8 and labels (N,) int64; one shard at a time in memory."""
-    labels = []
+    pixels, classes = (zipfile.ZipInfo(name) for name in ("arr_0.npy", "labels.npy"))  # dated 1980, whenever written
     with atomic.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
+        with archive.open(pixels, "w", force_zip64=True) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), side, side, 3)}
             np.lib.format.write_array_header_1_0(file, header)
             for shard in shards:
-                with np.load(shard, allow_pickle=False) as part:
-                    file.write(part["arr_0"].tobytes())
-                    labels.append(part["labels"])
-        with archive.open("labels.npy", "w") as file:
-            np.lib.format.write_array(file, np.concatenate(labels), allow_pickle=False)
+                file.write(shard.read().tobytes())
+        with archive.open(classes, "w") as file:
+            np.lib.format.write_array(file, labels, allow_pickle=False)
+
+
+def _some_of_each_class(
+    shards: Sequence[Shard], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images and labels for the grid: the first ones of the classes it shows; 50,000 images need not fit in memory."""
+    present = np.unique(labels)
+    shown = present[np.linspace(0, len(present) - 1, min(GRID_CLASSES, len(present))).round().astype(int)]
+    wanted = np.sort(np.concatenate([np.flatnonzero(labels == label)[:GRID_COLUMNS] for label in shown]))
+    parts = []
+    for shard in shards:
+        inside = wanted[(wanted >= shard.first) & (wanted < shard.first + shard.count)]
+        if len(inside):
+            parts.append(shard.read()[inside - shard.first])
+    return np.concatenate(parts), labels[wanted]
 
 
 def draw_grid(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], names: Sequence[str]) -> None:
-    """A picture with one row a class, its name on the left; of many classes, some spread over all."""
+    """A picture with one row a class, its name on the left."""
     present = np.unique(labels)
-    chosen = present[np.linspace(0, len(present) - 1, min(GRID_CLASSES, len(present))).round().astype(int)]
     side, gap, margin = images.shape[1], 2, 130
-    columns = min(GRID_COLUMNS, int(np.bincount(labels)[present].max()))
-    canvas = Image.new("RGB", (margin + columns * (side + gap), len(chosen) * (side + gap)), "white")
+    columns = int(np.bincount(labels)[present].max())
+    canvas = Image.new("RGB", (margin + columns * (side + gap), len(present) * (side + gap)), "white")
     pen = ImageDraw.Draw(canvas)
-    for row, label in enumerate(chosen):
+    for row, label in enumerate(present):
         top = row * (side + gap)
         pen.text((4, top + side // 2), names[label], fill="black", anchor="lm")
-        for column, image in enumerate(images[labels == label][:columns]):
+        for column, image in enumerate(images[labels == label]):
             canvas.paste(Image.fromarray(image), (margin + column * (side + gap), top))
     with atomic.replacing(path) as temporary:
         canvas.save(temporary, format="png")

@@ -1,7 +1,9 @@
 """The samples and scores stages on a random model, from directory to files."""
 
 import json
+import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -25,12 +27,15 @@ from fvar.config import (
 )
 from fvar.metrics import features
 from fvar.models.var import VAR
+from fvar.run import execute
 from fvar.rundir import RunDir
 from fvar.stages import samples, scores
 from fvar.tokenizer.bundle import COMPANION_FILE, MODEL_FILE
 from fvar.tokenizer.dual import SignalScaler
 from fvar.tokenizer.vqvae import VQVAE
+from studies.presets import PRESETS
 from tests.tiny import awake
+from tests.training.processes import run_ranks
 
 DATA = DataConfig(dataset="emoji", image_size=6)
 COUNT, CLASSES = 30, 9
@@ -53,8 +58,8 @@ def create(root, stage):
     """Run directories of the chain, the networks above the samples random but finished."""
     run = RunDir.create(root, stage, RuntimeConfig(device="cpu"))
     config = run.input("samples").input("var").input("tokens").input("tokenizer").config
-    vqvae = VQVAE(config.autoencoder, config.quantiser, config.pyramid.patch_nums)
     torch.manual_seed(0)
+    vqvae = VQVAE(config.autoencoder, config.quantiser, config.pyramid.patch_nums)
     torch.nn.init.normal_(vqvae.quantize.embedding.weight)
     var_run = run.input("samples").input("var")
     var = VAR(var_run.config.transformer, CLASSES, 40, 4, (1, 2, 3))
@@ -64,6 +69,7 @@ def create(root, stage):
     scaler = {f"scaler.{key}": value for key, value in SignalScaler(3).state_dict().items()}
     save_file(scaler, tokenizer_run.path / COMPANION_FILE)
     save_file({key: value.contiguous() for key, value in var.state_dict().items()}, var_run.path / MODEL_FILE)
+    var_run.update(state="done")
     return run
 
 
@@ -92,39 +98,111 @@ def test_samples_are_class_balanced_uint8_images_with_a_labelled_grid(run):
     assert (made.status.step, made.status.steps) == (COUNT, COUNT)
 
 
-def test_a_killed_sampling_continues_and_ends_with_the_same_images(run, tmp_path, monkeypatch):
-    whole = run.input("samples")
-    samples.run(whole)
-    killed = create(tmp_path / "again" / "runs", scores_stage()).input("samples")
+def test_the_archive_is_read_as_the_adm_evaluator_reads_it(run):
+    """Streaming arr_0 off the zip file: its header in NumPy's version 1.0, then plain rows."""
+    made = run.input("samples")
+    samples.run(made)
+    with zipfile.ZipFile(made.path / "samples.npz") as archive, archive.open("arr_0.npy") as file:
+        assert np.lib.format.read_magic(file) == (1, 0)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        assert (shape, fortran, dtype) == ((COUNT, 6, 6, 3), False, np.uint8)
+        assert file.read() == load(made)[0].tobytes()
+
+
+def test_images_are_what_png_files_of_them_hold(run, tmp_path):
+    made = run.input("samples")
+    samples.run(made)
+    for image in load(made)[0][:5]:
+        Image.fromarray(image).save(tmp_path / "image.png")
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "image.png")), image)
+
+
+def test_the_paper_preset_draws_50_images_of_every_class_as_var_does():
+    config = PRESETS["paper"].samples_config(seed=0)
+    assert (config.count, config.guidance, config.top_k, config.top_p) == (50_000, 1.5, 900, 0.96)
+    assert set(np.bincount(np.arange(config.count) % 1000)) == {50}
+
+
+def shards(run):
+    return sorted(path.name for path in (run.path / "shards").glob("*.npz"))
+
+
+def files(run):
+    return [(run.path / name).read_bytes() for name in ("samples.npz", "grid.png")]
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """The files that one process makes."""
+    run = create(tmp_path_factory.mktemp("one") / "runs", scores_stage()).input("samples")
+    samples.run(run)
+    return files(run)
+
+
+def test_a_killed_sampling_continues_and_ends_with_the_same_files(run, one_rank, monkeypatch):
+    made = run.input("samples")
     calls = []
 
     def dies_later(*args, **kwargs):
         calls.append(kwargs["seeds"])
-        if len(calls) == samples.BATCHES_PER_SHARD + 3:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
     real = samples.sample
     monkeypatch.setattr(samples, "sample", dies_later)
     with pytest.raises(KeyboardInterrupt):
-        samples.run(killed)
-    assert not (killed.path / "samples.npz").exists()
-    assert [path.name for path in (killed.path / "shards").iterdir()] == ["000.npz"]
-    before = len(calls)
-    samples.run(killed)
-    assert len(calls) - before == COUNT // 2 - samples.BATCHES_PER_SHARD  # the finished shard was not made again
-    np.testing.assert_array_equal(load(killed)[0], load(whole)[0])
+        samples.run(made)
+    assert not (made.path / "samples.npz").exists()
+    assert shards(made) == ["000000.npz", "000002.npz", "000004.npz"]
+    samples.run(made)
+    assert len(calls) - 4 == COUNT // 2 - 3  # finished shards were not made again
+    assert files(made) == one_rank
 
 
-def test_a_damaged_shard_is_made_again(run):
+def test_damaged_shards_are_made_again(run, one_rank):
     made = run.input("samples")
+    (made.path / "shards").mkdir()
+    (made.path / "shards" / "000004.npz").write_bytes(one_rank[0][:500])
+    wrong = {"arr_0": np.zeros((2, 6, 6, 3), np.uint8), "labels": np.array([0, 1])}  # readable, but of other classes
+    np.savez(made.path / "shards" / "000006.npz", **wrong)
     samples.run(made)
-    expected = load(made)[0]
-    shard = made.path / "shards" / "000.npz"
-    shard.parent.mkdir()
-    shard.write_bytes((made.path / "samples.npz").read_bytes()[:500])
-    samples.run(made)
-    np.testing.assert_array_equal(load(made)[0], expected)
+    assert files(made) == one_rank
+
+
+def sample_rank(path, dies_before=0):
+    """One rank of `torchrun -m fvar.run`; of several, the last one dies before its n-th shard."""
+    torch.set_num_threads(1)
+    if dies_before and os.environ["RANK"] == "1":
+        real, calls = samples.sample, []
+
+        def dying(*args, **kwargs):
+            calls.append(args)
+            return real(*args, **kwargs) if len(calls) < dies_before else os._exit(9)
+
+        samples.sample = dying
+    execute(path)
+
+
+def test_two_ranks_make_the_files_of_one_byte_for_byte(run, one_rank):
+    made = run.input("samples")
+    assert run_ranks(2, sample_rank, made.path) == [0, 0]
+    assert files(made) == one_rank
+    assert made.done
+    assert (made.status.step, made.status.steps) == (COUNT, COUNT)
+    assert not (made.path / "shards").exists()
+
+
+def test_a_sampling_that_lost_a_rank_continues_with_any_number_of_ranks(run, one_rank):
+    made = run.input("samples")
+    codes = run_ranks(2, sample_rank, made.path, 3)
+    assert codes[0] != 0
+    assert codes[1] == 9
+    assert not made.done
+    assert {"000002.npz", "000006.npz"} <= set(shards(made))  # the dead rank's two
+    assert "000010.npz" not in shards(made)
+    assert run_ranks(3, sample_rank, made.path) == [0, 0, 0]
+    assert files(made) == one_rank
 
 
 def test_another_seed_gives_other_images(run, tmp_path):
