@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import time
@@ -113,8 +114,8 @@ def extract(extractor: Extractor, images: Images, batch_size: int = 64, progress
     features = torch.empty(len(images), extractor.width)
     started = time.monotonic()
     with full_precision():
-        for indices in _slices(len(images), batch_size):
-            features[indices.start : indices.stop] = extractor.network(images.batch(indices).to(device)).cpu()
+        for indices, batch in _read_ahead(images, batch_size):
+            features[indices.start : indices.stop] = extractor.network(batch.to(device)).cpu()
             if progress:
                 progress(indices.stop, len(images), indices.stop / (time.monotonic() - started))
     return features
@@ -158,13 +159,19 @@ def extract_cached(
 def fingerprint(images: Images, batch_size: int = 64) -> str:
     """32 hex digits that change with any pixel of any image, and with their order."""
     digest = hashlib.blake2b(digest_size=16)
-    for indices in _slices(len(images), batch_size):
-        for image in images.batch(indices):
+    for _, batch in _read_ahead(images, batch_size):
+        for image in batch:
             digest.update(str(tuple(image.shape)).encode())
             digest.update(image.contiguous().numpy())
     return digest.hexdigest()
 
 
-def _slices(count: int, size: int) -> Iterator[range]:
-    for start in range(0, count, size):
-        yield range(start, min(start + size, count))
+def _read_ahead(images: Images, size: int) -> Iterator[tuple[range, Tensor]]:
+    """Batches in order, each decoded by another thread while the one before is in use."""
+    slices = [range(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        waiting = [pool.submit(images.batch, indices) for indices in slices[:1]]
+        for number, indices in enumerate(slices):
+            batch = waiting.pop().result()
+            waiting += [pool.submit(images.batch, ahead) for ahead in slices[number + 1 : number + 2]]
+            yield indices, batch
