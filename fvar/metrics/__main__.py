@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     add(
         "--metrics",
         default="fid,kid,prc,is,aliasing",
-        help="some of fid, kid, prc (precision and recall), is, aliasing (spectra of the pixels) (%(default)s)",
+        help="some of fid (with kid below 10,000 images), kid, prc (precision and recall), is, aliasing (of spectra) "
+        "(%(default)s)",
     )
     add("--extractor", default="inception-torchscript", help="also: inception, vgg16, dinov2, clip (%(default)s)")
     add("--weights", type=Path, metavar="FILE", help="torch-fidelity's weights for --extractor inception")

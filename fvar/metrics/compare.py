@@ -20,6 +20,7 @@ from fvar.metrics.frechet import RESAMPLES, Reference, fid, fid_infinity, fid_sp
 
 METRICS = ("fid", "kid", "prc", "is")
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # torch-fidelity's defaults
+KID_BESIDE_FID = 10_000  # fewer images: FID is biased, and never stands alone
 NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)
 IS_SPLITS = 10
 WHOLE_MATRIX = 10_000  # images up to which precision and recall hold whole distance matrices
@@ -56,7 +57,7 @@ def score(
     """Compare features (N, D) of generated with those of real images.
 
     Keys of the result: "fid", "fid_infinity", "kid", "precision", "recall", "is". What cannot be computed is a blank
-    with its reason.
+    with its reason. With fewer than `KID_BESIDE_FID` generated images FID brings KID along.
     `seed` draws KID's subsets, which hold `kid_subset_size` images or half of the smaller set. Raises `UserError` for
     an unknown metric.
     """
@@ -84,7 +85,7 @@ def score(
         else:
             reason = f"the extrapolation needs {images_for_infinity(width):,} generated images"
             scores |= label("fid_infinity", "FIDinf", None, reason)
-    if "kid" in metrics:
+    if "kid" in metrics or ("fid" in metrics and count < KID_BESIDE_FID):
         if not isinstance(real, Tensor):
             scores |= label("kid", "KID", None, needs_images)
         elif min(count, len(real)) < 4:

@@ -88,7 +88,9 @@ def test_order_and_batch_size_do_not_matter(tmp_path, both, capsys):
     expected = scores(capsys, generated, real, "--metrics", "fid,prc")
     shuffled = archive(tmp_path / "s.npz", arr_0=np.random.default_rng(5).permutation(pixels()))
     again = scores(capsys, shuffled, real, "--metrics", "fid,prc", "--batch-size", "7")
+    by_chance = expected.pop("kid"), again.pop("kid")  # whose subsets are drawn by position
     assert values(again) == pytest.approx(values(expected), rel=1e-6)
+    assert by_chance[0]["value"] == pytest.approx(by_chance[1]["value"], abs=by_chance[0]["spread"])
     itself = scores(capsys, generated, shuffled, "--metrics", "fid,prc")
     assert itself["fid"]["value"] == pytest.approx(0, abs=1e-6)
     assert (itself["precision"]["value"], itself["recall"]["value"]) == (1, 1)
@@ -215,6 +217,11 @@ def test_statistics_cannot_be_the_generated_side_or_of_another_network(tmp_path,
         main([path, both[1], "--extractor", "toy"])
     with pytest.raises(UserError, match="5 features, but toy has 12"):
         main([both[0], path, "--extractor", "toy"])
+
+
+def test_fid_of_few_images_does_not_stand_without_kid(both, capsys):
+    assert set(scores(capsys, *both, "--metrics", "fid")) == {"fid", "fid_infinity", "kid"}
+    assert set(scores(capsys, *both, "--metrics", "prc")) == {"precision", "recall"}
 
 
 def test_few_images_say_that_the_covariance_is_singular(tmp_path, both, capsys):

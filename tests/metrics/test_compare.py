@@ -130,6 +130,13 @@ def test_labels_name_the_number_of_samples_and_entries_are_json():
     assert body["kid"]["extractor"] == "toy"
 
 
+def test_from_ten_thousand_images_on_fid_may_stand_alone():
+    real = statistics_of(normal(50, 2))
+    network = Extractor("toy", torch.nn.Identity(), 2, None, "no head")
+    assert "kid" in score(normal(9_999, 2), real, network, ("fid",))
+    assert "kid" not in score(normal(10_000, 2), real, network, ("fid",))
+
+
 def test_unknown_metrics_are_named():
     with pytest.raises(UserError, match="fid, is, kid, prc"):
         score(normal(9), normal(9), NETWORK, ("fidd",))
