@@ -24,6 +24,7 @@ if not __package__:
 from analysis import style
 from analysis.results import CellResult, StudyResults
 from analysis.stats import Spread, spread
+from fvar.config import TokenizerConfig
 from fvar.errors import UserError, run_main
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ class Readings:
             assert over_seeds is not None
             found[key] = over_seeds if len(rows) > 1 else Spread(over_seeds.mean, rows[0]["spread"], 1)
         return found
+
+    @property
+    def steps(self) -> int:
+        """For how many steps the tokenizer was trained."""
+        config = self.cells[0].chain["readability.tokenizer"].config
+        assert isinstance(config, TokenizerConfig)
+        return config.train.steps
 
     @property
     def sizes(self) -> list[int]:

@@ -118,7 +118,8 @@ def report(arguments: argparse.Namespace) -> int:
     from studies import outputs
 
     _recorded(arguments)
-    for path in outputs.report(StudyResults.read(arguments.results, arguments.study, arguments.preset)):
+    draw = study(arguments.study).report or outputs.report
+    for path in draw(StudyResults.read(arguments.results, arguments.study, arguments.preset)):
         print(path)
     return 0
 

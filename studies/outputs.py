@@ -28,13 +28,13 @@ def write(ctx: Context) -> list[Path]:
     fingerprint, drawn = results.fingerprint, _read(ctx.folder / STAMP)
     files = [ctx.folder / name for name in drawn.get("files", [])]
     if drawn.get("fingerprint") != fingerprint or not all(file.exists() for file in files):
-        files = report(results)
+        files = (ctx.study.report or report)(results)
         atomic.write_json(ctx.folder / STAMP, {"fingerprint": fingerprint, "files": [file.name for file in files]})
     return files
 
 
 def report(results: StudyResults) -> list[Path]:
-    """The table of any study, and the figures that its results are enough for."""
+    """The table of a study of samples, and the figures that its results are enough for."""
     from analysis import gallery, plot_convergence, plot_sweep
     from studies import table
 

@@ -51,7 +51,7 @@ def outputs(ctx: Context) -> list[Path]:
     return run(ctx.results)
 
 
-STUDY = Study("spectral", "Aliasing of each way to build the pyramid", cells, outputs)
+STUDY = Study("spectral", "Aliasing of each way to build the pyramid", cells, outputs=outputs)
 
 
 def run(results: Path, settings: Settings | None = None, say: Callable[[str], None] = print) -> list[Path]:

@@ -90,12 +90,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Study:
-    """A named function to cells; `outputs` writes what is shown of them and returns the files, in order of interest."""
+    """A named function to cells. `report` or `outputs` write what is shown and return the files, the first to print."""
 
     name: str
     title: str
     cells: Callable[[Context], Iterable[Cell]]
-    outputs: Callable[[Context], list[Path]] | None = None  # None: table, convergence figure and sample grid
+    report: Callable[[StudyResults], list[Path]] | None = None  # of some results; None: table, curves, sample grid
+    outputs: Callable[[Context], list[Path]] | None = None  # in place of a report, where the study keeps no runs
     adaptive: bool = False  # later cells depend on the scores of earlier ones
 
 

@@ -1,6 +1,6 @@
 """Can one still read what a tokenizer kept, and from which scale on? Words in several sizes, read by an OCR.
 
-    python -m studies.run text_readability --cluster local --jobs 2      # about six minutes on two cores
+    python -m studies.run text_readability --cluster local --jobs 2      # nine minutes of one core, shared by two
     python analysis/plot_readability.py                                  # draws the figures again
 
 VAR's pyramid against FVAR's, by Table 2's own structure tokenizers, and by the same two trained on rendered words: one
@@ -58,20 +58,18 @@ def structure_tokenizer(preset: Preset, variant: str, seed: int) -> Stage:
     return Stage(dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed)))
 
 
-def outputs(ctx: Context) -> list[Path]:
-    """table.md, table.csv and the figures; nothing before a cell is done."""
+def report(results: StudyResults) -> list[Path]:
+    """Write table.md, table.csv and the figures. Raises `UserError` where no cell is done yet."""
     from analysis import plot_readability
 
-    results = ctx.read()
+    figures = plot_readability.draw(results)
     found = plot_readability.Readings.of(results)
-    if not found:
-        return []
     atomic.write_text(results.folder / "table.md", markdown(results, found))
     atomic.write_text(results.folder / "table.csv", tidy(found))
-    return [results.folder / "table.md", *plot_readability.draw(results), results.folder / "table.csv"]
+    return [results.folder / "table.md", *figures, results.folder / "table.csv"]
 
 
-STUDY = Study("text_readability", "Text readability: words through the tokenizers", cells, outputs)
+STUDY = Study("text_readability", "Text readability: words through the tokenizers", cells, report)
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -89,7 +87,9 @@ def markdown(results: StudyResults, found: Mapping[str, Readings]) -> str:
     rows = [(readings.label, "reconstruction", readings) for readings in found.values()]
     if seen := views(found):
         rows.insert(0, ("focused views L_k themselves", "view", seen))
-    by_scale = [[name, *(readable_from(readings, (kind, k)) for k in scales)] for name, kind, readings in rows]
+    largest = first.sizes[-1]
+    at_largest = [[name, *(_rate(readings, (kind, k), largest) for k in scales)] for name, kind, readings in rows]
+    readable = [[name, *(readable_from(readings, (kind, k)) for k in scales)] for name, kind, readings in rows]
     lines = [
         f"# {results.title}",
         "",
@@ -99,9 +99,13 @@ def markdown(results: StudyResults, found: Mapping[str, Readings]) -> str:
         "",
         *_table(headings, by_size),
         "",
+        f"Characters misread (%) at {largest} px after each scale:",
+        "",
+        *_table(["After scale", *map(str, scales)], at_largest),
+        "",
         f"Smallest font size from which at most {READABLE:.0%} of the characters are misread:",
         "",
-        *_table(["After scale", *map(str, scales)], by_scale),
+        *_table(["After scale", *map(str, scales)], readable),
     ]
     return "\n".join(lines) + "\n"
 
@@ -132,7 +136,12 @@ def notes(results: StudyResults, found: Mapping[str, Readings]) -> list[str]:
         "Misread: Levenshtein distance over characters written; 100 % is as bad as reading nothing. "
         f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; ± is {spread}.",
         "View L_k is what FVAR's pyramid hands to scale k, before any tokenizer; VAR's has no views.",
+        "Training: " + "; ".join(f"{r.label}, {r.steps:,} steps" for r in found.values()) + ".",
     ]
+    if not results.preset.startswith("paper"):
+        lines.append(
+            "Small tokenizers, briefly trained: which way rates move, not how well the method writes at its size."
+        )
     for cell in results.cells:
         state, detail = cell.state
         if state != "done":
@@ -154,7 +163,7 @@ def tidy(found: Mapping[str, Readings]) -> str:
 
 
 def _rate(readings: Readings, picture: Picture, size: int) -> str:
-    return readings.rates[picture, size].text(1, 100)
+    return readings.rates[picture, size].text(1, 100) if picture in readings.pictures else ""
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -35,7 +35,10 @@ DATABASE, ARTIFACTS, STAMPS = "mlflow.db", "mlartifacts", "mlflow-synced.json"
 CELL, SYNCED = "fvar.cell", "fvar.synced"  # tags
 SUMMARY = "summary"  # value of CELL on the run that holds the table and the figures
 BATCH = 1000  # metrics per request; MLflow's own limit
-OUTPUTS = ("table.md", "table.csv", "table.tex", "convergence.png", "samples.png", "sweep.png")
+OUTPUTS = (
+    *("table.md", "table.csv", "table.tex", "convergence.png", "samples.png", "sweep.png"),
+    *("readability.png", "strip.png", "clarity.png"),
+)
 
 
 def sync(results: Path, study: StudyResults) -> bool:
