@@ -8,5 +8,7 @@ spectra.py    aliasing in pixels: log-spectral distance by octave, energy in the
 edges.py      aliasing of a round trip: the staircase on slanted edges
 shift.py      aliasing of a round trip: is a shifted picture reconstructed as the picture, shifted?
 tokenizer.py  both, of a tokenizer: `python -m fvar.metrics.tokenizer --help`
+reconstruction.py  what a tokenizer keeps after each scale (scales.py): `python -m fvar.metrics.reconstruction --help`
+ocr.py        reads rendered words by PP-OCRv4, and counts the characters it misreads
 sources.py    where images come from: folders, archives, run directories, data sets
 """
