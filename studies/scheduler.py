@@ -231,7 +231,8 @@ class Scheduler:
                 self._forget(node, node.record.losses if node.record else 0)
             return None
         if job and deciding and self._is_lost(node):
-            return self._lost(node, job)
+            state, reason = self._lost(node, job)
+            return None if state == "ready" and above else (state, reason)
         if job:
             return "running" if node.state == "running" else "queued", f"{job.reason}; looking again"
         return None

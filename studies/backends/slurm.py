@@ -121,7 +121,7 @@ class Slurm:
         except sbatch.SubmissionRefused as error:
             for run, record in zip(runs, records, strict=True):
                 if error.temporary:  # it may have come through: the poll finds the wave by its name, or loses it
-                    dataclasses.replace(record, submitted=0.0).write(run)
+                    dataclasses.replace(record, submitted=time.time() - ORPHAN_SECONDS).write(run)
                 else:
                     (run.path / "job.json").unlink(missing_ok=True)
             if error.temporary:
@@ -172,7 +172,7 @@ class Slurm:
             return Job("failed", f"out of memory; raise it by --set slurm.{run.kind}.memory=… (now {memory})")
         if entry.state in LOST:
             return Job("lost", LOST[entry.state])
-        if entry.state == "CANCELLED" and entry.reason.startswith("Dependency"):
+        if entry.state == "CANCELLED" and entry.reason == "DependencyNeverSatisfied":
             return Job("dropped", "a job it waited for did not succeed")
         if entry.state == "CANCELLED":
             return Job("cancelled", f"job {entry.job_id} was cancelled in SLURM")

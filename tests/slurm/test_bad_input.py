@@ -59,12 +59,13 @@ def test_a_profile_that_does_not_exist(toy: Toy) -> None:
 
 @pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "toy/../toy"])
 def test_a_study_name_with_path_characters(toy: Toy, name: str) -> None:
-    study = toy()
+    study = toy(probed=False)
     command = [sys.executable, "-m", "studies.run", name, "--cluster", "slurm", "--results", str(study.results)]
     done = subprocess.run(command, cwd=ROOT, env=study.environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: unknown study {name!r}")
-    assert sorted(path.name for path in study.results.iterdir()) == ["toy.json"]
+    assert sorted(path.name for path in study.results.iterdir()) == ["slurm", "toy.json"]
+    assert list((study.results / "slurm").iterdir()) == []
 
 
 def test_a_results_folder_that_the_nodes_do_not_share(toy: Toy) -> None:

@@ -225,6 +225,36 @@ def test_job_that_ended_is_not_lost_before_its_status_can_be_seen(tmp_path: Path
     assert made.nodes[tokenizer].state == "done"
 
 
+def test_queued_job_that_the_cluster_forgot_is_blocked_by_its_failed_input(tmp_path: Path) -> None:
+    tokenizer, tokens = list(cell(0).chain())[:2]
+    backend = Recorder("slurm")
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    made.queue_all()
+    assert backend.submitted == [stage.name for stage in cell(0).chain()]
+    made.nodes[tokenizer.name].run.update(state="failed", error="broken")
+    backend.answers = {name: Job("lost", "the cluster no longer knows its job") for name in backend.submitted}
+    for _ in range(3):
+        made.step()
+    assert made.nodes[tokens.name].state == "blocked"
+    assert len(backend.submitted) == 5
+
+
+def test_dropped_job_is_submitted_again_once_its_input_is_done(tmp_path: Path) -> None:
+    tokenizer, tokens = list(cell(0).chain())[:2]
+    backend = Recorder("slurm")
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    made.queue_all()
+    backend.answers = {name: Job("dropped", "its input failed") for name in backend.submitted[1:]}
+    made.step()
+    assert made.nodes[tokens.name].state == "waiting"
+    made.nodes[tokenizer.name].run.update(state="done")
+    made.step()
+    assert backend.submitted[5:] == [tokens.name]
+    record = JobRecord.read(made.nodes[tokens.name].run)
+    assert record is not None
+    assert record.losses == 0
+
+
 def test_lost_job_is_started_again_a_few_times_then_given_up(tmp_path: Path) -> None:
     backend = Recorder("slurm")
     made = scheduler(tmp_path / "runs", backend, cell(0))
