@@ -7,11 +7,11 @@ values of earlier scales lie in a preallocated cache, and no mask exists either,
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fvar.models.gradients import prefix_attention, runs, unit_length
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, VAR's cap of the learned temperature
 
@@ -66,8 +66,8 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, L, D)
         softmax_scale = 0.25 * q.shape[-1] ** -0.5
         if self.l2_norm:
-            temperature = self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp().to(q.dtype)
-            q, k, softmax_scale = F.normalize(q, dim=-1) * temperature, F.normalize(k, dim=-1), 1.0
+            temperature = self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp()
+            q, k, softmax_scale = unit_length(q, temperature), unit_length(k, temperature.new_ones(())), 1.0
         if cache is not None:
             k, v = cache.append(k, v)
             out = attend(q, k, v, softmax_scale)
@@ -78,35 +78,23 @@ class SelfAttention(nn.Module):
 
 
 def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float) -> Tensor:
-    """Attention (B, H, L, D) in which the queries of a scale see the keys of that scale and of those before it.
-
-    The first scales are tiny: those within the first quarter of the sequence share one call under a small mask.
-    """
-    length = scale_ends[-1]
-    small = [end for end in scale_ends if end <= length // 4]
-    parts, start = [], 0
-    if len(small) > 1:
-        sizes = torch.tensor([end - begin for begin, end in pairwise((0, *small))], device=q.device)
-        level = torch.repeat_interleave(torch.arange(len(small), device=q.device), sizes, output_size=small[-1])
-        start = small[-1]
-        parts.append(attend(q[:, :, :start], k[:, :, :start], v[:, :, :start], scale, level[:, None] < level))
-    for end in scale_ends:
-        if end > start:
-            parts.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale))
-            start = end
-    return torch.cat(parts, dim=2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, hidden: Tensor | None = None) -> Tensor:
-    """softmax(scale q k^T) v, without the pairs that are `hidden` (n, m).
+    """softmax(scale q k^T) v (B, H, L, D) in which a scale's queries see the keys of that scale and of those before it.
 
     Training in bfloat16 on a CPU it is written out: torch's fused kernel has no bfloat16 arithmetic there, so the plain
     products take 0.6 of its time, forward and backward. Their scores are rounded, which doubles the rounding error of
     the result (0.8 % against 0.45 % for a temperature of 16).
     """
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
-        scores = q @ k.mT if scale == 1 else (q * scale) @ k.mT
-        if hidden is not None:
-            scores = scores.masked_fill(hidden, -torch.inf)
-        return scores.softmax(-1) @ v
+        heads = q.shape[1]
+        q, k, v = (t.contiguous().flatten(0, 1) for t in (q if scale == 1 else q * scale, k, v))
+        return prefix_attention(q, k, v, scale_ends).view(-1, heads, *q.shape[1:])
+    parts = [
+        attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale, hidden)
+        for start, end, hidden in runs(scale_ends, q.device)
+    ]
+    return torch.cat(parts, dim=2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, hidden: Tensor | None = None) -> Tensor:
+    """softmax(scale q k^T) v, without the pairs that are `hidden` (n, m)."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if hidden is None else ~hidden, scale=scale)

@@ -1,0 +1,98 @@
+"""Gradients written out by hand, where those autograd composes pass over the data several times more often.
+
+Both functions are exact in their own right; tests compare them with autograd in float64.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def unit_length(x: Tensor, size: Tensor) -> Tensor:
+    """size x / |x| over the last dimension: x (..., D), a size that broadcasts to (..., 1) -> (..., D), contiguous."""
+    return _UnitLength.apply(x, size)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def prefix_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...]) -> Tensor:
+    """softmax(q k^T) v in which every scale sees itself and the scales before it, as plain batched products.
+
+    Args:
+        q, k, v: (N, L, D), contiguous.
+        scale_ends: where each scale ends in the sequence.
+    """
+    return _PrefixAttention.apply(q, k, v, scale_ends)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _UnitLength(torch.autograd.Function):
+    """For a gradient g at y = size x / |x|: (size / |x|) (g - y (y . g) / size^2) at x, and (y . g) / size at size."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            y = x.clone(memory_format=torch.contiguous_format)  # before the norm, which is slow on scattered vectors
+            factor = (size / torch.linalg.vector_norm(y, dim=-1, keepdim=True).clamp_min(1e-12)).to(x.dtype)
+            y.mul_(factor)
+        ctx.save_for_backward(y, factor, size)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        y, factor, size = ctx.saved_tensors
+        along = torch.linalg.vecdot(y, gradient)[..., None]
+        x = torch.addcmul(gradient, y, (along / -size.square()).to(y.dtype)).mul_(factor)
+        return x, (along / size).sum_to_size(size.shape) if ctx.needs_input_grad[1] else None
+
+
+class _PrefixAttention(torch.autograd.Function):
+    """Keys and values are read where they lie, prefix by prefix, and their gradients are summed in place.
+
+    Autograd would pad each prefix's gradient to the whole sequence first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...]) -> Tensor:
+        out, weights = torch.empty_like(q), []
+        for start, end, hidden in runs(scale_ends, q.device):
+            scores = q[:, start:end] @ k[:, :end].mT
+            if hidden is not None:
+                scores.masked_fill_(hidden, -torch.inf)
+            weights.append(scores.softmax(-1))
+            out[:, start:end] = weights[-1] @ v[:, :end]
+        ctx.scale_ends = scale_ends
+        ctx.save_for_backward(q, k, v, out, *weights)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, out, *weights = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        mean = torch.linalg.vecdot(gradient, out)[..., None]  # of the weights' gradients, under the weights
+        for (start, end, _), weight in zip(runs(ctx.scale_ends, q.device), weights, strict=True):
+            g = gradient[:, start:end]
+            dv[:, :end].baddbmm_(weight.mT, g)
+            scores = (g @ v[:, :end].mT).sub_(mean[:, start:end]).mul_(weight)
+            dq[:, start:end] = scores @ k[:, :end]
+            dk[:, :end].baddbmm_(scores.mT, q[:, start:end])
+        return dq, dk, dv, None
+
+
+def runs(scale_ends: tuple[int, ...], device: torch.device) -> list[tuple[int, int, Tensor | None]]:
+    """Cuts a sequence of scales into (start, end, hidden): queries start ... end see the keys before `end`.
+
+    But for those `hidden` (end - start, end) bool: the first scales are tiny, so all within the first quarter of the
+    sequence share one run under a small mask.
+    """
+    small = [end for end in scale_ends if end <= scale_ends[-1] // 4]
+    found: list[tuple[int, int, Tensor | None]] = []
+    if len(small) > 1:
+        sizes = torch.tensor([end - begin for begin, end in pairwise((0, *small))], device=device)
+        level = torch.repeat_interleave(torch.arange(len(small), device=device), sizes, output_size=small[-1])
+        found.append((0, small[-1], level[:, None] < level))
+    else:
+        small = []
+    rest = scale_ends[len(small) :]
+    return found + [(start, end, None) for start, end in pairwise((small[-1] if small else 0, *rest))]

@@ -1,0 +1,49 @@
+"""Gradients written out by hand are those autograd would find."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fvar.models.gradients import prefix_attention, runs, unit_length
+
+SCALES = [(1,), (1, 5), (4, 20, 84), (1, 5, 14, 30, 55)]
+
+
+def test_unit_length_and_its_gradients() -> None:
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    size = (torch.rand(1, 3, 1, 1, dtype=torch.float64) + 0.5).requires_grad_()
+    torch.testing.assert_close(unit_length(x, size), F.normalize(x, dim=-1) * size)
+    assert torch.autograd.gradcheck(unit_length, (x, size))
+    assert torch.autograd.gradcheck(unit_length, (x, torch.ones((), dtype=torch.float64)))
+
+
+def test_unit_length_of_a_zero_vector_is_zero_and_its_gradient_finite() -> None:
+    x = torch.zeros(1, 4, requires_grad=True)
+    y = unit_length(x, torch.ones(()))
+    y.sum().backward()
+    assert torch.all(y == 0)
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("ends", SCALES)
+def test_attention_over_prefixes_and_its_gradients(ends: tuple[int, ...]) -> None:
+    q, k, v = torch.randn(3, 2, ends[-1], 4, dtype=torch.float64, requires_grad=True).unbind()
+    level = torch.cat([torch.full((b - a,), i) for i, (a, b) in enumerate(pairwise((0, *ends)))])
+    dense = F.scaled_dot_product_attention(q, k, v, attn_mask=level[:, None] >= level, scale=1.0)
+    torch.testing.assert_close(prefix_attention(q, k, v, ends), dense)
+    if ends[-1] < 60:
+        assert torch.autograd.gradcheck(lambda *qkv: prefix_attention(*qkv, ends), (q, k, v))
+
+
+@pytest.mark.parametrize("ends", SCALES)
+def test_runs_cover_every_query_once_and_show_it_its_own_scale_and_coarser_ones(ends: tuple[int, ...]) -> None:
+    level = torch.cat([torch.full((b - a,), i) for i, (a, b) in enumerate(pairwise((0, *ends)))])
+    visible = torch.zeros(ends[-1], ends[-1], dtype=torch.int64)
+    for start, end, hidden in runs(ends, torch.device("cpu")):
+        visible[start:end, :end] += (
+            torch.ones(end - start, end, dtype=torch.int64) if hidden is None else (~hidden).long()
+        )
+    assert torch.equal(visible, (level[:, None] >= level).long())
