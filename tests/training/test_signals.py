@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fvar.errors import Interrupted
+from fvar.rundir import RunDir
 from fvar.training import signals
 from fvar.training.loop import train
+from tests import shortened
 from tests.training.toy import ToyTask, config, run_dir
 
 
@@ -101,3 +107,23 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         press_twice()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(8))
+def test_an_inline_driver_obeys_sigterm_whenever_it_comes(tmp_path: Path, moment: int) -> None:
+    """From the start of its first stage on: while it imports, reads data, builds networks, makes its first steps."""
+    endless = [*shortened.ARGUMENTS, "--set", "tokenizer.train.steps=1000000"]
+    command = [sys.executable, "-m", "studies.run", "ablation_table2", "--results", str(tmp_path), *endless]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (running := list(tmp_path.glob("runs/tokenizer-*/attempts.jsonl"))):
+            assert driver.poll() is None
+            time.sleep(0.001)
+        time.sleep(moment * random.uniform(0.2, 0.6))
+        driver.terminate()
+        assert driver.wait(60) == 75
+    finally:
+        driver.kill()
+    run = RunDir.open(running[0].parent)
+    assert (run.status.state, run.locked) == ("interrupted", False)
