@@ -3,7 +3,7 @@
 Classes take turns (label i = i mod classes), and image i draws from a seed of its own, so nothing depends on how the
 work is cut. It is cut into shards, a batch each, which are kept until all are there: a killed run continues with those
 that are missing. Several processes take turns at the missing shards; since a shard holds the same images however many
-work, so do the samples, bit by bit, on GPUs too.
+work, the files are the same too (on GPUs of one kind, where equal batches give equal images: see fvar.sampling).
 """
 
 from __future__ import annotations
