@@ -145,7 +145,7 @@ def gc(arguments: argparse.Namespace) -> int:
         print(f"{commands.size(path) / 2**20:10.1f} MiB  {path}")
         if arguments.delete:
             commands.delete(path)
-    verb = "deleted" if arguments.delete else "would be deleted; add --delete to do it"
+    verb = "deleted" if arguments.delete or not paths else "would be deleted; add --delete to do it"
     print(f"{len(paths)} run directories that no study names {verb}")
     return 0
 
@@ -183,7 +183,9 @@ def parser() -> argparse.ArgumentParser:
         part.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
         if study:
             part.add_argument("study", nargs="?" if name == "status" else None, metavar="STUDY")
-            part.add_argument("--preset", default="smoke", metavar="NAME", help="default: smoke")
+            part.add_argument(
+                "--preset", default="", metavar="NAME", help="default: the one it was started at, or smoke"
+            )
         return part
 
     cells = {"nargs": "*", "metavar": "CELL", "help": "cells or variants; none: all"}

@@ -45,13 +45,19 @@ class Recorded:
     cells: tuple[RecordedCell, ...]
 
     @classmethod
-    def read(cls, results: Path, study: str, preset: str) -> Recorded:
-        """Raises `UserError` listing what there is where this was never started."""
-        started = [f"{path.parent.parent.name} --preset {path.parent.name}" for path in cells_files(results)]
-        if not started:
+    def read(cls, results: Path, study: str, preset: str = "") -> Recorded:
+        """Without a preset: the only one the study was started at, or "smoke" among several.
+
+        Raises `UserError` listing what there is where this was never started.
+        """
+        folders = [path.parent for path in cells_files(results)]
+        if not folders:
             raise UserError(f"{results} holds no study yet; start one by `python -m studies.run {study}`")
-        folder = next((path.parent for path in cells_files(results) if path.parent.parts[-2:] == (study, preset)), None)
+        own = [folder.name for folder in folders if folder.parent.name == study]
+        preset = preset or (own[0] if len(own) == 1 else "smoke")
+        folder = next((folder for folder in folders if folder.parts[-2:] == (study, preset)), None)
         if folder is None:
+            started = [f"{folder.parent.name} --preset {folder.name}" for folder in folders]
             raise unknown("started study", f"{study} --preset {preset}", started)
         body = json.loads((folder / "cells.json").read_text())
         cells = (RecordedCell(cell["name"], cell["variant"], tuple(cell["chain"])) for cell in body["cells"])
@@ -143,7 +149,13 @@ def follow(path: Path, say: Callable[[str], None], forever: bool) -> None:
 def compare(first: tuple[Recorded, str], second: tuple[Recorded, str]) -> list[str]:
     """How two cells differ in the settings of their stages, and in their scores."""
     before, after = (_described(study, study.select([name])[0]) for study, name in (first, second))
-    return differences(before, after) or ["the same stages"]
+    lines = []
+    for here, there, (_, name) in ((before, after, first), (after, before, second)):
+        alone = sorted(here.keys() - there.keys())
+        lines += [f"{role}: only in {name}" for role in alone if not any(role.startswith(f"{o}.") for o in alone)]
+    common = before.keys() & after.keys()
+    lines += differences({role: before[role] for role in common}, {role: after[role] for role in common})
+    return lines or ["the same stages"]
 
 
 def _described(study: Recorded, cell: RecordedCell) -> dict[str, Any]:

@@ -74,6 +74,14 @@ def test_unknown_study_and_cell_are_answered_with_what_there_is(tmp_path: Path) 
         Recorded.read(tmp_path, "big", "smoke").select(["cell7"])
 
 
+def test_a_study_is_found_without_its_preset_where_there_is_only_one(tmp_path: Path) -> None:
+    large_study(tmp_path, 1)
+    (tmp_path / "big" / "smoke").rename(tmp_path / "big" / "small-1f0c3a")
+    assert Recorded.read(tmp_path, "big").folder.name == "small-1f0c3a"
+    with pytest.raises(UserError, match="did you mean 'big --preset small-1f0c3a'"):
+        Recorded.read(tmp_path, "big", "smoke")
+
+
 def test_cancelled_cell_stays_so_until_retried_and_spares_what_others_share(
     tmp_path: Path,
     toys: None,  # noqa: F811
