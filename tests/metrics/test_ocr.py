@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +116,42 @@ def test_readings_are_those_of_the_packages_own_front_end() -> None:
         theirs.append(result[0][0])
     assert [ocr.normalise(text) for text in reader().read(pictures)] == [ocr.normalise(text) for text in theirs]
     assert ocr.ErrorRate.of(theirs, written).value < 0.05
+
+
+class Session:
+    """Stands for onnxruntime's: remembers what it is shown, and finds the classes it is told to."""
+
+    def __init__(self, *best: int) -> None:
+        self.scores = np.eye(4, dtype=np.float32)[list(best)]  # (T, classes): blank, a, b, space
+        self.shown: list[np.ndarray] = []
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="x")]
+
+    def get_modelmeta(self) -> SimpleNamespace:
+        return SimpleNamespace(custom_metadata_map={"character": "a\nb"})
+
+    def run(self, _: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.shown.append(feed["x"])
+        return [np.stack([self.scores] * len(feed["x"]))]
+
+
+def test_runs_of_a_class_are_one_letter_and_blanks_part_equal_ones() -> None:
+    stub = ocr.Reader(Session(0, 1, 1, 0, 1, 2, 2, 2, 3, 2, 0), "stub")  # type: ignore[arg-type]
+    assert stub.read([torch.zeros(3, 8, 8, dtype=torch.uint8)]) == ["aab b"]
+
+
+def test_the_network_is_shown_48_px_of_height_black_to_white_as_minus_1_to_1_and_grey_beside() -> None:
+    session = Session(0)
+    picture = torch.zeros(3, 10, 30, dtype=torch.uint8)
+    picture[:, 5:] = 255
+    wide = torch.zeros(3, 10, 200, dtype=torch.uint8)
+    ocr.Reader(session, "stub").read([wide, picture])  # type: ignore[arg-type]
+    first, second = session.shown  # by width
+    assert (first.shape, second.shape) == ((1, 3, 48, 160), (1, 3, 48, 640))
+    assert (first[..., :20, :144] == -1).all()
+    assert (first[..., 28:, :144] == 1).all()
+    assert (first[..., 144:] == 0).all()
 
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
