@@ -110,7 +110,7 @@ def generate(args: argparse.Namespace) -> None:
         )
         batch = made.images.cpu()
         if image is not None and mask is not None:
-            batch = composite(batch, image, mask)
+            batch = composite(batch, image, mask, tokenizer.config.pyramid.downsample_factor)
         if args.show_focus:
             frames = torch.stack([to_uint8(decode(vqvae, f_hat)).cpu() for f_hat in made.f_hats], dim=1)
             films += [list(film) for film in frames]

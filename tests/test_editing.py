@@ -1,5 +1,6 @@
 """Which tokens a mask holds, and pictures put together."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,13 +27,27 @@ def test_a_cell_wholly_inside_or_outside_the_mask_is_1_or_0() -> None:
     assert masked_share(mask, 1).item() == 0.5
 
 
-def test_composite_changes_the_masked_pixels_only() -> None:
-    image, generated = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)
-    mask = torch.zeros(8, 8, dtype=torch.bool)
-    mask[2:4] = True
-    out = composite(generated, image, mask)
-    assert torch.all(out[:, :, 2:4] == 9)
-    assert out.sum() == 2 * 3 * 2 * 8 * 9
+@pytest.mark.parametrize("side", [16, 24, 27])
+def test_composite_keeps_every_known_pixel_and_what_a_faithful_decoder_generates(side: int) -> None:
+    image, generated = torch.randint(0, 256, (3, side, side)), torch.randint(0, 256, (2, 3, side, side))
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    mask[3:9, 2:11] = True
+    out = composite(generated.byte(), image.byte(), mask, reach=8)
+    assert torch.equal(out[:, :, ~mask], image.byte()[:, ~mask].expand(2, -1, -1))
+    faithful = torch.where(mask, generated, image).byte()
+    assert torch.equal(composite(faithful, image.byte(), mask, reach=8), faithful)
+
+
+def test_composite_carries_what_the_decoder_misses_over_the_edge_and_no_further_than_its_reach() -> None:
+    """A decoder 40 levels too dark: no step at the edge of the mask, and untouched pixels beyond the reach."""
+    image, generated = torch.full((3, 64, 64), 140).byte(), torch.full((1, 3, 64, 64), 100).byte()
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[:, 24:] = True
+    row = composite(generated, image, mask, reach=8)[0, 0, 30].int()
+    steps = row.diff()
+    assert abs(steps[23]) <= 4, "known and generated pixels meet without a seam"
+    assert torch.all((steps <= 0) & (steps >= -6)), "it fades evenly"
+    assert torch.all(row[24 + 8 :] == 100)
 
 
 def test_tiles_stand_where_rows_and_columns_say() -> None:
