@@ -78,4 +78,10 @@ def sample(var: VAR, vqvae: VQVAE, labels: Tensor, guidance: float, top_k: int, 
         position += side * side
         if next_map is not None:
             x = var.word_embed(next_map.flatten(2).mT).repeat(2, 1, 1)
-    return vqvae.decode(f_hat)
+    return decode(vqvae, f_hat)
+
+
+@torch.no_grad()
+def decode(vqvae: VQVAE, f_hat: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1], the whole batch at once, channels outermost."""
+    return vqvae.render(f_hat).clamp(-1, 1)
