@@ -6,6 +6,7 @@
         status.json      state, step, loss, speed, error                         replaced atomically
         metrics.jsonl    one record per line, by step                            appended
         checkpoints/     written by fvar.training.checkpoint
+        snapshots/       weights still to be measured, by fvar.training.probes
         log              what the stage printed
         lock             held (flock) while a process works here
 

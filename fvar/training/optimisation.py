@@ -41,7 +41,7 @@ class Phase(Generic[Batch]):
         if distributed.world_size() > 1 and not shards:
             devices = [self.device] if self.device.type == "cuda" else None
             self.objective = nn.parallel.DistributedDataParallel(
-                self.objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.objective, device_ids=devices, gradient_as_bucket_view=True
             )
 
     def backward(self, micro_batches: Sequence[MicroBatch[Batch]], step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -112,7 +112,7 @@ class Phase(Generic[Batch]):
 
 
 class _Objective(nn.Module):
-    """A task's loss as a module that owns exactly the phase's parameters: what DDP wants to wrap."""
+    """A task's loss as a module that owns exactly the phase's parameters, and no buffers: what DDP wants to wrap."""
 
     def __init__(self, phase: str, task: Task[Any], parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ torch's part of this takes over a second to import, which one process alone neve
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ def shard(task: Task[Any]) -> list[FSDPModule]:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # It warns of outputs that are views, which an operation in place would spoil. There is none here.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
     mesh = init_device_mesh(task.device.type, (distributed.world_size(),))
     return [fully_shard(module, mesh=mesh) for module in task.shards()]
 
