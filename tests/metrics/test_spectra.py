@@ -131,6 +131,13 @@ def test_a_checkerboard_is_in_the_top_octave():
     assert top_octave_ratio(network(board)[0], network(board * 0 + 110)[0], network) > 100
 
 
+def test_a_step_between_opposite_borders_is_not_measured():
+    network = load_spectra(SIDE, SIDE).network
+    ramp = torch.linspace(0, 255, SIDE).round().byte().expand(1, 3, SIDE, -1)
+    power, grey = network(ramp)[0], network(torch.full_like(ramp, 128))[0]
+    assert top_octave_ratio(power, grey, network) < 2  # rounding; a periodic ramp, with its step, has 17,000
+
+
 def test_blank_images_have_the_power_of_rounding_and_give_a_number():
     grey = ArrayImages(np.full((5, SIDE, SIDE, 3), 77, np.uint8))
     found = scores(grey, images(noise(5)))
