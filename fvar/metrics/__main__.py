@@ -3,6 +3,7 @@
     python -m fvar.metrics results/runs/samples-0123456789abcdef emoji:train
     python -m fvar.metrics samples/ reference.npz --metrics fid --json
     python -m fvar.metrics samples.npz VIRTUAL_imagenet256_labeled.npz --extractor inception
+    python -m fvar.metrics samples/ emoji:train --metrics aliasing                   of the pixels: needs no network
 
 GENERATED and REAL: a folder of images, an .npz with arr_0 (N, H, W, 3) uint8, a samples run directory, or a data set
 DATASET[:SPLIT] (emoji, cifar10, folder, webdataset; train, heldout, all). REAL may also be an .npz with statistics mu
