@@ -117,9 +117,9 @@ def report(arguments: argparse.Namespace) -> int:
     from analysis.results import StudyResults
     from studies import outputs
 
-    _recorded(arguments)
-    draw = study(arguments.study).report or outputs.report
-    for path in draw(StudyResults.read(arguments.results, arguments.study, arguments.preset)):
+    name, preset = _recorded(arguments).folder.parts[-2:]
+    draw = study(name).report or outputs.report
+    for path in draw(StudyResults.read(arguments.results, name, preset)):
         print(path)
     return 0
 
