@@ -53,11 +53,11 @@ class Readings:
     @classmethod
     def of(cls, results: StudyResults) -> dict[str, Readings]:
         """By variant, in the study's order; variants without a finished cell are left out."""
-        finished = {
-            variant: [cell for cell in cells if cell.state[0] == "done"]
-            for variant, cells in results.variants().items()
-        }
-        return {variant: cls(cells[0].label, cells) for variant, cells in finished.items() if cells}
+        found = {}
+        for variant, cells in results.variants().items():
+            if read := [cell for cell in cells if cell.state[0] == "done" and "readability" in cell.chain]:
+                found[variant] = cls(cells[0].label, read)
+        return found
 
     @cached_property
     def bodies(self) -> list[dict[str, Any]]:
@@ -125,8 +125,8 @@ def draw(results: StudyResults) -> list[Path]:
     found = Readings.of(results)
     if not found:
         raise UserError(
-            f"no cell of {results.study} is done yet; "
-            f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
+            f"nothing of {results.study} was read yet; "
+            f"let `python -m studies.run text_readability --preset {results.preset}` go on first"
         )
     figures = {"readability": _curves(found), "strip": _strip(found), "clarity": _clarity(found)}
     for figure in figures.values():

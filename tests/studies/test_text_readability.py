@@ -195,7 +195,7 @@ def test_nothing_is_drawn_before_a_cell_is_done(tmp_path: Path) -> None:
     ctx = Context(STUDY, PRESETS["smoke"], results=tmp_path)
     record(ctx, STUDY.cells(ctx))
     assert outputs.write(ctx) == []
-    with pytest.raises(UserError, match="no cell of text_readability is done"):
+    with pytest.raises(UserError, match="nothing of text_readability was read yet"):
         report(ctx.read())
 
 
