@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fvar.config import DistillConfig
 from fvar.models.var import VarOutput
@@ -59,12 +60,9 @@ def distillation_loss(
 
 
 def divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """KL(p || q) in nats of two softmax distributions, (..., V) -> (...).
-
-    As <p, a - b> - lse(a) + lse(b) for logits a and b: a vocabulary is read as few times as possible.
-    """
-    overlap: Tensor = torch.linalg.vecdot(p_logits.softmax(-1), p_logits - q_logits)
-    return overlap - p_logits.logsumexp(-1) + q_logits.logsumexp(-1)
+    """KL(p || q) in nats of two softmax distributions, (..., V) -> (...)."""
+    each = F.kl_div(q_logits.log_softmax(-1), p_logits.log_softmax(-1), reduction="none", log_target=True)
+    return each.sum(-1)
 
 
 def token_weights(scale_weights: Sequence[float], patch_nums: Sequence[int], like: Tensor) -> Tensor:
