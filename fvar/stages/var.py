@@ -71,7 +71,7 @@ def build_task(run: RunDir) -> VarTask:
             _load_frozen(teacher, run, config.teacher)
     task = VarTask(
         student.to(device),
-        vqvae,
+        vqvae.quantize,  # without encoder and decoder, which then need no memory
         TokenSet(store.train, alias.train if alias else None),
         TokenSet(store.heldout, alias.heldout if alias else None),
         teacher=teacher,

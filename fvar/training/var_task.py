@@ -21,7 +21,7 @@ from fvar.training.task import Metrics, Task
 
 
 class Inputs(Protocol):
-    """Makes the transformer's teacher-forced input of tokens; a tokenizer's `VQVAE` is one."""
+    """Makes the transformer's teacher-forced input of tokens; a tokenizer's quantiser is one."""
 
     def var_input(self, indices: list[Tensor]) -> Tensor:
         """Tokens, one (B, p_k^2) int64 tensor a scale, to (B, L - p_1^2, Cz)."""
