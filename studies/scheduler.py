@@ -22,12 +22,12 @@ from typing import Literal
 
 from fvar.config import RuntimeConfig, Stage
 from fvar.rundir import RunDir, Status
-from studies.backends import Backend, Job, JobRecord, submitting
+from studies.backends import Backend, Job, JobRecord, in_parallel, submitting
 
 StageState = Literal["waiting", "ready", "queued", "running", "done", "failed", "cancelled", "blocked"]
 FINAL: frozenset[str] = frozenset({"done", "failed", "cancelled", "blocked"})
 STUCK: frozenset[str] = frozenset({"failed", "cancelled", "blocked"})
-FEW = 16  # stages whose directories are looked at between polls
+FEW = 64  # stages whose directories are looked at between polls
 MAX_LOSSES = 3  # jobs lost in a row without a step gained, before a stage is given up
 
 
@@ -73,6 +73,8 @@ class Scheduler:
 
     def add(self, stages: Iterable[Stage]) -> None:
         """Want these stages and all above them. What a finished stage was made from may be gone."""
+        stages = list(stages)
+        in_parallel(lambda stage: RunDir.create(self.root, stage, self.runtime), self._missing(stages))
         for stage in stages:
             if stage.name in self.nodes:
                 continue
@@ -85,6 +87,11 @@ class Scheduler:
             )
             run = run or RunDir.create(self.root, stage, self.runtime)
             self.nodes[stage.name] = Node(stage, run, JobRecord.read(run))
+
+    def _missing(self, stages: Iterable[Stage]) -> list[Stage]:
+        """The distinct stages among these without a directory; `RunDir.create` makes those of their inputs."""
+        named = {stage.name: stage for stage in stages if stage.name not in self.nodes}
+        return [stage for name, stage in named.items() if not (self.root / name / "config.json").exists()]
 
     def step(self) -> bool:
         """Look at every open stage once, then submit what is ready as far as there is room. Whether anything was."""

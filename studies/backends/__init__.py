@@ -14,16 +14,18 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from fvar import atomic
 from fvar.errors import UserError, unknown
 from fvar.rundir import RunDir
 from studies.profile import Profile
 
+WRITERS = 8
 CLUSTERS = ("inline", "local", "slurm")
 JobState = Literal["queued", "running", "lost", "dropped", "failed", "cancelled"]
 
@@ -66,6 +68,13 @@ class JobRecord:
 
     def write(self, run: RunDir) -> None:
         atomic.write_json(run.path / "job.json", dataclasses.asdict(self))
+
+
+def in_parallel(function: Callable[..., object], *arguments: Iterable[Any]) -> None:
+    """Call a function that writes files for each of many run directories; one after another each waits for the disk."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(function, *arguments):
+            pass
 
 
 class Backend(Protocol):

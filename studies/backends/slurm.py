@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fvar.errors import UserError
 from fvar.rundir import RunDir
-from studies.backends import Job, JobRecord
+from studies.backends import Job, JobRecord, in_parallel
 from studies.backends.clients import SlurmDown, call
 from studies.backends.probe import require_shared
 from studies.backends.snapshot import snapshot
@@ -113,9 +113,8 @@ class Slurm:
         for index, run in enumerate(runs):
             old = JobRecord.read(run)
             record = JobRecord(self.name, wave=wave, index=index, host=socket.gethostname(), submitted=time.time())
-            record = dataclasses.replace(record, losses=old.losses if old else 0, step=old.step if old else 0)
-            record.write(run)
-            records.append(record)
+            records.append(dataclasses.replace(record, losses=old.losses if old else 0, step=old.step if old else 0))
+        in_parallel(JobRecord.write, records, runs)
         try:
             jobs = sbatch.submit(self.folder / wave, [run.path for run in runs], resources, self.code, after)
         except sbatch.SubmissionRefused as error:
@@ -127,8 +126,8 @@ class Slurm:
             if error.temporary:
                 return
             raise UserError(f"sbatch refused the {kind} stages of profile {self.profile.name}: {error}") from None
-        for run, record, job in zip(runs, records, jobs, strict=True):
-            dataclasses.replace(record, job_id=job).write(run)
+        records = [dataclasses.replace(record, job_id=job) for record, job in zip(records, jobs, strict=True)]
+        in_parallel(JobRecord.write, records, runs)
 
     def _max_array_size(self) -> int:
         if not self._max_array:

@@ -1,9 +1,9 @@
 """What the driver costs: 300 trivial stages by a study against a bare `sbatch --array` of the same command.
 
-    python -m tests.benchmarks.bench_slurm [STAGES]
+    python -m tests.benchmarks.bench_slurm [STAGES [ROUNDS]]
 
 Needs the loopback cluster (`python -m slurm.loopback up`, as root); without one, only `status` is timed. Both
-sides are run twice, in turn, and the faster run of each counts. SLURM's client programs are counted by wrappers that
+sides are run in turn, twice unless told otherwise, and the faster run of each counts. SLURM's client programs are counted by wrappers that
 come first in PATH, the driver's memory is its VmRSS, sampled every half second.
 """
 
@@ -28,16 +28,18 @@ MEMORY = ("--mem=200M", "--cpus-per-task=1", "--time=15")
 
 def main() -> None:
     stages = int(sys.argv[1]) if len(sys.argv) > 1 else STAGES
-    print(f"status of {CELLS} cells in five stages each: {min(look() for _ in range(3)):.2f} s")
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 2
+    print(f"status of {CELLS} cells in five stages each: {min(look() for _ in range(3)):.2f} s", flush=True)
     cluster = Cluster(default_folder())
     if not cluster.running():
         print("bench_slurm: no loopback cluster runs here; start one with: python -m slurm.loopback up")
         return
     plain_runs, study_runs = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(2):
+        for number in range(rounds):
             plain_runs.append(bare(cluster, Path(folder) / f"bare{number}", stages))
             study_runs.append(driven(cluster, Path(folder) / f"study{number}", stages))
+            print(f"round {number}: bare {plain_runs[-1]:.1f} s, study {study_runs[-1][0]:.1f} s", flush=True)
     plain = min(plain_runs)
     study = min(seconds for seconds, _, _ in study_runs)
     calls = max(count / seconds for seconds, count, _ in study_runs)
