@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.bench_slurm [STAGES [ROUNDS]]
 
-Needs the loopback cluster (`python -m slurm.loopback up`, as root); without one, only `status` is timed. Both
-sides are run in turn, twice unless told otherwise, and the faster run of each counts. SLURM's client programs are counted by wrappers that
-come first in PATH, the driver's memory is its VmRSS, sampled every half second.
+Needs the loopback cluster (`python -m slurm.loopback up`, as root); without one, only `status` is timed. Both sides are
+run in turn, twice unless told otherwise, and the faster run of each counts. SLURM's client programs are counted by
+wrappers that come first in PATH, the driver's memory is its VmRSS, sampled every half second.
 """
 
 from __future__ import annotations
