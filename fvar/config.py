@@ -341,19 +341,6 @@ class ScoresConfig(Checked):
 
 
 @dataclass(frozen=True)
-class ReadabilityConfig(Checked):
-    """Has an OCR read rendered words off a structure tokenizer's reconstructions, scale by scale. Inputs: tokenizer."""
-
-    kind: typing.ClassVar[str] = "readability"
-    words: int = 48  # per font size, of the held-out pages of data set text; ours
-    batch_size: int = 16  # pages
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive(self, "words", "batch_size")
-
-
-@dataclass(frozen=True)
 class CurveConfig(Checked):
     """Samples that are drawn and scored while the network trains, beside the training: the convergence figure."""
 
@@ -367,10 +354,22 @@ class CurveConfig(Checked):
             raise UserError(f"curve.every must be at least 0 steps, got {self.every}")
 
 
+@dataclass(frozen=True)
+class ReadabilityConfig(Checked):
+    """Has an OCR read rendered words off a structure tokenizer's reconstructions, scale by scale. Inputs: tokenizer."""
+
+    kind: typing.ClassVar[str] = "readability"
+    words: int = 512  # per font size, or as many as the held-out pages of data set text hold; ours
+    batch_size: int = 16  # pages
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "words", "batch_size")
+
+
 StageConfig = TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig | ReadabilityConfig
 STAGE_CONFIGS: dict[str, type[StageConfig]] = {
-    cls.kind: cls
-    for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig, ReadabilityConfig)
+    cls.kind: cls for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig, ReadabilityConfig)
 }
 
 

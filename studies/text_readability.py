@@ -38,7 +38,9 @@ def cells(ctx: Context) -> Iterator[Cell]:
     for suffix, preset in rows.items():
         for name, (label, variant) in PYRAMIDS.items():
             for seed in range(ctx.seeds):
-                stage = Stage(ReadabilityConfig(), {"tokenizer": structure_tokenizer(preset, variant, seed)})
+                stage = Stage(
+                    ReadabilityConfig(words=preset.words), {"tokenizer": structure_tokenizer(preset, variant, seed)}
+                )
                 params = {"pyramid": name, "learned_on": preset.dataset}
                 yield Cell(name + suffix, f"{label}, learned on {preset.dataset}", seed, params, stage)
 
