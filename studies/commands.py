@@ -85,7 +85,10 @@ def cells_files(results: Path) -> list[Path]:
 
 
 def states(study: Recorded) -> tuple[dict[str, str], dict[str, Status]]:
-    """State and status of every stage that matters: one look at a finished cell, one per stage at any other."""
+    """State and status of every stage that matters: one look at a finished cell, one per stage at any other.
+
+    Nobody is asked: "queued" is a stage that a job was submitted for and that has not begun.
+    """
     statuses: dict[str, Status] = {}
     runs = study.runs
     for cell in study.cells:
@@ -96,8 +99,11 @@ def states(study: Recorded) -> tuple[dict[str, str], dict[str, Status]]:
                 break
     found: dict[str, str] = {}
     for name, status in statuses.items():
-        dead = status.state == "running" and time.time() - (status.updated or 0) > 60 and not _locked(study.runs / name)
-        found[name] = "interrupted" if dead else status.state
+        found[name] = status.state
+        if status.state == "running" and time.time() - (status.updated or 0) > 60 and not _locked(runs / name):
+            found[name] = "interrupted"
+        elif status.state == "waiting" and (record := JobRecord.read_in(runs / name)) and record.job_id:
+            found[name] = "queued"
     return found, statuses
 
 

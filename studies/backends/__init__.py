@@ -59,8 +59,13 @@ class JobRecord:
 
     @classmethod
     def read(cls, run: RunDir) -> JobRecord | None:
+        return cls.read_in(run.path)
+
+    @classmethod
+    def read_in(cls, path: Path) -> JobRecord | None:
+        """The record in a run directory, without opening that."""
         try:
-            body = json.loads((run.path / "job.json").read_text())
+            body = json.loads((path / "job.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return None
         known = {item.name for item in dataclasses.fields(cls)}

@@ -51,6 +51,15 @@ def test_status_of_a_thousand_cells_takes_less_than_a_second(tmp_path: Path) -> 
     assert best < 1.0
 
 
+def test_a_cell_is_queued_once_a_job_was_submitted_for_it(tmp_path: Path) -> None:
+    large_study(tmp_path, 4)
+    record = {"cluster": "slurm", "job_id": "7_0"}
+    (tmp_path / "runs" / f"var-{0:016x}" / "job.json").write_text(json.dumps(record))
+    (tmp_path / "runs" / f"var-{2:016x}" / "job.json").write_text(json.dumps({**record, "job_id": ""}))
+    rows = commands.status_rows(Recorded.read(tmp_path, "big", "smoke"))
+    assert [line.state for line in rows] == ["queued", "done", "waiting", "done"]
+
+
 def test_status_needs_neither_torch_nor_tables(tmp_path: Path) -> None:
     large_study(tmp_path, 2)
     code = (
