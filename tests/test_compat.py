@@ -73,7 +73,7 @@ def test_the_plain_second_implementation_gives_the_originals_numbers() -> None:
     [
         ((1, 2, 3, 5), 96, 3, 96, 3, True, 4, (1, 2), 4.0, 1e-6),
         ((2, 4, 8), 30, 1, 48, 4, True, 4, (1, 1, 2), 0.5, 1e-5),
-        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 40, 2, 48, 3, False, 2, (1,), 1.5, 1e-6),
+        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 40, 2, 48, 3, False, 3, (1,), 1.5, 1e-6),
     ],
 )
 def test_files_of_other_shapes_are_verified(

@@ -43,11 +43,21 @@ def test_composite_carries_what_the_decoder_misses_over_the_edge_and_no_further_
     image, generated = torch.full((3, 64, 64), 140).byte(), torch.full((1, 3, 64, 64), 100).byte()
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[:, 24:] = True
-    row = composite(generated, image, mask, reach=8)[0, 0, 30].int()
+    rows = composite(generated, image, mask, reach=8)[0, 0].int()
+    row = rows[30]
+    assert torch.equal(rows, row.expand(64, -1)), "up to the picture's border"
     steps = row.diff()
     assert abs(steps[23]) <= 4, "known and generated pixels meet without a seam"
     assert torch.all((steps <= 0) & (steps >= -6)), "it fades evenly"
     assert torch.all(row[24 + 8 :] == 100)
+
+
+@pytest.mark.parametrize("top", [0, 30, 62])
+def test_composite_mends_a_pinhole_by_all_that_is_missed_around_it(top: int) -> None:
+    image, generated = torch.full((3, 64, 64), 140).byte(), torch.full((1, 3, 64, 64), 100).byte()
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[top : top + 2, 40:42] = True
+    assert torch.equal(composite(generated, image, mask, reach=8)[0], image)
 
 
 def test_tiles_stand_where_rows_and_columns_say() -> None:
