@@ -89,13 +89,17 @@ def test_the_scale_survives_a_stop(tmp_path: Path) -> None:
     assert scale_of(run) == scale_of(whole) < 2.0**16  # torch's first scale
 
 
-@pytest.mark.slow  # compiles for a minute
+@pytest.mark.slow  # compiles for two minutes
 def test_compiled_networks_train_alike_and_keep_their_keys(tmp_path: Path) -> None:
     stage = tiny.var_stage(tiny.TEACHER)
     eager, compiled = (tiny.make_run(tmp_path / str(flag), stage, compile=flag) for flag in (False, True))
     for run in (eager, compiled):
         execute(run.path)
-    for ours, theirs in zip(records(compiled.path), records(eager.path), strict=True):
-        assert ours["cross_entropy"] == pytest.approx(theirs["cross_entropy"], abs=1e-3)
+    first, last = (
+        [[record["cross_entropy"] for record in run.metrics(split)] for run in (compiled, eager)]
+        for split in ("train", "heldout")
+    )
+    assert first[0][:2] == pytest.approx(first[1][:2], abs=1e-5)
+    assert last[0][-1] == pytest.approx(last[1][-1], rel=0.05)  # rounding has grown by then
     for file in ("model.safetensors", "teacher.safetensors"):
         assert load_file(compiled.path / file).keys() == load_file(eager.path / file).keys()
