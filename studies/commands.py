@@ -143,7 +143,7 @@ def follow(path: Path, say: Callable[[str], None], forever: bool) -> None:
         if not forever:
             say(file.read().rstrip("\n"))
             return
-        say("\n".join(log_tail(path)))
+        say("\n".join(line.removeprefix("  | ") for line in log_tail(path)))
         file.seek(0, os.SEEK_END)
         while True:
             text = file.read()
