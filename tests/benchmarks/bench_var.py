@@ -191,11 +191,11 @@ def measure(cases: list[Case], rounds: int, clock: str) -> None:
     for turn in range(rounds + 1):
         for case in cases:
             took = timed(case.run, now)
+            print(f"round {turn} of {rounds}: {case.name.strip()}, {took:.2f} s", file=sys.stderr, flush=True)
             if turn:
                 seconds[case.name].append(took)
         for dtype, found in ceilings.items():
             found.append(matmul_ceiling(dtype, now))
-        print(f"round {turn} of {rounds} done", file=sys.stderr, flush=True)
     for dtype, found in ceilings.items():
         print(f"matmul ceiling {str(dtype).removeprefix('torch.'):9} {max(found) / 1e9:6.0f} GFLOP/s")
     print(f"{'':32} {'seconds':>8} {'speed-up':>8} {'GFLOP/s':>8} {'of ceiling':>10}")
