@@ -28,8 +28,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	$(DEMO)
 
-test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not slurm and not browser"
+test: $(STAMP)  ## two at a time: every test computes on one thread
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not browser"
 
 test-slow: $(STAMP)  ## minutes each; those of the loopback cluster need root
 	$(BIN)/python -m pytest -m slow --timeout 3000
