@@ -68,8 +68,8 @@ def deferred() -> Iterator[StopRequest]:
 def raising() -> Iterator[None]:
     """Turn a stopping signal into `Stopped`, then hand it to the handler that was in place before.
 
-    So a stage ends with its status written, and submitit's own handler requeues the job afterwards. A `Stopped` that
-    was lost on its way is raised at the end of the block, or by the training loop at the end of its step.
+    So a stage ends with its status written before whoever started it, such as submitit's job, hears of the signal. A
+    `Stopped` that was lost on its way is raised at the end of the block, or by the training loop at its step's end.
     """
     handler = _Raising()
     previous: dict[int, Handler | int | None] = {}
