@@ -5,6 +5,7 @@ Both functions are exact in their own right; tests compare them with autograd in
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +33,8 @@ class _UnitLength(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        # Autocast would copy x to float32 for the norm; the meta device, on which operations are counted, has none.
+        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             y = x.clone(memory_format=torch.contiguous_format)  # before the norm, which is slow on scattered vectors
             factor = (size / torch.linalg.vector_norm(y, dim=-1, keepdim=True).clamp_min(1e-12)).to(x.dtype)
             y.mul_(factor)
