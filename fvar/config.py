@@ -9,32 +9,18 @@ A `Stage` is one of these configurations plus the stages it needs; its `signatur
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import ClassVar, Literal
 
-from fvar.errors import UserError, unknown
+from fvar.errors import UserError
+from fvar.plain import Checked, fraction, positive, to_dict
 
 Signal = Literal["structure", "alias"]
 Precision = Literal["fp32", "bf16", "fp16"]
-T = TypeVar("T")
-
-
-class Checked:
-    """Base of every configuration: each field must have its annotated type, each name must be a valid one."""
-
-    def __post_init__(self) -> None:
-        hints = _hints(type(self))
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _coerce(hints[item.name], getattr(self, item.name), f"{type(self).__name__}.{item.name}")
-            object.__setattr__(self, item.name, value)
-
 
 # --------------------------------------------------------------------------------------------------------- ingredients
 
@@ -55,8 +41,8 @@ class DataConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "image_size", "crops")
-        _fraction(self, "holdout", "bad_image_budget")
+        positive(self, "image_size", "crops")
+        fraction(self, "holdout", "bad_image_budget")
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ class PyramidConfig(Checked):
         super().__post_init__()
         if not self.patch_nums or list(self.patch_nums) != sorted(set(self.patch_nums)) or self.patch_nums[0] < 1:
             raise UserError(f"pyramid.patch_nums must rise from at least 1, got {self.patch_nums}")
-        _positive(self, "downsample_factor")
+        positive(self, "downsample_factor")
         if self.rho_max < 0:
             raise UserError(f"pyramid.rho_max must be >= 0 px, got {self.rho_max}")
 
@@ -123,7 +109,7 @@ class QuantiserConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "vocab_size", "num_phi")
+        positive(self, "vocab_size", "num_phi")
         if self.vocab_size > 1 << 16:
             raise UserError(f"quantiser.vocab_size {self.vocab_size} exceeds 65536: token stores keep 16 bits a token")
 
@@ -165,8 +151,8 @@ class TrainConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "steps", "batch_size", "eval_every", "eval_images")
-        _fraction(self, "warmup", "flat")
+        positive(self, "steps", "batch_size", "eval_every", "eval_images")
+        fraction(self, "warmup", "flat")
 
 
 @dataclass(frozen=True)
@@ -185,7 +171,7 @@ class TransformerConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "depth")
+        positive(self, "depth")
         if self.dim % self.num_heads:
             raise UserError(f"transformer.width {self.dim} is not a multiple of its {self.num_heads} heads")
 
@@ -218,7 +204,7 @@ class TeacherConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "blocks", "head_dim", "heads")
+        positive(self, "blocks", "head_dim", "heads")
 
 
 @dataclass(frozen=True)
@@ -256,7 +242,7 @@ class RuntimeConfig(Checked):
 class TokenizerConfig(Checked):
     """Trains one tokenizer. Inputs: none."""
 
-    kind: typing.ClassVar[str] = "tokenizer"
+    kind: ClassVar[str] = "tokenizer"
     signal: Signal = "structure"
     data: DataConfig = field(default_factory=DataConfig)
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
@@ -287,7 +273,7 @@ class TokensConfig(Checked):
     `signal` may differ from the tokenizer's: "without dual tokenizers" codes A_k by Q_L.
     """
 
-    kind: typing.ClassVar[str] = "tokens"
+    kind: ClassVar[str] = "tokens"
     signal: Signal = "structure"
     data: DataConfig = field(default_factory=DataConfig)
     batch_size: int = 64
@@ -298,7 +284,7 @@ class TokensConfig(Checked):
 class VarConfig(Checked):
     """Trains the deployment network. Inputs: tokens, and alias (tokens) where there is a teacher."""
 
-    kind: typing.ClassVar[str] = "var"
+    kind: ClassVar[str] = "var"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     teacher: TeacherConfig | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -311,7 +297,7 @@ class VarConfig(Checked):
 class SamplesConfig(Checked):
     """Generates class-balanced images. Inputs: var."""
 
-    kind: typing.ClassVar[str] = "samples"
+    kind: ClassVar[str] = "samples"
     count: int = 50_000  # VAR: 50 per class
     guidance: float = 1.5  # VAR
     top_k: int = 900  # VAR; clamped to the vocabulary
@@ -322,7 +308,7 @@ class SamplesConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "count", "batch_size")
+        positive(self, "count", "batch_size")
         if not 0 < self.top_p <= 1:
             raise UserError(f"samples.top_p must be in (0, 1], got {self.top_p}")
 
@@ -331,7 +317,7 @@ class SamplesConfig(Checked):
 class ScoresConfig(Checked):
     """Scores samples against real images. Inputs: samples."""
 
-    kind: typing.ClassVar[str] = "scores"
+    kind: ClassVar[str] = "scores"
     reference: DataConfig = field(default_factory=DataConfig)
     split: Literal["train", "heldout", "all"] = "train"
     reference_count: int = 0  # 0: the whole split; otherwise a class-balanced subset
@@ -358,13 +344,13 @@ class CurveConfig(Checked):
 class ReadabilityConfig(Checked):
     """Has an OCR read rendered words off a structure tokenizer's reconstructions, scale by scale. Inputs: tokenizer."""
 
-    kind: typing.ClassVar[str] = "readability"
+    kind: ClassVar[str] = "readability"
     words: int = 512  # per font size, or as many as the held-out pages of data set text hold; ours
     batch_size: int = 16  # pages
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "words", "batch_size")
+        positive(self, "words", "batch_size")
 
 
 StageConfig = TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig | ReadabilityConfig
@@ -412,97 +398,3 @@ def signature(config: StageConfig, inputs: Mapping[str, str]) -> str:
     """Hash of a stage's kind, configuration and the signatures of its inputs."""
     identity = {"kind": config.kind, "config": to_dict(config), "inputs": dict(sorted(inputs.items()))}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-# ------------------------------------------------------------------------------------------- to and from plain values
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as nested dictionaries of JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
-
-
-def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build a configuration, checking every key and type.
-
-    Raises `UserError` naming the key and what is valid there.
-    """
-    where = where or cls.__name__
-    hints = _hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a table of settings, got {values!r}")
-    for key in values:
-        if key not in names:
-            raise unknown(f"key in {where}", key, names)
-    return cls(**{key: _coerce(hints[key], value, f"{where}.{key}") for key, value in values.items()})
-
-
-def replace_path(config: T, path: str, value: Any) -> T:
-    """A copy with one dotted field changed, e.g. `replace_path(cfg, "train.lr", 3e-4)`."""
-    head, _, rest = path.partition(".")
-    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
-    if head not in names:
-        raise unknown(f"key in {type(config).__name__}", head, names)
-    current = getattr(config, head)
-    if rest and not dataclasses.is_dataclass(current):
-        raise UserError(f"{type(config).__name__}.{head} has no settings of its own, so {path!r} leads nowhere")
-    hint = _hints(type(config))[head]
-    new = replace_path(current, rest, value) if rest else _coerce(hint, value, f"{type(config).__name__}.{head}")
-    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines `key: old -> new` for every leaf in which two nested dictionaries differ."""
-    lines: list[str] = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new, path = before.get(key), after.get(key), f"{prefix}{key}"
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, f"{path}.")
-        elif old != new:
-            lines.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
-    return lines
-
-
-# The annotations of a class; resolving them is the slow part of making a configuration.
-_hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type, or a `UserError` that names the place."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in args:
-            raise unknown(where, value, map(str, args))
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _coerce(next(arg for arg in args if arg is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else from_dict(hint, value, where)  # type: ignore[arg-type]
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise UserError(f"{where} must be a list, got {value!r}")
-        if args[-1] is Ellipsis:
-            return tuple(_coerce(args[0], item, where) for item in value)
-        if len(value) != len(args):
-            raise UserError(f"{where} must have {len(args)} values, got {list(value)}")
-        return tuple(_coerce(arg, item, where) for arg, item in zip(args, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"{where} must be {hint.__name__}, got {value!r}")
-    return value
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise UserError(f"{type(config).__name__}.{name} must be at least 1, got {getattr(config, name)}")
-
-
-def _fraction(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"{type(config).__name__}.{name} must be in [0, 1), got {getattr(config, name)}")

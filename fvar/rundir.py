@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fvar import atomic
-from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, differences, from_dict, signature, to_dict
+from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
 from fvar.errors import UserError, unknown
+from fvar.plain import differences, from_dict, to_dict
 
 FORMAT = 1
 State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled"]

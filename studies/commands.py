@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import StudyResults
-from fvar.config import differences, to_dict
 from fvar.errors import UserError, unknown
+from fvar.plain import differences, to_dict
 from fvar.rundir import RunDir, Status, read_status
 from studies.backends import Backend, JobRecord, submitting
 from studies.driver import log_tail

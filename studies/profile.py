@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fvar.config import STAGE_CONFIGS, Checked, from_dict
+from fvar.config import STAGE_CONFIGS
 from fvar.errors import UserError, unknown
+from fvar.plain import Checked, from_dict
 
 FOLDER = Path(__file__).resolve().parent.parent / "slurm"
 DEFAULT = FOLDER / "a100.toml"

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, from_dict, replace_path, to_dict
+from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig
 from fvar.errors import UserError, unknown
+from fvar.plain import from_dict, replace_path, to_dict
 from studies.study import Cell
 
 # What a shorthand means for each kind of stage.

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvar import atomic
-from fvar.config import Stage, to_dict
+from fvar.config import Stage
 from fvar.errors import UserError, unknown
+from fvar.plain import to_dict
 from studies.presets import Preset
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.results import CellResult, StudyResults
 from fvar import atomic
-from fvar.config import to_dict
 from fvar.errors import UserError
+from fvar.plain import to_dict
 from fvar.rundir import RunDir
 from studies.table import METRICS
 

@@ -25,12 +25,9 @@ from fvar.config import (
     TrainConfig,
     TransformerConfig,
     VarConfig,
-    differences,
-    from_dict,
-    replace_path,
-    to_dict,
 )
 from fvar.errors import UserError
+from fvar.plain import differences, from_dict, replace_path, to_dict
 
 ALL = [
     TokenizerConfig(),

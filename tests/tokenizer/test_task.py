@@ -15,10 +15,10 @@ from fvar.config import (
     TokenizerConfig,
     TokenizerLossConfig,
     TrainConfig,
-    replace_path,
 )
 from fvar.data import to_float
 from fvar.errors import UserError
+from fvar.plain import replace_path
 from fvar.tokenizer.task import TokenizerTask
 from fvar.training import optim
 from fvar.training.task import Metrics

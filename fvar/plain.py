@@ -1,0 +1,122 @@
+"""Configurations as plain values and back, every key and every type checked.
+
+A configuration is a frozen dataclass that extends `Checked`. What is wrong with a value, a key or a path raises
+`UserError` that names the place and what is valid there. Nothing in this module needs torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+from fvar.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+class Checked:
+    """Base of every configuration: each field must have its annotated type, each name must be a valid one."""
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _coerce(hints[item.name], getattr(self, item.name), f"{type(self).__name__}.{item.name}")
+            object.__setattr__(self, item.name, value)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries of JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build a configuration, checking every key and type.
+
+    Raises `UserError` naming the key and what is valid there.
+    """
+    where = where or cls.__name__
+    hints = _hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a table of settings, got {values!r}")
+    for key in values:
+        if key not in names:
+            raise unknown(f"key in {where}", key, names)
+    return cls(**{key: _coerce(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def replace_path(config: T, path: str, value: Any) -> T:
+    """A copy with one dotted field changed, e.g. `replace_path(cfg, "train.lr", 3e-4)`."""
+    head, _, rest = path.partition(".")
+    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
+    if head not in names:
+        raise unknown(f"key in {type(config).__name__}", head, names)
+    current = getattr(config, head)
+    if rest and not dataclasses.is_dataclass(current):
+        raise UserError(f"{type(config).__name__}.{head} has no settings of its own, so {path!r} leads nowhere")
+    hint = _hints(type(config))[head]
+    new = replace_path(current, rest, value) if rest else _coerce(hint, value, f"{type(config).__name__}.{head}")
+    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: old -> new` for every leaf in which two nested dictionaries differ."""
+    lines: list[str] = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new, path = before.get(key), after.get(key), f"{prefix}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{path}.")
+        elif old != new:
+            lines.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
+    return lines
+
+
+# The annotations of a class; resolving them is the slow part of making a configuration.
+_hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type, or a `UserError` that names the place."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise unknown(where, value, map(str, args))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(arg for arg in args if arg is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise UserError(f"{where} must be a list, got {value!r}")
+        if args[-1] is Ellipsis:
+            return tuple(_coerce(args[0], item, where) for item in value)
+        if len(value) != len(args):
+            raise UserError(f"{where} must have {len(args)} values, got {list(value)}")
+        return tuple(_coerce(arg, item, where) for arg, item in zip(args, value, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{where} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def positive(config: Any, *names: str) -> None:
+    """Raise `UserError` for a field below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{type(config).__name__}.{name} must be at least 1, got {getattr(config, name)}")
+
+
+def fraction(config: Any, *names: str) -> None:
+    """Raise `UserError` for a field outside [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{type(config).__name__}.{name} must be in [0, 1), got {getattr(config, name)}")
