@@ -101,10 +101,10 @@ def _images(settings: Settings) -> dict[str, Tensor]:
     import torch
 
     from fvar.config import DataConfig
-    from fvar.data import balanced_subset, charts, open_dataset, to_float
+    from fvar.data import charts, open_dataset, to_float
 
     emoji = open_dataset(DataConfig(dataset="emoji", image_size=settings.emoji_side), "all")
-    chosen = balanced_subset(emoji.names, emoji.labels.tolist(), settings.emoji_per_class * emoji.num_classes, seed=0)
+    chosen = emoji.balanced(settings.emoji_per_class * emoji.num_classes, seed=0)
     side = settings.chart_side
     noise = torch.rand(4, 1, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     bundles = [
@@ -112,7 +112,7 @@ def _images(settings: Settings) -> dict[str, Tensor]:
         for degrees in (0, 22.5, 45, 67.5)
     ]
     return {
-        "emoji": to_float(emoji.batch(chosen)).mean(1, keepdim=True),
+        "emoji": to_float(chosen.batch(range(len(chosen)))).mean(1, keepdim=True),
         "text": charts.rendered_text(side)[None],
         "gratings": torch.stack(bundles),
         "siemens_star": charts.siemens_star(side)[None],

@@ -11,10 +11,10 @@ from fvar.data.folder import open_folder
 from fvar.data.images import to_float, to_uint8
 from fvar.data.imageset import ImageSet, prefetch
 from fvar.data.shards import open_shards
-from fvar.data.split import balanced_subset, heldout_mask
+from fvar.data.split import heldout_mask
 from fvar.data.text import open_text
 
-__all__ = ["ImageSet", "Split", "balanced_subset", "open_dataset", "prefetch", "to_float", "to_uint8"]
+__all__ = ["ImageSet", "Split", "open_dataset", "prefetch", "to_float", "to_uint8"]
 
 Split = Literal["train", "heldout", "all"]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fvar.config import DataConfig
 from fvar.data.images import DECODE_ERRORS, crop_at, resize_shorter, resized_side, to_tensor
+from fvar.data.split import balanced_subset
 from fvar.errors import UserError
 
 
@@ -71,6 +72,10 @@ class ImageSet(ABC):
     @abstractmethod
     def select(self, indices: Sequence[int]) -> ImageSet:
         """The subset of these images, in this order."""
+
+    def balanced(self, count: int, seed: int) -> ImageSet:
+        """`count` of these images (all, if there are no more), class sizes as equal as the data allow."""
+        return self.select(balanced_subset(self.names, self.labels.tolist(), count, seed))
 
 
 class MemoryImages(ImageSet):

@@ -82,7 +82,7 @@ def measure(
     if not isinstance(run.config, TokenizerConfig):
         raise UserError(f"{run.path} holds a {run.kind} run; name one of a tokenizer, results/runs/tokenizer-...")
     # Importing torch takes seconds: what is above answers without it.
-    from fvar.data import balanced_subset, open_dataset
+    from fvar.data import open_dataset
     from fvar.metrics.features import load_extractor
     from fvar.metrics.scales import reconstruct
     from fvar.tokenizer.bundle import load_tokenizer
@@ -92,7 +92,7 @@ def measure(
     tokenizer = load_tokenizer(run, where)
     images = open_dataset(run.config.data, split)
     if count:
-        images = images.select(balanced_subset(images.names, images.labels.tolist(), count, run.config.data.split_seed))
+        images = images.balanced(count, run.config.data.split_seed)
     named = extractor != NO_EXTRACTOR
     found = load_extractor(extractor, device=where) if named else "left out by --extractor none"
     scales = reconstruct(tokenizer, images, found, batch_size, _progress)

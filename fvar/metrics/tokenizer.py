@@ -51,7 +51,7 @@ def measure(run: RunDir, count: int, batch_size: int = 16, device: str = "auto")
     """
     from torch import Tensor
 
-    from fvar.data import balanced_subset, open_dataset, to_float
+    from fvar.data import open_dataset, to_float
     from fvar.metrics.edges import staircase
     from fvar.metrics.shift import shift_consistency, shifts_within
     from fvar.tokenizer.bundle import load_tokenizer
@@ -66,13 +66,12 @@ def measure(run: RunDir, count: int, batch_size: int = 16, device: str = "auto")
         return tokenizer.vqvae.decode(tokenizer.vqvae.indices_to_f_hat(tokenizer.encode_images(x))[-1])
 
     data = tokenizer.config.data
-    images = open_dataset(data, "heldout")
-    chosen = balanced_subset(images.names, images.labels.tolist(), min(count, len(images)), data.split_seed)
+    images = open_dataset(data, "heldout").balanced(count, data.split_seed)
     shifts = shifts_within(tokenizer.config.pyramid.downsample_factor)
-    found = shift_consistency(reconstruct, to_float(images.batch(chosen)), shifts, batch_size)
+    found = shift_consistency(reconstruct, to_float(images.batch(range(len(images)))), shifts, batch_size)
     edges = staircase(reconstruct, data.image_size)
     return {
-        "images": len(chosen),
+        "images": len(images),
         "data": f"{data.dataset} at {data.image_size} px",
         "reconstruction_db": found.reconstruction,
         "shift_consistency_db": found.psnr,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from torch import Tensor
 
 from fvar import atomic
 from fvar.config import ScoresConfig
-from fvar.data import ImageSet, balanced_subset, open_dataset
+from fvar.data import ImageSet, open_dataset
 from fvar.metrics.compare import score
 from fvar.metrics.features import Extractor, Images, extract, extract_cached, load_extractor
 from fvar.metrics.sources import ArrayImages, open_archive
@@ -34,7 +35,7 @@ def run(run: RunDir) -> None:
             said = time.monotonic()
             run.update(step=done, steps=total, rate=rate, eta=(total - done) / rate)
 
-    cache = run.path.parent.parent / "cache" / "features"  # beside runs/: shared by all studies of these results
+    cache = feature_cache(run)
 
     def features(extractor: Extractor, images: Images) -> Tensor:
         run.update(note=f"{extractor.name} of the {'real images' if images is real else 'samples'}")
@@ -55,5 +56,9 @@ def reference(config: ScoresConfig, workers: int = 2) -> ImageSet:
     images = open_dataset(config.reference, config.split, workers)
     if not config.reference_count:
         return images
-    chosen = balanced_subset(images.names, images.labels.tolist(), config.reference_count, config.reference.split_seed)
-    return images.select(chosen)
+    return images.balanced(config.reference_count, config.reference.split_seed)
+
+
+def feature_cache(run: RunDir) -> Path:
+    """Where features of real images are kept, beside runs/: all studies of these results share them."""
+    return run.path.parent.parent / "cache" / "features"

@@ -88,11 +88,10 @@ def build_task(run: RunDir) -> VarTask:
 
 def _curve(run: RunDir, config: CurveConfig, student: VAR, vqvae: VQVAE) -> Measure:
     # The packages that score take seconds to import.
-    from fvar.stages.scores import reference
+    from fvar.stages.scores import feature_cache, reference
     from fvar.training.sample_curve import SampleCurve
 
-    cache = run.path.parent.parent / "cache" / "features"  # where the stage `scores` keeps them, too
-    return SampleCurve(config, student, vqvae, reference(config.scores, run.runtime.workers), cache)
+    return SampleCurve(config, student, vqvae, reference(config.scores, run.runtime.workers), feature_cache(run))
 
 
 def _alias_store(run: RunDir, config: VarConfig, store: TokenStore) -> TokenStore | None:
