@@ -159,6 +159,19 @@ class StudyResults:
         """Whether all cells' tokens are of one tokenizer; if not, their token losses cannot be compared."""
         return len({run.name for cell in self.cells if (run := cell.chain.get("tokens.tokenizer"))}) <= 1
 
+    def shortfalls(self) -> list[str]:
+        """Sentences about stages that some attempt computed in another precision than configured (fvar.precision)."""
+        kinds: dict[tuple[str, str], set[str]] = {}
+        for run in {run.name: run for cell in self.cells for run in cell.chain.values()}.values():
+            for attempt in run.attempts():
+                asked, computed = attempt.get("precision"), attempt.get("computed_in")
+                if asked and computed and asked != computed:
+                    kinds.setdefault((asked, computed), set()).add(run.kind)
+        return [
+            f"Computed in {computed} instead of {asked}, for which the processor had no kernels: {', '.join(sorted(k))}"
+            for (asked, computed), k in sorted(kinds.items())
+        ]
+
     def variants(self) -> dict[str, list[CellResult]]:
         """The cells of each variant (its seeds), in the study's order."""
         groups: dict[str, list[CellResult]] = {}

@@ -24,13 +24,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from fvar.errors import Interrupted, StageFailed, UserError, run_main
 from fvar.rundir import RunDir, State, Status
+
+if TYPE_CHECKING:
+    import torch
 
 HEARTBEAT_SECONDS = 10.0  # a running stage refreshes its status at least so often
 PARALLEL_KINDS = ("tokenizer", "tokens", "var", "samples")  # by all ranks together; the rest by rank 0
@@ -65,13 +68,14 @@ def execute(path: Path, *, echo: bool = False) -> Status:
 
         if run.runtime.threads:
             torch.set_num_threads(run.runtime.threads)
-        with distributed.process_group(distributed.pick_device(run.runtime.device)):
+        device = distributed.pick_device(run.runtime.device)
+        with distributed.process_group(device):
             first = distributed.rank() == 0
             with _owning(run) if first else contextlib.nullcontext():
                 # Another process may have finished it since we looked; all ranks must see the same answer.
                 if distributed.from_first(not run.done):
                     if first:
-                        _supervised(run, echo)
+                        _supervised(run, device, echo)
                     elif run.kind in PARALLEL_KINDS:
                         _stage(run)
     return run.status
@@ -150,8 +154,12 @@ def _stage(run: RunDir) -> None:
         importlib.import_module(f"fvar.stages.{run.kind}").run(run)
 
 
-def _supervised(run: RunDir, echo: bool) -> None:
+def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
     """Run the stage with its log and heartbeat, and decide the state it ends in."""
+    from fvar import precision
+
+    asked = precision.asked_by(run.config)
+    computed = precision.computed(asked, device) if asked else None
     before = run.status
     started = time.time()
 
@@ -162,9 +170,11 @@ def _supervised(run: RunDir, echo: bool) -> None:
     attempt = before.attempts + 1
     changes = {"started": started, "attempts": attempt, "host": socket.gethostname(), "pid": os.getpid()}
     run.update(state="running", error="", note="", **changes)
-    _record_attempt(run, attempt, started)
+    _record_attempt(run, attempt, started, {"precision": asked, "computed_in": computed})
     with _log_to(run.path / "log", echo):
         print(f"--- {run.name}, attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}, {changes['host']}", flush=True)
+        if asked and asked != computed:
+            print(precision.shortfall(asked), flush=True)
         try:
             with _heartbeat(run):
                 _stage(run)
@@ -189,7 +199,7 @@ def _supervised(run: RunDir, echo: bool) -> None:
     )  # the output is written; nothing will continue from them
 
 
-def _record_attempt(run: RunDir, attempt: int, started: float) -> None:
+def _record_attempt(run: RunDir, attempt: int, started: float, arithmetic: Mapping[str, str | None]) -> None:
     """Append what this attempt runs on to `attempts.jsonl`: never part of the run's identity."""
     import torch
 
@@ -206,6 +216,7 @@ def _record_attempt(run: RunDir, attempt: int, started: float) -> None:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+        **arithmetic,
     }
     with open(run.path / "attempts.jsonl", "a") as file:
         file.write(json.dumps(record) + "\n")

@@ -7,6 +7,7 @@
         metrics.jsonl    one record per line, by step                            appended
         checkpoints/     written by fvar.training.checkpoint
         snapshots/       weights still to be measured, by fvar.training.probes
+        attempts.jsonl   what each attempt ran on: versions, device, precision   appended
         log              what the stage printed
         lock             held (flock) while a process works here
 
@@ -194,15 +195,12 @@ class RunDir:
 
     def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
         """All complete records, in the order written; a torn last line is left out."""
-        try:
-            text = (self.path / "metrics.jsonl").read_text()
-        except FileNotFoundError:
-            return []
-        records = []
-        for line in text.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
+        records = _read_lines(self.path / "metrics.jsonl")
         return [record for record in records if split is None or record["split"] == split]
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What every attempt ran on (see fvar.run), in order."""
+        return _read_lines(self.path / "attempts.jsonl")
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the records of steps that will be repeated after a resume."""
@@ -258,6 +256,19 @@ def _acquire(handle: int, path: Path, patience: float = 1.0) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete records of a file of JSON lines; none of a file that does not exist."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return []
+    records = []
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
 
 
 def _read_object(path: Path) -> dict[str, Any]:

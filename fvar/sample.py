@@ -64,6 +64,7 @@ def generate(args: argparse.Namespace) -> None:
     from fvar.data.images import to_uint8
     from fvar.editing import composite, known_tokens, read_image, read_mask, tile, write_png
     from fvar.models.loading import load_var
+    from fvar.precision import computed, shortfall
     from fvar.rundir import RunDir
     from fvar.sampling import decode, image_seeds, prepare, sample
     from fvar.tokenizer.bundle import load_tokenizer
@@ -84,6 +85,8 @@ def generate(args: argparse.Namespace) -> None:
         side = tokenizer.config.pyramid.image_size
         image, mask = read_image(args.inpaint, side), read_mask(args.mask, side)
         known = known_tokens(tokenizer, image, mask)
+    if computed(args.precision, device) != args.precision:
+        print(shortfall(args.precision), file=sys.stderr)
     prepare(var, vqvae, args.precision, device)
 
     args.out.mkdir(parents=True, exist_ok=True)

@@ -231,6 +231,7 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
         lines.append(
             "Held-out cross-entropy (nats per token) and accuracy compare only variants that share a tokenizer."
         )
+    lines += [f"{text}." for text in results.shortfalls()]
     caveats = dict.fromkeys(text for text in frame["caveats"].dropna() if text)
     lines += [f"{text}." for text in caveats]
     lines += [f"{name} is blank: {reason}." for name, reason in _blanks(frame).items()]

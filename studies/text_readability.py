@@ -144,6 +144,7 @@ def notes(results: StudyResults, found: Mapping[str, Readings]) -> list[str]:
         lines.append(
             "Small tokenizers, briefly trained: which way rates move, not how well the method writes at its size."
         )
+    lines += [f"{text}." for text in results.shortfalls()]
     for cell in results.cells:
         state, detail = cell.state
         if state != "done":

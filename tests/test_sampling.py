@@ -14,6 +14,8 @@ from tests import tiny
 
 LABELS = torch.arange(9) % tiny.CLASSES
 
+pytestmark = pytest.mark.usefixtures("half_precision")
+
 
 def networks(precision: str = "fp32") -> tuple[VAR, VQVAE]:
     var, vqvae = tiny.var(), tiny.vqvae()

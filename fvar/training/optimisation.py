@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fvar import per_image
 from fvar.config import TrainConfig
+from fvar.precision import DTYPES, computed
 from fvar.training import distributed, optim
 from fvar.training.data_feed import MicroBatch
 from fvar.training.task import Batch, Metrics, Task
@@ -18,8 +19,6 @@ from fvar.training.task import Batch, Metrics, Task
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Phase(Generic[Batch]):
@@ -87,9 +86,10 @@ class Phase(Generic[Batch]):
         self.scaler.update()
 
     def autocast(self) -> torch.autocast:
-        """The configured mixed precision."""
-        dtype = AUTOCAST.get(self.config.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        """The configured mixed precision, as far as the device has kernels of it."""
+        precision = computed(self.config.precision, self.device)
+        mixed = precision != "fp32"
+        return torch.autocast(self.device.type, dtype=DTYPES[precision] if mixed else None, enabled=mixed)
 
     @contextlib.contextmanager
     def _drawing(self, micro: MicroBatch[Batch], last: bool) -> Iterator[None]:

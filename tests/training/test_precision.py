@@ -21,6 +21,8 @@ from tests.training import tiny
 from tests.training.processes import fingerprint, records
 from tests.training.toy import ToyTask, config, run_dir
 
+pytestmark = pytest.mark.usefixtures("half_precision")
+
 
 class Overflowing(ToyTask):
     """One step's loss is so large that its scaled gradients leave the range of float16, not that of float32."""
