@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fvar.models.blocks import Block
 from fvar.models.var import VAR
+from fvar.tokenizer.autoencoder import ResnetBlock, Upsample
 from fvar.tokenizer.vqvae import VQVAE
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -69,7 +70,8 @@ def sample(var: VAR, vqvae: VQVAE, labels: Tensor, guidance: float, top_k: int, 
         conditional, free = run_blocks(var, x, condition, None, cache).chunk(2)
         t = guidance * k / last
         logits = (1 + t) * conditional - t * free
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
+        least = logits.topk(top_k, sorted=False).values.amin(-1, keepdim=True)
+        logits = logits.masked_fill(logits < least, -torch.inf)
         ranked, order = logits.sort(descending=False)
         drop = ranked.softmax(-1).cumsum(-1) <= 1 - top_p
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
@@ -83,5 +85,21 @@ def sample(var: VAR, vqvae: VQVAE, labels: Tensor, guidance: float, top_k: int, 
 
 @torch.no_grad()
 def decode(vqvae: VQVAE, f_hat: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1], the whole batch at once, channels outermost."""
-    return vqvae.render(f_hat).clamp(-1, 1)
+    """Images (B, 3, H, W) in [-1, 1], the whole batch at once, channels outermost, pixels doubled first."""
+    decoder = vqvae.decoder
+    h = resnet(decoder.mid.block_1, decoder.conv_in(vqvae.post_quant_conv(f_hat)))
+    h = resnet(decoder.mid.block_2, decoder.mid.attn_1(h))
+    for level in reversed(list(decoder.up)):
+        for i, block in enumerate(level.block):
+            h = resnet(block, h)
+            if len(level.attn):
+                h = level.attn[i](h)
+        if isinstance(level.upsample, Upsample):
+            h = level.upsample.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+    return decoder.conv_out(F.silu(decoder.norm_out(h), inplace=True)).clamp(-1, 1)
+
+
+def resnet(block: ResnetBlock, x: Tensor) -> Tensor:
+    h = block.conv1(F.silu(block.norm1(x), inplace=True))
+    h = block.conv2(F.silu(block.norm2(h), inplace=True))
+    return block.nin_shortcut(x) + h

@@ -7,9 +7,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn import functional as F
 
 from fvar.config import AutoencoderConfig, QuantiserConfig
+from fvar.tokenizer.autoencoder import Upsample
 from fvar.tokenizer.vqvae import VQVAE
+from tests import tiny
+from tests.benchmarks import reference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -46,6 +50,29 @@ def test_encoder_tokens_and_decoder_reproduce_the_original(vae: VQVAE, golden: d
     torch.testing.assert_close(f_hat, golden["out.f_hat"], atol=1e-5, rtol=0)
     torch.testing.assert_close(vae.decode(f_hat), golden["out.reconstruction"], atol=1e-5, rtol=0)
     torch.testing.assert_close(vae.var_input(indices), golden["out.var_input"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (3, 5)])
+def test_doubling_pixels_and_convolving_is_one_transposed_convolution(size: tuple[int, int]) -> None:
+    """At the borders too, and for the gradients."""
+    layer, x = Upsample(3).double(), torch.randn(2, 3, *size, dtype=torch.float64)
+    plain = layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(layer(x), plain)
+    weight = torch.randn_like(plain)
+    for mine, theirs in zip(
+        torch.autograd.grad((layer(x) * weight).sum(), list(layer.parameters())),
+        torch.autograd.grad((plain * weight).sum(), list(layer.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@torch.no_grad()
+def test_the_benchmarks_plain_reference_decodes_the_same_and_nothing_is_changed_in_place() -> None:
+    vqvae, f_hat = tiny.vqvae(), torch.randn(2, tiny.CHANNELS, 3, 3)
+    before = f_hat.clone()
+    torch.testing.assert_close(vqvae.decode(f_hat), reference.decode(vqvae, f_hat))
+    assert torch.equal(f_hat, before)
 
 
 def test_state_dict_has_the_originals_keys_and_shapes() -> None:
