@@ -16,6 +16,9 @@ from fvar.models.gradients import prefix_attention, runs, unit_length
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, VAR's cap of the learned temperature
 
 
+SCORES = 1 << 24  # numbers that written-out attention holds at a time
+
+
 class KVCache:
     """Keys and values of one block for all scales, allocated once: two tensors (B, H, L, D)."""
 
@@ -70,31 +73,48 @@ class SelfAttention(nn.Module):
             q, k, softmax_scale = unit_length(q, temperature), unit_length(k, temperature.new_ones(())), 1.0
         if cache is not None:
             k, v = cache.append(k, v)
-            out = attend(q, k, v, softmax_scale)
+            out = attend(q, k, v, softmax_scale).transpose(1, 2)
         else:
-            out = block_causal_attention(q, k, v, scale_ends, softmax_scale)
-        projected: Tensor = self.proj(out.transpose(1, 2).reshape(batch, length, dim))
+            # A copy: the backward pass then keeps v alone, and not all of the projection it is a part of.
+            out = block_causal_attention(q, k, v.contiguous(), scale_ends, softmax_scale)
+        projected: Tensor = self.proj(out.reshape(batch, length, dim))
         return projected
 
 
 def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float) -> Tensor:
-    """softmax(scale q k^T) v (B, H, L, D) in which a scale's queries see the keys of that scale and of those before it.
+    """softmax(scale q k^T) v in which a scale's queries see the keys of that scale and of those before it.
 
-    Training in bfloat16 on a CPU it is written out: torch's fused kernel has no bfloat16 arithmetic there, so the plain
-    products take 0.6 of its time, forward and backward. Their scores are rounded, which doubles the rounding error of
-    the result (0.8 % against 0.45 % for a temperature of 16).
+    q, k, v (B, H, L, D) -> (B, L, H, D).
+
+    In bfloat16 on a CPU it is written out, as in `attend`.
     """
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad:
+    if _plain_products(q) and q.requires_grad:
         heads = q.shape[1]
         q, k, v = (t.contiguous().flatten(0, 1) for t in (q if scale == 1 else q * scale, k, v))
-        return prefix_attention(q, k, v, scale_ends).view(-1, heads, *q.shape[1:])
+        return prefix_attention(q, k, v, scale_ends).view(-1, heads, *q.shape[1:]).transpose(1, 2)
     parts = [
-        attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale, hidden)
+        attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale, hidden).transpose(1, 2)
         for start, end, hidden in runs(scale_ends, q.device)
     ]
-    return torch.cat(parts, dim=2)
+    return torch.cat(parts, dim=1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, hidden: Tensor | None = None) -> Tensor:
-    """softmax(scale q k^T) v, without the pairs that are `hidden` (n, m)."""
+    """softmax(scale q k^T) v, without the pairs that are `hidden` (n, m).
+
+    In bfloat16 on a CPU it is written out: torch's fused kernel has no bfloat16 arithmetic there, so the plain products
+    take 0.6 of its time, forward and backward. Their scores are rounded, which doubles the rounding error of the result
+    (0.8 % against 0.45 % for a temperature of 16).
+    """
+    if _plain_products(q) and hidden is None and not torch.is_grad_enabled():
+        out = torch.empty_like(q)
+        scores = q.shape[1] * q.shape[2] * k.shape[2]  # of one image
+        for part, *qkv in zip(*(torch.split(t, max(1, SCORES // scores)) for t in (out, q, k, v)), strict=True):
+            weights = (qkv[0] * scale if scale != 1 else qkv[0]) @ qkv[1].mT
+            torch.matmul(weights.softmax(-1), qkv[2], out=part)
+        return out
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if hidden is None else ~hidden, scale=scale)
+
+
+def _plain_products(q: Tensor) -> bool:
+    return q.dtype == torch.bfloat16 and q.device.type == "cpu"

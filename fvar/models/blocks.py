@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fvar import per_image
 from fvar.config import TransformerConfig
 from fvar.models.attention import KVCache, SelfAttention
+from fvar.models.gradients import modulated_norm, without_autocast
 
 
 class FeedForward(nn.Module):
@@ -38,8 +39,12 @@ class Modulation(nn.Sequential):
         return cast(nn.Linear, self[1])
 
     def forward(self, condition: Tensor) -> Tensor:
-        """(B, C) -> (count, B, 1, C)."""
-        out: Tensor = self[1](self[0](condition))
+        """(B, C) -> (count, B, 1, C).
+
+        Not in mixed precision: for a row an image, rounding the weights takes longer than their product.
+        """
+        with without_autocast(condition):
+            out: Tensor = self[1](self[0](condition))
         return out.view(len(condition), self.count, 1, -1).transpose(0, 1)
 
 
@@ -98,8 +103,3 @@ class Head(nn.Module):
         """Normalise and modulate x (B, L, C) by the class embedding (B, C)."""
         scale, shift = self.ada_lin(condition)
         return modulated_norm(x, scale, shift, self.norm_eps)
-
-
-def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    """LN(x) (1 + scale) + shift, where LN has no weights of its own; x (B, L, C), scale and shift (B, 1, C)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)

@@ -1,6 +1,6 @@
-"""Gradients written out by hand, where those autograd composes pass over the data several times more often.
+"""Gradients written out by hand, where those autograd composes pass over the data or keep it several times more often.
 
-Both functions are exact in their own right; tests compare them with autograd in float64.
+All functions are exact in their own right; tests compare them with autograd in float64.
 """
 
 from __future__ import annotations
@@ -28,13 +28,42 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...
     return _PrefixAttention.apply(q, k, v, scale_ends)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """No mixed precision within; the meta device of x, on which operations are counted, has none anyway."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """LN(x) (1 + scale) + shift, where LN has no weights of its own; x (B, L, C), scale and shift (B, 1, C)."""
+    return _ModulatedNorm.apply(x, scale, shift, eps)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _ModulatedNorm(torch.autograd.Function):
+    """Keeps x for the backward pass, which normalises it once more; autograd would keep LN(x) as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.save_for_backward(x, scale, mean, rstd)
+        return torch.addcmul(shift, normed, 1 + scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, scale, mean, rstd = ctx.saved_tensors
+        normed = torch.sub(x, mean).mul_(rstd)
+        dscale, dshift = normed.mul_(gradient).sum(1, keepdim=True), gradient.sum(1, keepdim=True)
+        dx, _, _ = torch.ops.aten.native_layer_norm_backward(
+            (gradient * (1 + scale)).to(x.dtype), x, x.shape[-1:], mean, rstd, None, None, [True, False, False]
+        )
+        return dx, dscale.to(scale.dtype), dshift, None
+
+
 class _UnitLength(torch.autograd.Function):
     """For a gradient g at y = size x / |x|: (size / |x|) (g - y (y . g) / size^2) at x, and (y . g) / size at size."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: Tensor) -> Tensor:
-        # Autocast would copy x to float32 for the norm; the meta device, on which operations are counted, has none.
-        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):  # which would copy x to float32 for the norm
             y = x.clone(memory_format=torch.contiguous_format)  # before the norm, which is slow on scattered vectors
             factor = (size / torch.linalg.vector_norm(y, dim=-1, keepdim=True).clamp_min(1e-12)).to(x.dtype)
             y.mul_(factor)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fvar.models.gradients import prefix_attention, runs, unit_length
+from fvar.models.gradients import modulated_norm, prefix_attention, runs, unit_length
 
 SCALES = [(1,), (1, 5), (4, 20, 84), (1, 5, 14, 30, 55)]
 
@@ -26,6 +26,27 @@ def test_unit_length_of_a_zero_vector_is_zero_and_its_gradient_finite() -> None:
     assert torch.all(y == 0)
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+def test_modulated_norm_and_its_gradients() -> None:
+    x, scale, shift = (torch.randn(2, n, 6, dtype=torch.float64, requires_grad=True) for n in (5, 1, 1))
+    expected = F.layer_norm(x, (6,), eps=1e-3) * (1 + scale) + shift
+    torch.testing.assert_close(modulated_norm(x, scale, shift, 1e-3), expected)
+    assert torch.autograd.gradcheck(lambda *inputs: modulated_norm(*inputs, 1e-3), (x, scale, shift))
+
+
+def test_modulated_norm_keeps_its_input_and_no_second_map_of_its_size() -> None:
+    x, scale, shift = (torch.randn(2, n, 64, requires_grad=True) for n in (50, 1, 1))
+    kept = set()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() >= x.numel():
+            kept.add(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        modulated_norm(x, scale, shift, 1e-6)
+    assert kept == {x.data_ptr()}
 
 
 @pytest.mark.parametrize("ends", SCALES)

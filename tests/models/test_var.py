@@ -2,16 +2,19 @@
 
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from fvar.config import TransformerConfig
 from fvar.golden import read_golden
-from fvar.models.attention import block_causal_attention
+from fvar.models import attention
+from fvar.models.attention import KVCache, block_causal_attention
 from fvar.models.loading import VarShape
 from fvar.models.var import VAR, ScaleByScale
 from tests import tiny
@@ -70,7 +73,7 @@ def test_attending_prefixes_equals_attention_under_a_dense_mask(patch_nums: tupl
     ends = tuple(torch.tensor(sizes).cumsum(0).tolist())
     q, k, v = torch.randn(3, 2, 2, ends[-1], 8, dtype=torch.float64, requires_grad=True)
     dense = F.scaled_dot_product_attention(q, k, v, attn_mask=level[:, None] >= level, scale=1.0)
-    ours = block_causal_attention(q, k, v, ends, 1.0)
+    ours = block_causal_attention(q, k, v, ends, 1.0).transpose(1, 2)
     torch.testing.assert_close(ours, dense)
     weight = torch.randn_like(dense)
     for mine, theirs in zip(
@@ -183,9 +186,12 @@ def test_bfloat16_logits_stay_within_two_percent_of_float32() -> None:
         assert ((approximate - exact).norm() / exact.norm()).item() < 0.02
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(4))
 def test_bfloat16_gradients_stay_within_one_percent_of_float32(seed: int) -> None:
-    """All together; every parameter's own within 5 %, of which the temperatures of attention are the worst."""
+    """All together; those of one kind of parameter, over all blocks, within 3 %.
+
+    A single temperature of attention is no measure: its gradient is a small sum of large terms.
+    """
     network = tiny.var(TransformerConfig(depth=8, width=128, heads=2, drop_path=0.0), seed=seed)
     labels, var_input, _ = tiny.batch(4)
     targets = torch.randint(tiny.VOCAB, (4, tiny.LENGTH), generator=torch.Generator().manual_seed(seed))
@@ -194,10 +200,13 @@ def test_bfloat16_gradients_stay_within_one_percent_of_float32(seed: int) -> Non
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             loss = F.cross_entropy(network(labels, var_input).logits.float().mT, targets)
         gradients.append(torch.autograd.grad(loss, list(network.parameters())))
-    exact, low = (torch.cat([g.flatten() for g in found]) for found in gradients)
-    assert ((low - exact).norm() / exact.norm()).item() < 0.01
-    for one, other in zip(*gradients, strict=True):
-        assert ((other - one).norm() / one.norm()).item() < 0.05
+    kinds: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for (name, _), exact, low in zip(network.named_parameters(), *gradients, strict=True):
+        for kind in ("all", re.sub(r"blocks\.\d+\.", "", name)):
+            kinds.setdefault(kind, []).append((exact.flatten(), low.flatten()))
+    for kind, pairs in kinds.items():
+        exact, low = map(torch.cat, zip(*pairs, strict=True))
+        assert ((low - exact).norm() / exact.norm()).item() < (0.01 if kind == "all" else 0.03), kind
 
 
 def test_the_benchmarks_plain_reference_computes_the_same_logits() -> None:
@@ -212,3 +221,19 @@ def test_bfloat16_training_on_a_cpu_has_the_gradients_of_the_fused_attention() -
     exact = block_causal_attention(*(t.double() for t in (q, k, v)), ends, 0.125)
     low = block_causal_attention(q.requires_grad_(), k, v, ends, 0.125)  # q needs a gradient: written out
     assert ((low - exact).norm() / exact.norm()).item() < 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scores", [1, 200, 1 << 24])
+def test_bfloat16_sampling_on_a_cpu_attends_as_the_fused_kernel_does(
+    monkeypatch: pytest.MonkeyPatch, scores: int
+) -> None:
+    """However many images are taken at a time."""
+    monkeypatch.setattr(attention, "SCORES", scores)
+    cache = KVCache(3, 2, 9, 8, like=torch.empty(0, dtype=torch.bfloat16))
+    for length in (4, 5):
+        q, k, v = torch.randn(3, 3, 2, length, 8).bfloat16()
+        k, v = cache.append(k, v)
+        exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), scale=0.5)
+        low = attention.attend(q, k, v, 0.5)
+        assert ((low - exact).norm() / exact.norm()).item() < 0.01
