@@ -53,16 +53,11 @@ def distillation_loss(
         parts["feature"] = feature.detach()
         loss = loss + cfg.lambda_feat * feature
     if cfg.lambda_logit:
-        logit = (divergence(teacher.logits.detach().float(), student.logits.float()) * weights).mean()
+        each = F.kl_div(student.log_probs, teacher.log_probs.detach(), reduction="none", log_target=True).sum(-1)
+        logit = (each * weights).mean()
         parts["logit"] = logit.detach()
         loss = loss + cfg.lambda_logit * logit
     return loss, parts
-
-
-def divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """KL(p || q) in nats of two softmax distributions, (..., V) -> (...)."""
-    each = F.kl_div(q_logits.log_softmax(-1), p_logits.log_softmax(-1), reduction="none", log_target=True)
-    return each.sum(-1)
 
 
 def token_weights(scale_weights: Sequence[float], patch_nums: Sequence[int], like: Tensor) -> Tensor:

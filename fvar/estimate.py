@@ -157,7 +157,10 @@ def _network(
     *,
     learns: bool,
 ) -> Part:
-    """`depth` blocks and the classifier, with `embeddings` for (classes, latent channels) unless they are shared."""
+    """`depth` blocks and the classifier, with `embeddings` for (classes, latent channels).
+
+    Without, embeddings and classifier are another network's, which only lets a gradient through.
+    """
     dim, hidden = cfg.dim, round(cfg.dim * cfg.mlp_ratio)
     sizes = [p * p for p in patch_nums]
     length, first = sum(sizes), sizes[0]
@@ -167,14 +170,14 @@ def _network(
     block_parameters = 4 * dim * dim + 3 * dim + scales + 2 * dim * hidden + hidden + dim + 6 * dim * (dim + 1)
     block = 2 * length * (4 * dim * dim + 2 * dim * hidden) + 4 * seen * dim + 12 * dim * dim
     head_parameters = 2 * dim * (dim + 1) + vocab * (dim + 1)
-    head = 4 * dim * dim + 2 * length * dim * vocab
-    parameters, forward = depth * block_parameters + head_parameters, depth * block + head
-    backward, recomputed = 2 * forward, (depth * block if cfg.checkpointing else 0)
+    modulation, logits = 4 * dim * dim, 2 * length * dim * vocab
+    parameters, forward = depth * block_parameters, depth * block + modulation + logits
+    backward, recomputed = 2 * depth * block + logits, (depth * block if cfg.checkpointing else 0)
     if embeddings:
         classes, z = embeddings
-        parameters += (z + 1) * dim + (classes + 1) * dim + (first + length + len(sizes)) * dim
+        parameters += head_parameters + (z + 1) * dim + (classes + 1) * dim + (first + length + len(sizes)) * dim
         embed = 2 * (length - first) * z * dim
-        forward, backward = forward + embed, backward + embed  # its input needs no gradient
+        forward, backward = forward + embed, backward + 2 * modulation + logits + embed  # its input needs no gradient
     # 17 numbers per channel and block: Korthikanti et al. 2022, Eq. 1 without the attention matrix.
     kept = length * ((1 if cfg.checkpointing else 17) * depth * dim + 5 * vocab)
     if not learns:
@@ -250,6 +253,12 @@ def _layer(channels_in: int, channels_out: int, kernel: int, side: int, norm: in
     return [(parameters + 2 * norm, flops, channels_out * side * side)]
 
 
+def _doubling(width: int, side: int) -> Layers:
+    """A 3x3 convolution of doubled pixels, computed as a 4x4 transposed one of the `side` x `side` map."""
+    parameters, _ = _conv(width, width, 3, side)
+    return [(parameters, 2 * side * side * 16 * width * width, 4 * width * side * side)]
+
+
 def _resnet(a: int, b: int, side: int) -> Layers:
     shortcut = _layer(a, b, 1, side) if a != b else []
     return _layer(a, b, 3, side, norm=a) + _layer(b, b, 3, side, norm=b) + shortcut
@@ -292,8 +301,8 @@ def _decoder(cfg: AutoencoderConfig, p: int) -> Layers:
             )
             width = channels
         if number:
+            layers += _doubling(width, side)
             side *= 2
-            layers += _layer(width, width, 3, side)
     return layers + _layer(width, 3, 3, side, norm=width)
 
 

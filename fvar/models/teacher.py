@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from fvar.config import TeacherConfig, TransformerConfig
 from fvar.models.blocks import Block
-from fvar.models.var import VAR, Tail, Trunk, VarOutput, initialise, remember_or_recompute, scale_ends
+from fvar.models.var import VAR, Trunk, VarOutput, initialise_blocks, remember_or_recompute, scale_ends
 
 
 class AliasEmbedding(nn.Module):
@@ -103,16 +104,16 @@ class AliasGateCrossAttention(nn.Module):
 class Teacher(nn.Module):
     """Deployment network plus AG-XAttn, with parameters of its own.
 
-    Trunk "separate": a whole second VAR. Trunk "shared": the student's embeddings and first blocks, read as constants
-    (detached), and last `blocks` blocks and a classifier of its own. So in both cases the teacher's cross-entropy
-    trains exactly this module's parameters, never the student's, and the student's losses never train these.
+    Trunk "separate": a whole second VAR. Trunk "shared": the student's embeddings, first blocks and classifier, read as
+    constants (detached), and last `blocks` blocks of its own. So in both cases the teacher's cross-entropy trains
+    exactly this module's parameters, never the student's, and the student's losses never train these.
 
-    `network` holds what the deployment network has too; `alias` and `cross` are AG-XAttn.
+    `network` is what the deployment network has too, a VAR or the last blocks of one; `alias` and `cross` are AG-XAttn.
 
     Raises ValueError where `teacher.blocks` or `teacher.last_scales` exceeds what the network has.
     """
 
-    network: Tail
+    network: VAR | nn.ModuleList
 
     def __init__(
         self,
@@ -132,14 +133,19 @@ class Teacher(nn.Module):
         self.cfg = dataclasses.replace(cfg, drop_path=0.0)
         self.scale_ends = scale_ends(patch_nums)
         if teacher.trunk == "shared":
-            self.network = Tail(self.cfg, [0.0] * teacher.blocks, vocab_size)
-            initialise(self.network, (), cfg.depth)
+            self.network = nn.ModuleList(Block(self.cfg, drop_path=0.0) for _ in range(teacher.blocks))
+            initialise_blocks(self.layers, self.cfg)
         else:
             self.network = VAR(self.cfg, num_classes, vocab_size, z_channels, patch_nums)
         self.alias = AliasEmbedding(alias_vocab_size, teacher.heads * teacher.head_dim, patch_nums)
         self.cross = nn.ModuleList(
             AliasGateCrossAttention(cfg.dim, teacher, self.scale_ends, cfg.norm_eps) for _ in range(teacher.blocks)
         )
+
+    @property
+    def layers(self) -> list[Block]:
+        """Its own blocks, typed."""
+        return cast("list[Block]", list(self.network.blocks if isinstance(self.network, VAR) else self.network))
 
     @property
     def trunk_before(self) -> int:
@@ -151,10 +157,8 @@ class Teacher(nn.Module):
         if isinstance(self.network, VAR):
             self.network.load_state_dict(student.state_dict())
             return
-        for mine, theirs in zip(self.network.layers, student.layers[-len(self.network.layers) :], strict=True):
+        for mine, theirs in zip(self.layers, student.layers[-len(self.layers) :], strict=True):
             mine.load_state_dict(theirs.state_dict())
-        self.network.head_nm.load_state_dict(student.head_nm.state_dict())
-        self.network.head.load_state_dict(student.head.state_dict())
 
     def forward(
         self,
@@ -176,20 +180,22 @@ class Teacher(nn.Module):
         """
         own = len(self.cross)
         outputs = []
+        classify: Callable[[Tensor, Tensor], Tensor]
         if isinstance(self.network, VAR):
             x, condition = self.network.embed(labels, var_input)
-            for block in self.network.layers[:-own]:
+            classify = self.network.classify
+            for block in self.layers[:-own]:
                 x = self.network.run_block(block, x, condition)
                 outputs.append(x)
         elif trunk is None or features > own:
             raise ValueError(f"a shared trunk needs the student's trunk, and at most {own} features, found {features}")
         else:
-            x, condition = trunk.hidden.detach(), trunk.condition.detach()
+            x, condition, classify = trunk.hidden.detach(), trunk.condition.detach(), trunk.classify
         alias = self.alias(alias_indices)
-        for block, cross in zip(self.network.layers[-own:], self.cross, strict=True):
+        for block, cross in zip(self.layers[-own:], self.cross, strict=True):
             x = self._run_block(block, cross, x, condition, alias)
             outputs.append(x)
-        return VarOutput(self.network.classify(x, condition), outputs[len(outputs) - features :])
+        return VarOutput(classify(x, condition), outputs[len(outputs) - features :])
 
     def _run_block(self, block: Block, cross: nn.Module, x: Tensor, condition: Tensor, alias: Tensor) -> Tensor:
         """A block whose feed-forward reads Z (Eq. 10, 11) in place of X_L."""

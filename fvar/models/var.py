@@ -7,6 +7,7 @@ L = sum of n_k, C the width, Cz the channels of the tokenizer's latent and V its
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from fvar import per_image
@@ -25,10 +27,12 @@ from fvar.models.blocks import Block, Head
 
 @dataclass
 class Trunk:
-    """What enters the last blocks: `hidden` (B, L, C) and the class embedding `condition` (B, C)."""
+    """What a teacher shares: `hidden` (B, L, C), which enters the last blocks, the class embedding `condition` (B, C),
+    and the student's classifier as a constant: (B, L, C), (B, C) -> logits (B, L, V)."""
 
     hidden: Tensor
     condition: Tensor
+    classify: Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -39,30 +43,13 @@ class VarOutput:
     features: list[Tensor] = field(default_factory=list)
     trunk: Trunk | None = None
 
-
-class Tail(nn.Module):
-    """The last blocks of a VAR and its classifier: the part that needs no embeddings."""
-
-    def __init__(self, cfg: TransformerConfig, drop_path: Sequence[float], vocab_size: int) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.vocab_size = vocab_size
-        self.blocks = nn.ModuleList(Block(cfg, rate) for rate in drop_path)
-        self.head_nm = Head(cfg.dim, cfg.norm_eps)
-        self.head = nn.Linear(cfg.dim, vocab_size)
-
-    @property
-    def layers(self) -> list[Block]:
-        """The blocks, typed."""
-        return cast("list[Block]", list(self.blocks))
-
-    def classify(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Logits (B, n, V) of the last block's output (B, n, C)."""
-        logits: Tensor = self.head(self.head_nm(x, condition))
-        return logits
+    @functools.cached_property
+    def log_probs(self) -> Tensor:
+        """ln p of every token (B, L, V), float32; computed once for all losses."""
+        return self.logits.float().log_softmax(-1)
 
 
-class VAR(Tail):
+class VAR(nn.Module):
     """Class-conditional transformer over the token maps of `patch_nums`.
 
     Args:
@@ -79,14 +66,19 @@ class VAR(Tail):
     def __init__(
         self, cfg: TransformerConfig, num_classes: int, vocab_size: int, z_channels: int, patch_nums: Sequence[int]
     ) -> None:
-        rates = [cfg.drop_path_peak * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
-        super().__init__(cfg, rates, vocab_size)
+        super().__init__()
+        self.cfg = cfg
+        self.vocab_size = vocab_size
         self.num_classes = num_classes
         self.z_channels = z_channels
         self.patch_nums = tuple(patch_nums)
         self.scale_ends = scale_ends(patch_nums)
         first, length, dim = self.scale_ends[0], self.scale_ends[-1], cfg.dim
 
+        rates = [cfg.drop_path_peak * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
+        self.blocks = nn.ModuleList(Block(cfg, rate) for rate in rates)
+        self.head_nm = Head(dim, cfg.norm_eps)
+        self.head = nn.Linear(dim, vocab_size)
         self.word_embed = nn.Linear(z_channels, dim)
         self.class_emb = nn.Embedding(num_classes + 1, dim)
         self.pos_start = nn.Parameter(torch.empty(1, first, dim))
@@ -99,7 +91,24 @@ class VAR(Tail):
         # Attention needs no mask; this one is here because the original's checkpoints carry it.
         hidden = torch.where(level[:, None] >= level[None, :], 0.0, -torch.inf)
         self.register_buffer("attn_bias_for_masking", hidden[None, None])
-        initialise(self, (self.pos_start, self.pos_1LC), cfg.depth)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """VAR's initial values; see `initialise_blocks` for those of the blocks."""
+        std = initial_std(self.cfg)
+        initialise_blocks(self.layers, self.cfg)
+        for part in (self.head_nm, self.head, self.word_embed, self.class_emb, self.lvl_embed):
+            draw(part, std)
+        for table in (self.pos_start, self.pos_1LC):
+            nn.init.trunc_normal_(table, std=std)
+        with torch.no_grad():
+            self.head.weight.mul_(0.02)
+            self.head_nm.ada_lin.linear.weight.mul_(0.5)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, typed."""
+        return cast("list[Block]", list(self.blocks))
 
     # -------------------------------------------------------------------------------------------------------- training
 
@@ -124,7 +133,7 @@ class VAR(Tail):
         trunk, outputs = None, []
         for index, block in enumerate(self.layers):
             if trunk_before == len(self.blocks) - index:
-                trunk = Trunk(x, condition)
+                trunk = Trunk(x, condition, self.classify_as_constant)
             x = self.run_block(block, x, condition)
             if index >= len(self.blocks) - features:
                 outputs.append(x)
@@ -145,6 +154,18 @@ class VAR(Tail):
             return out
 
         return remember_or_recompute(apply, x, condition, recompute=self.cfg.checkpointing)
+
+    def classify(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Logits (B, n, V) of the last block's output (B, n, C)."""
+        logits: Tensor = self.head(self.head_nm(x, condition))
+        return logits
+
+    def classify_as_constant(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The same, but no gradient reaches the classifier's weights."""
+        for module, inputs in ((self.head_nm, (condition,)), (self.head, ())):
+            weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+            x = functional_call(module, weights, (x, *inputs))
+        return x
 
     def position(self) -> Tensor:
         """Level plus position embedding (1, L, C)."""
@@ -194,30 +215,29 @@ class ScaleByScale:
         return var.classify(x, self.condition)
 
 
-def initialise(network: Tail, tables: Sequence[Tensor], depth: int) -> None:
-    """VAR's initial values: truncated normals of std sqrt(1 / 3C), with smaller output, class and head weights.
+def initial_std(cfg: TransformerConfig) -> float:
+    """sqrt(1 / 3C): of VAR's initial weights, unless said otherwise."""
+    return math.sqrt(1 / (3 * cfg.dim))
+
+
+def draw(module: nn.Module, std: float) -> None:
+    """Truncated normals for the weights of all linear layers and embeddings, zeros for the biases."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            nn.init.trunc_normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def initialise_blocks(blocks: Sequence[Block], cfg: TransformerConfig) -> None:
+    """VAR's initial values of some of its blocks.
 
     At the start the residual branches are nearly closed: the rows of ada_lin that make gamma are 1e-5 of the others.
-
-    Args:
-        network: all its linear layers and embeddings are set.
-        tables: further parameters to draw, such as the position embeddings.
-        depth: of the whole network, of which `network` may be the tail.
     """
-    dim = network.cfg.dim
-    std = math.sqrt(1 / (3 * dim))
-    for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.trunc_normal_(module.weight, std=std)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-    for table in tables:
-        nn.init.trunc_normal_(table, std=std)
-    with torch.no_grad():
-        network.head.weight.mul_(0.02)
-        network.head_nm.ada_lin.linear.weight.mul_(0.5)
-        for block in network.layers:
-            block.attn.proj.weight.div_(math.sqrt(2 * depth))
-            block.ffn.fc2.weight.div_(math.sqrt(2 * depth))
+    for block in blocks:
+        draw(block, initial_std(cfg))
+        with torch.no_grad():
+            block.attn.proj.weight.div_(math.sqrt(2 * cfg.depth))
+            block.ffn.fc2.weight.div_(math.sqrt(2 * cfg.depth))
             block.ada_lin.linear.weight.mul_(0.5)
-            block.ada_lin.linear.weight[: 2 * dim].mul_(1e-5)
+            block.ada_lin.linear.weight[: 2 * cfg.dim].mul_(1e-5)

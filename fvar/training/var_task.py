@@ -15,7 +15,7 @@ from fvar.config import DistillConfig
 from fvar.distill import distillation_loss
 from fvar.models.blocks import Block
 from fvar.models.teacher import Teacher
-from fvar.models.var import VAR
+from fvar.models.var import VAR, VarOutput
 from fvar.tokens import TokenSplit
 from fvar.training.task import Metrics, Task
 
@@ -135,25 +135,25 @@ class VarTask(Task[TokenBatch]):
         features = self.distill.feature_blocks if self.teacher is not None and self.distill.lambda_feat else 0
         shared = self.teacher.trunk_before if self.teacher is not None else 0
         student = self.student(labels, var_input, features=features, trunk_before=shared)
-        loss, metrics = self._cross_entropy(student.logits, targets)
+        loss, metrics = self._cross_entropy(student, targets)
         if self.teacher is None:
             return loss, metrics
         if batch.alias is None:
             raise ValueError("a teacher needs alias tokens, and the token set has none")
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             teacher = self.teacher(labels, var_input, batch.alias, features=features, trunk=student.trunk)
-            taught, teacher_metrics = self._cross_entropy(teacher.logits, targets)
+            taught, teacher_metrics = self._cross_entropy(teacher, targets)
         distance, parts = distillation_loss(student, teacher, self.distill, self.student.patch_nums)
         metrics |= {f"distill/{key}": value for key, value in parts.items()}
         metrics |= {f"teacher/{key}": value for key, value in teacher_metrics.items()}
         return loss + distance + (0 if self.frozen else taught), metrics
 
-    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _cross_entropy(self, output: VarOutput, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over all tokens, and cross-entropy and accuracy as they are logged, also per scale."""
-        each = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(targets)
+        each = F.nll_loss(output.log_probs.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
         loss = each.mean()
         with torch.no_grad():
-            hits = (logits.argmax(-1) == targets).float()
+            hits = (output.logits.argmax(-1) == targets).float()
             metrics = {"cross_entropy": loss.detach(), "accuracy": hits.mean()}
             for name, value in (("cross_entropy", each.detach()), ("accuracy", hits)):
                 scales = value.mean(0) @ self.per_scale  # (K,)
