@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fvar import per_image
 from fvar.config import TrainConfig
 from fvar.precision import DTYPES, computed
-from fvar.training import distributed, optim
+from fvar.training import distributed, heap, optim
 from fvar.training.data_feed import MicroBatch
 from fvar.training.task import Batch, Metrics, Task
 
@@ -35,6 +35,7 @@ class Phase(Generic[Batch]):
         for path, parameter in self.named:
             self.networks.setdefault(path.rpartition("/")[0], []).append(parameter)
         self.optimiser = optim.adamw(self.named, config)
+        heap.trim_in_backward(self.parameters)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.objective: nn.Module = _Objective(name, task, self.parameters)
         if distributed.world_size() > 1 and not shards:
