@@ -133,6 +133,7 @@ def sample(
         f_hats.append(f_hat[:batch])
         if on_scale is not None:
             on_scale(k)
+    del network  # the decoder needs the memory of its keys and values
     return Samples(to_uint8(decode(vqvae, f_hats[-1])), drawn, f_hats)
 
 

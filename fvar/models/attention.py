@@ -20,7 +20,10 @@ SCORES = 1 << 24  # numbers that written-out attention holds at a time
 
 
 class KVCache:
-    """Keys and values of one block for all scales, allocated once: two tensors (B, H, L, D)."""
+    """Keys and values of one block for all scales but the last, allocated once: two tensors (B, H, length, D).
+
+    Nobody reads the last scale's again, so what does not fit any more is joined for the one use and not kept.
+    """
 
     def __init__(self, batch: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
         self.keys = like.new_empty(batch, heads, length, head_dim)
@@ -28,8 +31,11 @@ class KVCache:
         self.length = 0
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the newest scale's keys and values (B, H, n, D); return all of them so far, as views."""
+        """Store the newest scale's keys and values (B, H, n, D); return all of them so far."""
         end = self.length + key.shape[2]
+        if end > self.keys.shape[2]:
+            known = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+            return torch.cat((known[0], key), dim=2), torch.cat((known[1], value), dim=2)
         self.keys[:, :, self.length : end] = key
         self.values[:, :, self.length : end] = value
         self.length = end

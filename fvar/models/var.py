@@ -195,7 +195,8 @@ class ScaleByScale:
         self.condition: Tensor = var.class_emb(labels)  # (B, C)
         self.modulations = [block.ada_lin(self.condition) for block in var.layers]
         self.position = var.position()
-        size = (len(labels), var.cfg.num_heads, var.scale_ends[-1], var.cfg.dim // var.cfg.num_heads)
+        kept = var.scale_ends[-2] if len(var.scale_ends) > 1 else 0
+        size = (len(labels), var.cfg.num_heads, kept, var.cfg.dim // var.cfg.num_heads)
         self.caches = [KVCache(*size, like=self.condition) for _ in var.blocks]
 
     def logits(self, next_map: Tensor | None) -> Tensor:
