@@ -100,7 +100,7 @@ class QuantiserConfig(Checked):
 
     vocab_size: int = 8192  # structure codebook, paper Sec. 4.2 (alias: 512)
     reading: Literal["focus", "independent", "latent_area"] = "focus"  # latent_area is VAR's own: the baseline
-    num_phi: int = 4  # VAR: share_quant_resi
+    num_phi: int = 4  # shared over the scales; 0: one a scale; VAR: share_quant_resi
     phi_ratio: float = 0.5  # VAR: phi(h) = (1 - r) h + r conv(h)
     commitment: float = 0.25  # VAR: beta
     codebook: Literal["ema", "gradient"] = "ema"  # ema: Razavi et al. 2019; gradient: VAR's codebook loss
@@ -109,7 +109,9 @@ class QuantiserConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "vocab_size", "num_phi")
+        positive(self, "vocab_size")
+        if self.num_phi < 0:
+            raise UserError(f"quantiser.num_phi must be at least 0, got {self.num_phi}")
         if self.vocab_size > 1 << 16:
             raise UserError(f"quantiser.vocab_size {self.vocab_size} exceeds 65536: token stores keep 16 bits a token")
 
@@ -166,6 +168,7 @@ class TransformerConfig(Checked):
     drop_path: float = -1.0  # peak, rising over the blocks; -1: 0.1 * depth / 24; VAR
     label_drop: float = 0.1  # share of labels replaced by "unconditional"; VAR
     attn_l2_norm: bool = True  # VAR
+    shared_aln: bool = False  # one class modulation for all blocks, each with an offset; VAR: d36 at 512 px
     norm_eps: float = 1e-6  # VAR
     checkpointing: bool = False  # recompute activations in the backward pass
 
@@ -250,10 +253,13 @@ class TokenizerConfig(Checked):
     quantiser: QuantiserConfig = field(default_factory=QuantiserConfig)
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=100_000))
+    rfid_images: int = 50_000  # held-out images on which rFID is logged at the end; 0: not; VAR: all of ImageNet's
     weights: str = ""  # sha256:... of imported weights; empty: trained here
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.rfid_images < 0:
+            raise UserError(f"rfid_images must be at least 0, got {self.rfid_images}")
         if self.autoencoder.downsample_factor != self.pyramid.downsample_factor:
             raise UserError(
                 f"autoencoder.ch_mult {self.autoencoder.ch_mult} downsamples by {self.autoencoder.downsample_factor}, "

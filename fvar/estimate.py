@@ -167,8 +167,12 @@ def _network(
     seen = sum(n * end for n, end in zip(sizes, accumulate(sizes), strict=True))  # pairs of query and visible key
 
     scales = cfg.num_heads if cfg.attn_l2_norm else 0
-    block_parameters = 4 * dim * dim + 3 * dim + scales + 2 * dim * hidden + hidden + dim + 6 * dim * (dim + 1)
-    block = 2 * length * (4 * dim * dim + 2 * dim * hidden) + 4 * seen * dim + 12 * dim * dim
+    block_parameters = 4 * dim * dim + 3 * dim + scales + 2 * dim * hidden + hidden + dim
+    block = 2 * length * (4 * dim * dim + 2 * dim * hidden) + 4 * seen * dim
+    if cfg.shared_aln:
+        block_parameters += 6 * dim
+    else:
+        block_parameters, block = block_parameters + 6 * dim * (dim + 1), block + 12 * dim * dim
     head_parameters = 2 * dim * (dim + 1) + vocab * (dim + 1)
     modulation, logits = 4 * dim * dim, 2 * length * dim * vocab
     parameters, forward = depth * block_parameters, depth * block + modulation + logits
@@ -177,6 +181,9 @@ def _network(
         classes, z = embeddings
         parameters += head_parameters + (z + 1) * dim + (classes + 1) * dim + (first + length + len(sizes)) * dim
         embed = 2 * (length - first) * z * dim
+        if cfg.shared_aln:
+            parameters, modulation = parameters + 6 * dim * (dim + 1), modulation + 12 * dim * dim
+            forward += 12 * dim * dim
         forward, backward = forward + embed, backward + 2 * modulation + logits + embed  # its input needs no gradient
     # 17 numbers per channel and block: Korthikanti et al. 2022, Eq. 1 without the attention matrix.
     kept = length * ((1 if cfg.checkpointing else 17) * depth * dim + 5 * vocab)
@@ -224,7 +231,7 @@ def _tokenizer(config: TokenizerConfig) -> Iterator[Part]:
     yield _convolutions("encoder", [(_encoder(auto, p), 1.0) for p in encoded])
     look_up = sum(2 * p * p * z * config.quantiser.vocab_size for p in patch_nums)
     phi_parameters, phi = _conv(z, z, 3, side)
-    phis = min(config.quantiser.num_phi, len(patch_nums))
+    phis = min(config.quantiser.num_phi or len(patch_nums), len(patch_nums))
     codes = config.quantiser.vocab_size * z if config.quantiser.codebook == "gradient" else 0
     used = len(patch_nums) * phi
     yield Part("quantiser", phis * phi_parameters + codes, look_up + used, used)

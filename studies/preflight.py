@@ -58,7 +58,7 @@ def expected_bytes(stage: Stage) -> int:
     config = stage.config
     if isinstance(config, VarConfig):
         # Per block: 4 C^2 attention, 2 r C^2 feed-forward, 6 C^2 adaptive layer norm; a teacher's trunk doubles it.
-        per_block = 10 + 2 * config.transformer.mlp_ratio
+        per_block = (4 if config.transformer.shared_aln else 10) + 2 * config.transformer.mlp_ratio
         parameters = config.transformer.depth * per_block * config.transformer.dim**2
         parameters *= 2 if config.teacher and config.teacher.trunk == "separate" else 1
         return int(4 * parameters * (1 + STATES * CHECKPOINTS))

@@ -146,14 +146,16 @@ def decode(w: State, f_hat: Tensor) -> Tensor:
 
 def contribution(w: State, k: int, tokens: Tensor, patch_nums: Sequence[int]) -> Tensor:
     """What the tokens of scale k (B, p_k^2) add to f_hat: phi_k(up(codes))."""
-    count = sum(key.startswith("quantize.quant_resi.qresi_ls.") and key.endswith("weight") for key in w)
+    count = sum(key.startswith("quantize.quant_resi.") and key.endswith("weight") for key in w)
     margin = 1 / 3 / count if count == 4 else 1 / 2 / count
     ticks = np.linspace(margin, 1 - margin, count)
     choice = int(np.argmin(np.abs(ticks - k / (len(patch_nums) - 1))))
     side = patch_nums[k]
     codes = w["quantize.embedding.weight"][tokens].transpose(1, 2).reshape(len(tokens), -1, side, side)
     h = bicubic(codes, patch_nums[-1])
-    return 0.5 * h + 0.5 * conv(w, f"quantize.quant_resi.qresi_ls.{choice}", h)
+    names = (f"qresi_ls.{choice}", "qresi", f"{choice}")  # some shared by the scales, one for all, one for each
+    phi = next(name for name in names if f"quantize.quant_resi.{name}.weight" in w)
+    return 0.5 * h + 0.5 * conv(w, f"quantize.quant_resi.{phi}", h)
 
 
 def quantise(w: State, f: Tensor, patch_nums: Sequence[int]) -> tuple[list[Tensor], Tensor]:
@@ -194,6 +196,15 @@ def modulations(w: State, name: str, condition: Tensor, count: int) -> list[Tens
     return list(linear(w, f"{name}.ada_lin.1", silu)[:, None].chunk(count, dim=-1))
 
 
+def block_modulations(w: State, name: str, condition: Tensor) -> list[Tensor]:
+    """A block's own linear layer, or the layer all blocks share and the block's offset."""
+    if f"{name}.ada_gss" not in w:
+        return modulations(w, name, condition, 6)
+    silu = condition * torch.sigmoid(condition)
+    shared = linear(w, "shared_ada_lin.1", silu).reshape(len(condition), 1, 6, -1)
+    return list((shared + w[f"{name}.ada_gss"]).unbind(2))
+
+
 def attention(w: State, name: str, x: Tensor, hidden: Tensor, cfg: Settings) -> Tensor:
     bias = torch.cat([w[f"{name}.q_bias"], torch.zeros_like(w[f"{name}.q_bias"]), w[f"{name}.v_bias"]])
     q, k, v = (x @ w[f"{name}.mat_qkv.weight"].T + bias).chunk(3, dim=-1)
@@ -223,7 +234,7 @@ def logits(w: State, labels: Tensor, var_input: Tensor | None, cfg: Settings) ->
     depth = sum(key.endswith(".attn.mat_qkv.weight") for key in w)
     for i in range(depth):
         block = f"blocks.{i}"
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulations(w, block, condition, 6)
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = block_modulations(w, block, condition)
         normed = layer_norm(x, cfg.norm_eps) * (1 + scale1) + shift1
         x = x + gamma1 * attention(w, f"{block}.attn", normed, hidden, cfg)
         normed = layer_norm(x, cfg.norm_eps) * (1 + scale2) + shift2

@@ -69,11 +69,12 @@ def test_the_plain_second_implementation_gives_the_originals_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch_nums", "vocab", "depth", "width", "heads", "l2_norm", "num_phi", "ch_mult", "guidance", "eps"),
+    ("patch_nums", "vocab", "depth", "width", "heads", "l2_norm", "aln", "num_phi", "ch_mult", "guidance", "eps"),
     [
-        ((1, 2, 3, 5), 96, 3, 96, 3, True, 4, (1, 2), 4.0, 1e-6),
-        ((2, 4, 8), 30, 1, 48, 4, True, 4, (1, 1, 2), 0.5, 1e-5),
-        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 40, 2, 48, 3, False, 3, (1,), 1.5, 1e-6),
+        ((1, 2, 3, 5), 96, 3, 96, 3, True, False, 4, (1, 2), 4.0, 1e-6),
+        ((2, 4, 8), 30, 1, 48, 4, True, False, 0, (1, 1, 2), 0.5, 1e-5),
+        ((1, 2, 4), 24, 2, 32, 2, True, True, 1, (1, 2), 2.0, 1e-6),
+        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 40, 2, 48, 3, False, True, 3, (1,), 1.5, 1e-6),
     ],
 )
 def test_files_of_other_shapes_are_verified(
@@ -85,6 +86,7 @@ def test_files_of_other_shapes_are_verified(
     width: int,
     heads: int,
     l2_norm: bool,
+    aln: bool,
     num_phi: int,
     ch_mult: tuple[int, ...],
     guidance: float,
@@ -95,7 +97,7 @@ def test_files_of_other_shapes_are_verified(
     torch.manual_seed(0)
     autoencoder = AutoencoderConfig(ch=32, ch_mult=ch_mult, num_res_blocks=1, z_channels=6)
     vae = VQVAE(autoencoder, QuantiserConfig(vocab_size=vocab, num_phi=num_phi, reading="latent_area"), patch_nums)
-    var = VAR(TransformerConfig(depth, width, heads, attn_l2_norm=l2_norm), 7, vocab, 6, patch_nums)
+    var = VAR(TransformerConfig(depth, width, heads, attn_l2_norm=l2_norm, shared_aln=aln), 7, vocab, 6, patch_nums)
     tiny.awake(vae)
     tiny.awake(var, seed=1)
     states = [{k: v.contiguous() for k, v in module.state_dict().items()} for module in (vae, var)]
@@ -110,6 +112,23 @@ def test_files_of_other_shapes_are_verified(
     save_file(tensors | {"in.image": image, "in.label": labels}, path, {"config": json.dumps(config)})
     assert verify(path) == 0, capsys.readouterr().out
     assert f"{9 + len(patch_nums)} of {9 + len(patch_nums)} outputs agree" in capsys.readouterr().out
+
+
+def test_every_variant_of_the_original_has_the_originals_names() -> None:
+    """As FoundationVision/VAR names them: models/quant.py (share_quant_resi), models/var.py (shared_aln)."""
+    autoencoder = AutoencoderConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=6)
+    for num_phi, names in ((0, ["0", "1", "2"]), (1, ["qresi"]), (4, [f"qresi_ls.{i}" for i in range(4)])):
+        vae = VQVAE(autoencoder, QuantiserConfig(vocab_size=9, num_phi=num_phi, reading="latent_area"), (1, 2, 3))
+        found = [key for key in vae.state_dict() if key.startswith("quantize.quant_resi.")]
+        assert found == [f"quantize.quant_resi.{name}.{part}" for name in names for part in ("weight", "bias")]
+    keys = VAR(TransformerConfig(2, 32, 2, shared_aln=True), 7, 9, 6, (1, 2)).state_dict()
+    modulation = {key: tuple(value.shape) for key, value in keys.items() if "ada" in key and "head_nm" not in key}
+    assert modulation == {
+        "blocks.0.ada_gss": (1, 1, 6, 32),
+        "blocks.1.ada_gss": (1, 1, 6, 32),
+        "shared_ada_lin.1.weight": (192, 32),
+        "shared_ada_lin.1.bias": (192,),
+    }
 
 
 @pytest.mark.parametrize(("name", "change"), [("out.logits", 3e-4), ("out.idx.1", 1), ("var.head.bias", 3e-4)])

@@ -52,7 +52,9 @@ class Block(nn.Module):
     """x + gamma1 attn(scale1, shift1 on LN x), then x + gamma2 ffn(scale2, shift2 on LN x).
 
     The modulations are in the order gamma1, gamma2, scale1, scale2, shift1, shift2. They depend on the class alone, so
-    `modulation = ada_lin(condition)` (6, B, 1, C) is computed once per step or sample and passed in.
+    `modulation = modulate(condition)` (6, B, 1, C) is computed once per step or sample and passed in.
+
+    With `shared_aln` one linear layer, outside, makes the modulations of all blocks, and a block has only an offset.
     """
 
     def __init__(self, cfg: TransformerConfig, drop_path: float) -> None:
@@ -61,7 +63,17 @@ class Block(nn.Module):
         self.norm_eps = cfg.norm_eps
         self.attn = SelfAttention(cfg.dim, cfg.num_heads, cfg.attn_l2_norm)
         self.ffn = FeedForward(cfg.dim, round(cfg.dim * cfg.mlp_ratio))
-        self.ada_lin = Modulation(cfg.dim, 6)
+        if cfg.shared_aln:
+            self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, cfg.dim) / cfg.dim**0.5)
+        else:
+            self.ada_lin = Modulation(cfg.dim, 6)
+
+    def modulate(self, condition: Tensor) -> Tensor:
+        """The modulations (6, B, 1, C) of class embeddings (B, C), or of the shared modulations (6, B, 1, C)."""
+        if condition.dim() == 2:
+            made: Tensor = self.ada_lin(condition)
+            return made
+        return condition + self.ada_gss.permute(2, 0, 1, 3)
 
     def forward(
         self, x: Tensor, modulation: Tensor, scale_ends: tuple[int, ...], cache: KVCache | None = None

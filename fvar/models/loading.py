@@ -28,6 +28,7 @@ class VarShape:
     heads: int  # 0 where the weights do not tell: without l2-normalised attention, whose temperatures are per head
     mlp_ratio: float
     attn_l2_norm: bool
+    shared_aln: bool
     num_classes: int
     vocab_size: int
     z_channels: int
@@ -47,6 +48,7 @@ class VarShape:
                 heads=0 if scale_mul is None else scale_mul.numel(),
                 mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / width,
                 attn_l2_norm=scale_mul is not None,
+                shared_aln="shared_ada_lin.1.weight" in state,
                 num_classes=state["class_emb.weight"].shape[0] - 1,
                 vocab_size=vocab_size,
                 z_channels=state["word_embed.weight"].shape[1],
@@ -60,7 +62,7 @@ class VarShape:
         """The shape of a VAR for this tokenizer."""
         tokenizer = (num_classes, vqvae.vocab_size, vqvae.z_channels, vqvae.patch_nums)
         heads = cfg.num_heads if cfg.attn_l2_norm else 0
-        return cls(cfg.depth, cfg.dim, heads, cfg.mlp_ratio, cfg.attn_l2_norm, *tokenizer)
+        return cls(cfg.depth, cfg.dim, heads, cfg.mlp_ratio, cfg.attn_l2_norm, cfg.shared_aln, *tokenizer)
 
     def transformer(self, heads: int = 0) -> TransformerConfig:
         """A configuration of this shape; what the weights do not tell keeps its default, or is `heads`."""
@@ -70,6 +72,7 @@ class VarShape:
             heads=self.heads or heads,
             mlp_ratio=self.mlp_ratio,
             attn_l2_norm=self.attn_l2_norm,
+            shared_aln=self.shared_aln,
         )
 
 

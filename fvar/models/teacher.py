@@ -183,26 +183,27 @@ class Teacher(nn.Module):
         classify: Callable[[Tensor, Tensor], Tensor]
         if isinstance(self.network, VAR):
             x, condition = self.network.embed(labels, var_input)
-            classify = self.network.classify
+            modulating, classify = self.network.modulating(condition), self.network.classify
             for block in self.layers[:-own]:
-                x = self.network.run_block(block, x, condition)
+                x = self.network.run_block(block, x, modulating)
                 outputs.append(x)
         elif trunk is None or features > own:
             raise ValueError(f"a shared trunk needs the student's trunk, and at most {own} features, found {features}")
         else:
-            x, condition, classify = trunk.hidden.detach(), trunk.condition.detach(), trunk.classify
+            x, condition, modulating = (t.detach() for t in (trunk.hidden, trunk.condition, trunk.modulating))
+            classify = trunk.classify
         alias = self.alias(alias_indices)
         for block, cross in zip(self.layers[-own:], self.cross, strict=True):
-            x = self._run_block(block, cross, x, condition, alias)
+            x = self._run_block(block, cross, x, modulating, alias)
             outputs.append(x)
         return VarOutput(classify(x, condition), outputs[len(outputs) - features :])
 
-    def _run_block(self, block: Block, cross: nn.Module, x: Tensor, condition: Tensor, alias: Tensor) -> Tensor:
+    def _run_block(self, block: Block, cross: nn.Module, x: Tensor, modulating: Tensor, alias: Tensor) -> Tensor:
         """A block whose feed-forward reads Z (Eq. 10, 11) in place of X_L."""
 
-        def apply(x: Tensor, condition: Tensor, alias: Tensor) -> Tensor:
-            modulation = block.ada_lin(condition)
+        def apply(x: Tensor, modulating: Tensor, alias: Tensor) -> Tensor:
+            modulation = block.modulate(modulating)
             x = block.self_attention(x, modulation, self.scale_ends)  # X_L, Eq. 9
             return block.feed_forward(x + cross(x, alias), modulation)
 
-        return remember_or_recompute(apply, x, condition, alias, recompute=self.cfg.checkpointing)
+        return remember_or_recompute(apply, x, modulating, alias, recompute=self.cfg.checkpointing)

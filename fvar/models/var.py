@@ -22,16 +22,17 @@ from torch.utils.checkpoint import checkpoint
 from fvar import per_image
 from fvar.config import TransformerConfig
 from fvar.models.attention import KVCache
-from fvar.models.blocks import Block, Head
+from fvar.models.blocks import Block, Head, Modulation
 
 
 @dataclass
 class Trunk:
     """What a teacher shares: `hidden` (B, L, C), which enters the last blocks, the class embedding `condition` (B, C),
-    and the student's classifier as a constant: (B, L, C), (B, C) -> logits (B, L, V)."""
+    `modulating` (see `VAR.modulating`), and the student's classifier as a constant."""
 
     hidden: Tensor
     condition: Tensor
+    modulating: Tensor
     classify: Callable[[Tensor, Tensor], Tensor]
 
 
@@ -79,6 +80,8 @@ class VAR(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg, rate) for rate in rates)
         self.head_nm = Head(dim, cfg.norm_eps)
         self.head = nn.Linear(dim, vocab_size)
+        if cfg.shared_aln:
+            self.shared_ada_lin = Modulation(dim, 6)
         self.word_embed = nn.Linear(z_channels, dim)
         self.class_emb = nn.Embedding(num_classes + 1, dim)
         self.pos_start = nn.Parameter(torch.empty(1, first, dim))
@@ -97,7 +100,8 @@ class VAR(nn.Module):
         """VAR's initial values; see `initialise_blocks` for those of the blocks."""
         std = initial_std(self.cfg)
         initialise_blocks(self.layers, self.cfg)
-        for part in (self.head_nm, self.head, self.word_embed, self.class_emb, self.lvl_embed):
+        shared = [self.shared_ada_lin] if self.cfg.shared_aln else []
+        for part in (self.head_nm, self.head, *shared, self.word_embed, self.class_emb, self.lvl_embed):
             draw(part, std)
         for table in (self.pos_start, self.pos_1LC):
             nn.init.trunc_normal_(table, std=std)
@@ -130,11 +134,12 @@ class VAR(nn.Module):
             trunk_before: return what enters the last so many blocks, for a teacher that shares this trunk.
         """
         x, condition = self.embed(labels, var_input)
+        modulating = self.modulating(condition)
         trunk, outputs = None, []
         for index, block in enumerate(self.layers):
             if trunk_before == len(self.blocks) - index:
-                trunk = Trunk(x, condition, self.classify_as_constant)
-            x = self.run_block(block, x, condition)
+                trunk = Trunk(x, condition, modulating, self.classify_as_constant)
+            x = self.run_block(block, x, modulating)
             if index >= len(self.blocks) - features:
                 outputs.append(x)
         return VarOutput(self.classify(x, condition), outputs, trunk)
@@ -146,14 +151,19 @@ class VAR(nn.Module):
         x = torch.cat((first, self.word_embed(var_input).to(first.dtype)), dim=1)
         return x + self.position(), condition
 
-    def run_block(self, block: Block, x: Tensor, condition: Tensor) -> Tensor:
+    def modulating(self, condition: Tensor) -> Tensor:
+        """What the blocks make their modulations of: `condition` (B, C), or the shared modulations (6, B, 1, C)."""
+        made: Tensor = self.shared_ada_lin(condition) if self.cfg.shared_aln else condition
+        return made
+
+    def run_block(self, block: Block, x: Tensor, modulating: Tensor) -> Tensor:
         """One of the blocks on x (B, L, C)."""
 
-        def apply(x: Tensor, condition: Tensor) -> Tensor:
-            out: Tensor = block(x, block.ada_lin(condition), self.scale_ends)
+        def apply(x: Tensor, modulating: Tensor) -> Tensor:
+            out: Tensor = block(x, block.modulate(modulating), self.scale_ends)
             return out
 
-        return remember_or_recompute(apply, x, condition, recompute=self.cfg.checkpointing)
+        return remember_or_recompute(apply, x, modulating, recompute=self.cfg.checkpointing)
 
     def classify(self, x: Tensor, condition: Tensor) -> Tensor:
         """Logits (B, n, V) of the last block's output (B, n, C)."""
@@ -193,7 +203,8 @@ class ScaleByScale:
         self.var = var
         self.scale = 0
         self.condition: Tensor = var.class_emb(labels)  # (B, C)
-        self.modulations = [block.ada_lin(self.condition) for block in var.layers]
+        modulating = var.modulating(self.condition)
+        self.modulations = [block.modulate(modulating) for block in var.layers]
         self.position = var.position()
         kept = var.scale_ends[-2] if len(var.scale_ends) > 1 else 0
         size = (len(labels), var.cfg.num_heads, kept, var.cfg.dim // var.cfg.num_heads)
@@ -233,12 +244,14 @@ def draw(module: nn.Module, std: float) -> None:
 def initialise_blocks(blocks: Sequence[Block], cfg: TransformerConfig) -> None:
     """VAR's initial values of some of its blocks.
 
-    At the start the residual branches are nearly closed: the rows of ada_lin that make gamma are 1e-5 of the others.
+    At the start the residual branches are nearly closed: what makes gamma of the modulations is 1e-5 of the rest.
     """
+    c = cfg.dim
     for block in blocks:
         draw(block, initial_std(cfg))
         with torch.no_grad():
             block.attn.proj.weight.div_(math.sqrt(2 * cfg.depth))
             block.ffn.fc2.weight.div_(math.sqrt(2 * cfg.depth))
-            block.ada_lin.linear.weight.mul_(0.5)
-            block.ada_lin.linear.weight[: 2 * cfg.dim].mul_(1e-5)
+            made = block.ada_gss.view(6 * c, 1).normal_(std=c**-0.5) if cfg.shared_aln else block.ada_lin.linear.weight
+            made.mul_(0.5)
+            made[: 2 * c].mul_(1e-5)

@@ -28,7 +28,8 @@ def read_configs(state: Mapping[str, Tensor], where: str) -> tuple[AutoencoderCo
         quantiser = QuantiserConfig(
             vocab_size=state["quantize.embedding.weight"].shape[0],
             reading="latent_area",
-            num_phi=_count(state, "quantize.quant_resi.qresi_ls.*.weight"),
+            num_phi=_count(state, "quantize.quant_resi.qresi_ls.*.weight")
+            or int("quantize.quant_resi.qresi.weight" in state),
             codebook="gradient",
         )
     except KeyError as error:

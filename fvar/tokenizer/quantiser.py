@@ -48,20 +48,36 @@ class Phi(nn.Conv2d):
 
 
 class SharedPhi(nn.Module):
-    """`count` phi shared by K scales: scale k takes the one whose tick on [0, 1] is nearest to k / (K - 1)."""
+    """`count` phi shared by K scales: scale k takes the one whose tick on [0, 1] is nearest to k / (K - 1).
+
+    With a `count` of 0 every scale has its own. The original calls several `qresi_ls.0`, ..., a single one `qresi`, and
+    those of a scale each `0`, `1`, ...
+    """
 
     def __init__(self, channels: int, count: int, ratio: float, scales: int) -> None:
         super().__init__()
-        self.qresi_ls = nn.ModuleList(Phi(channels, ratio) for _ in range(count))
+        own, count = count == 0, count or scales
+        phis = [Phi(channels, ratio) for _ in range(count)]
+        if own:
+            for number, phi in enumerate(phis):
+                self.add_module(str(number), phi)
+        elif count == 1:
+            self.qresi = phis[0]
+        else:
+            self.qresi_ls = nn.ModuleList(phis)
         # The margins are the original's; double precision and "first of equals" decide its ties, e.g. k = 2 of 10.
         margin = (1 / 3 if count == 4 else 1 / 2) / count
         ticks = np.linspace(margin, 1 - margin, count)
         self.choice = [int(np.abs(ticks - k / max(scales - 1, 1)).argmin()) for k in range(scales)]
-        for number, phi in enumerate(self.qresi_ls):  # few scales leave some phi without use
+        for number, phi in enumerate(self.phis):  # few scales leave some phi without use
             phi.requires_grad_(number in self.choice)
 
+    @property
+    def phis(self) -> list[Phi]:
+        return [module for module in self.modules() if isinstance(module, Phi)]
+
     def forward(self, k: int, h: Tensor) -> Tensor:
-        return self.qresi_ls[self.choice[k]](h)  # type: ignore[no-any-return]
+        return self.phis[self.choice[k]](h)  # type: ignore[no-any-return]
 
 
 def area(x: Tensor, side: int) -> Tensor:

@@ -12,8 +12,9 @@ from fvar.config import TrainConfig
 from fvar.training import sharding
 
 # Tables and scales that have two or more dimensions and still must not shrink: class and scale embeddings, positions,
-# the codebook, the attention's logit scale. `word_embed` is a linear map despite its name, and decays.
-NOT_DECAYED = ("class_emb", "lvl_embed", "pos_", "scale_mul", "embedding", "codebook")
+# the codebook, the attention's logit scale, the offsets of a shared modulation. `word_embed` is a linear map despite
+# its name, and decays.
+NOT_DECAYED = ("class_emb", "lvl_embed", "pos_", "scale_mul", "ada_gss", "embedding", "codebook")
 
 
 def decays(name: str, parameter: Tensor) -> bool:

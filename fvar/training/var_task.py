@@ -167,7 +167,7 @@ class VarTask(Task[TokenBatch]):
         """The three parts of every block, for a teacher does not call its blocks as a whole; and both networks."""
         networks = [network for network in (self.student, self.teacher) if network is not None]
         blocks = [module for network in networks for module in network.modules() if isinstance(module, Block)]
-        return [*(part for block in blocks for part in (block.ada_lin, block.attn, block.ffn)), *networks]
+        return [*(part for block in blocks for part in block.children()), *networks]
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Means over `eval_images` held-out images, evenly spread over all of them, with their true labels."""

@@ -40,6 +40,7 @@ KEPT = [
     "pos_1LC",
     "pos_start",
     "attn.scale_mul_1H11",
+    "ada_gss",
     "quantize.embedding.weight",
 ]
 
