@@ -79,6 +79,7 @@ class Preset:
     samples: int
     references: int  # real images scored against; 0: the whole split
     words: int  # per font size, that the OCR reads
+    rfid_images: int  # held-out images of the finished tokenizer's rFID; 0: none
     precision: Precision
     data_root: str = ""  # `--data folder:/path`
 
@@ -124,6 +125,7 @@ class Preset:
             ),
             loss=TokenizerLossConfig(perceptual=perceptual, adversarial=adversarial, bypass=self.bypass),
             train=self._train(self.tokenizer_train, seed=0),
+            rfid_images=self.rfid_images,
         )
 
     def tokens(self, signal: Signal = "structure") -> TokensConfig:
@@ -173,10 +175,10 @@ class Preset:
 # fmt: off
 _T = Training
 PRESETS = {preset.name: preset for preset in (
-    #       name     data      px   patch_nums      ch   ch_mult       res grp  z   V_L   V_A  codebook      lpips gan  bypass tokenizer: steps batch lr   eval  depth x dim  d12 16  20  24         VAR: steps batch lr     eval   curve: every samples  samples  real  words
-    Preset("smoke", "emoji",   64, (1, 2, 4, 8),   16, (1, 1, 2, 4),    1,  4, 16,  512,  64, (0.95,  20), (0.0, 0.0), 0.8, _T(    240,   8, 6.4e-2, 120, 0.08),   4,  32, ( 2,  3,  4,  5), _T(    200,  16, 2.4e-2,  40), (     0,    225),    225,    512,  48, "bf16"),
-    Preset("small", "emoji",  128, (2, 4, 8, 16),  64, (1, 1, 2, 4),    2, 32, 32, 2048, 256, (0.99, 256), (1.0, 0.5), 0.1, _T( 10_000,  64, 4e-4, 1000),   8,  64, ( 6,  8, 10, 12), _T( 20_000, 128, 4e-4,  1000), ( 2_000,  1_000),  2_000,      0, 512, "bf16"),
-    Preset("paper", "folder", 256, (2, 4, 8, 16), 160, (1, 1, 2, 2, 4), 2, 32, 32, 8192, 512, (0.99, 256), (1.0, 0.5), 0.0, _T(100_000, 256, 1e-4, 1000),  16,  64, (12, 16, 20, 24), _T(400_000, 256, 1e-4,  1000), (20_000, 10_000), 50_000, 50_000, 512, "bf16"),
+    #       name     data      px   patch_nums      ch   ch_mult       res grp  z   V_L   V_A  codebook      lpips gan  bypass tokenizer: steps batch lr   eval  depth x dim  d12 16  20  24         VAR: steps batch lr     eval   curve: every samples  samples  real  words   rfid
+    Preset("smoke", "emoji",   64, (1, 2, 4, 8),   16, (1, 1, 2, 4),    1,  4, 16,  512,  64, (0.95,  20), (0.0, 0.0), 0.8, _T(    240,   8, 6.4e-2, 120, 0.08),   4,  32, ( 2,  3,  4,  5), _T(    200,  16, 2.4e-2,  40), (     0,    225),    225,    512,  48,      0, "bf16"),
+    Preset("small", "emoji",  128, (2, 4, 8, 16),  64, (1, 1, 2, 4),    2, 32, 32, 2048, 256, (0.99, 256), (1.0, 0.5), 0.1, _T( 10_000,  64, 4e-4, 1000),   8,  64, ( 6,  8, 10, 12), _T( 20_000, 128, 4e-4,  1000), ( 2_000,  1_000),  2_000,      0, 512,  1_000, "bf16"),
+    Preset("paper", "folder", 256, (2, 4, 8, 16), 160, (1, 1, 2, 2, 4), 2, 32, 32, 8192, 512, (0.99, 256), (1.0, 0.5), 0.0, _T(100_000, 256, 1e-4, 1000),  16,  64, (12, 16, 20, 24), _T(400_000, 256, 1e-4,  1000), (20_000, 10_000), 50_000, 50_000, 512, 50_000, "bf16"),
 )}
 # fmt: on
 

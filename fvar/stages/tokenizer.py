@@ -3,6 +3,7 @@
 model.safetensors       the VQVAE under the original VAR's keys
 companion.safetensors   the signal's scale and the codebook's statistics
 reconstruction.png      held-out images, what each prefix of scales decodes to, the reconstruction
+metrics.jsonl           besides the training's: PSNR, SSIM, L1 and rFID after every scale (split "reconstruction")
 """
 
 from __future__ import annotations
@@ -35,7 +36,24 @@ def run(run: RunDir) -> None:
     tokenizer = load_tokenizer(run, device)
     with atomic.replacing(run.path / "reconstruction.png") as temporary:
         reconstruction_sheet(tokenizer, task.heldout).save(temporary)
+    if config.rfid_images and config.signal == "structure":
+        log_reconstruction(run, config)
     print(summary(run))
+
+
+def log_reconstruction(run: RunDir, config: TokenizerConfig) -> None:
+    """Record what the finished tokenizer keeps of held-out images; a value not defined or not measured is left out."""
+    from fvar.metrics.reconstruction import measure  # the packages that score take seconds to import
+
+    body = measure(run, "heldout", config.rfid_images, device=run.runtime.device)
+    values: dict[str, float] = {}
+    for row in body["scales"]:
+        found = {key: row[key] for key in ("psnr", "psnr_view", "ssim", "l1")}
+        found |= {f"{key}_{body['count']}": row[key]["value"] for key in ("rfid", "rkid")}
+        values |= {f"{key}/scale{row['scale']}": value for key, value in found.items() if value is not None}
+    run.log_metrics(config.train.steps, values, split="reconstruction")
+    if reason := body["scales"][-1]["rfid"]["reason"]:
+        print(f"rFID is not logged: {reason}")
 
 
 def save(run: RunDir, modules: dict[str, nn.Module]) -> None:

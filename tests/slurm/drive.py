@@ -42,6 +42,7 @@ def first_stage(seed: int) -> Stage:
             quantiser=QuantiserConfig(vocab_size=16),
             loss=TokenizerLossConfig(perceptual=0.0, adversarial=0.0),
             train=TrainConfig(steps=30, batch_size=4, eval_images=16, eval_every=15, precision="fp32", seed=seed),
+            rfid_images=0,
         )
     )
 

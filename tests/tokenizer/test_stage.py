@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from fvar.config import RuntimeConfig, Stage
 from fvar.data import open_dataset, to_float
 from fvar.errors import Interrupted, UserError
+from fvar.metrics.reconstruction import measure
 from fvar.rundir import RunDir
 from fvar.stages import tokenizer as stage
 from fvar.tokenizer.bundle import load_tokenizer
@@ -37,6 +38,18 @@ def test_stage_leaves_weights_a_sheet_and_metrics_and_its_tokenizer_can_be_used(
     sides = [16, 16, 16] if signal == "structure" else [4, 8, 16]
     assert [made.shape[-1] for made in tokenizer.decode_prefixes(indices)] == sides
     assert "usage" in stage.summary(run)
+
+
+def test_what_the_finished_tokenizer_keeps_is_logged_scale_by_scale(tmp_path: Path) -> None:
+    run = made(tmp_path, rfid_images=9)
+    stage.run(run)
+    (record,) = run.metrics("reconstruction")
+    assert record["step"] == 6
+    body = measure(run, count=9)
+    for k, row in enumerate(body["scales"], start=1):
+        assert record[f"psnr/scale{k}"] == row["psnr"]
+        assert record[f"rfid_9/scale{k}"] == row["rfid"]["value"] > 0
+    assert "ssim/scale3" in record
 
 
 def test_stopped_and_continued_stage_ends_with_the_same_weights(

@@ -35,6 +35,7 @@ def config(**changes: Any) -> TokenizerConfig:
         quantiser=QuantiserConfig(vocab_size=64, dead_after=10, ema_decay=0.9),
         loss=TokenizerLossConfig(perceptual=0.0, adversarial=0.0),
         train=TrainConfig(steps=60, batch_size=16, lr=0.03, eval_images=64, precision="fp32"),
+        rfid_images=0,
     )
     for path, value in changes.items():
         tiny = replace_path(tiny, path.replace("__", "."), value)
