@@ -64,6 +64,18 @@ def test_student_parameters_are_those_of_the_published_sizes(depth: int) -> None
     assert student.parameters == built
 
 
+def test_modulations_that_all_blocks_share_are_billed_once() -> None:
+    cfg = TransformerConfig(depth=4, width=256, shared_aln=True)
+    with torch.device("meta"):
+        student = VAR(cfg, 1000, 4096, 32, SCALES)
+        labels, targets = torch.zeros(2, dtype=torch.long), torch.zeros(2 * 680, dtype=torch.long)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            F.cross_entropy(student(labels, torch.zeros(2, 679, 32)).logits.flatten(0, 1), targets).backward()
+    bill = estimate.estimate(stages(cfg, None)).parts[1]
+    assert bill.parameters == learned(student)
+    assert bill.flops == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
+
+
 def test_d16_has_the_parameters_the_original_reports() -> None:
     assert estimate.estimate(stages(TransformerConfig(depth=16), None)).parameters == pytest.approx(
         310_283_520, rel=1e-3

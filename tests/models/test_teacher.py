@@ -122,6 +122,22 @@ def test_the_teachers_loss_trains_all_of_the_teacher_and_nothing_of_the_student(
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_a_modulation_shared_by_all_blocks_is_learned_by_the_student_and_read_by_the_teacher(trunk: str) -> None:
+    cfg = TransformerConfig(depth=3, width=32, heads=2, shared_aln=True)
+    shape = (tiny.CLASSES, tiny.VOCAB, tiny.CHANNELS, tiny.PATCH_NUMS)
+    teacher = Teacher(cfg, TeacherConfig(head_dim=8, trunk=trunk), *shape, tiny.ALIAS_VOCAB)
+    student = tiny.var(cfg)
+    teacher.copy_deployment(student)
+    mine, theirs = both(student, teacher, features=2)
+    mine.logits.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    before = student.shared_ada_lin.linear.weight.grad.clone()
+    theirs.logits.square().mean().backward()
+    assert torch.equal(student.shared_ada_lin.linear.weight.grad, before)
+    assert all(parameter.grad is not None for parameter in teacher.parameters())
+
+
 def test_the_teacher_draws_no_random_numbers() -> None:
     teacher = tiny.teacher(SEPARATE).train()
     state = torch.get_rng_state()
