@@ -188,9 +188,9 @@ def test_bfloat16_logits_stay_within_two_percent_of_float32() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_bfloat16_gradients_stay_within_one_percent_of_float32(seed: int) -> None:
-    """All together; those of one kind of parameter, over all blocks, within 3 %.
+    """All together; those of one kind of parameter, over all blocks, within 3 %; every parameter's own within 5 %.
 
-    A single temperature of attention is no measure: its gradient is a small sum of large terms.
+    But for a single temperature of attention, whose gradient is a small sum of large terms.
     """
     network = tiny.var(TransformerConfig(depth=8, width=128, heads=2, drop_path=0.0), seed=seed)
     labels, var_input, _ = tiny.batch(4)
@@ -202,6 +202,8 @@ def test_bfloat16_gradients_stay_within_one_percent_of_float32(seed: int) -> Non
         gradients.append(torch.autograd.grad(loss, list(network.parameters())))
     kinds: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for (name, _), exact, low in zip(network.named_parameters(), *gradients, strict=True):
+        if "scale_mul" not in name:
+            assert ((low - exact).norm() / exact.norm()).item() < 0.05, name
         for kind in ("all", re.sub(r"blocks\.\d+\.", "", name)):
             kinds.setdefault(kind, []).append((exact.flatten(), low.flatten()))
     for kind, pairs in kinds.items():
