@@ -29,7 +29,7 @@ from studies.presets import Preset
 if TYPE_CHECKING:
     from analysis.results import StudyResults
 
-STUDIES = (
+STUDIES: tuple[str, ...] = (
     "ablation_table2",
     "table1",
     "sweep_psf_radius",

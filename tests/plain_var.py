@@ -208,7 +208,7 @@ def block_modulations(w: State, name: str, condition: Tensor) -> list[Tensor]:
 def attention(w: State, name: str, x: Tensor, hidden: Tensor, cfg: Settings) -> Tensor:
     bias = torch.cat([w[f"{name}.q_bias"], torch.zeros_like(w[f"{name}.q_bias"]), w[f"{name}.v_bias"]])
     q, k, v = (x @ w[f"{name}.mat_qkv.weight"].T + bias).chunk(3, dim=-1)
-    q, k, v = (t.unflatten(-1, (cfg.heads, -1)) for t in (q, k, v))  # (B, L, heads, D)
+    q, k, v = (torch.unflatten(t, -1, (cfg.heads, -1)) for t in (q, k, v))  # (B, L, heads, D)
     if cfg.l2_norm:
         temperature = w[f"{name}.scale_mul_1H11"].clamp(max=math.log(100)).exp().reshape(cfg.heads, 1)
         q, k = q / q.norm(dim=-1, keepdim=True) * temperature, k / k.norm(dim=-1, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from fvar.config import (
     SamplesConfig,
     ScoresConfig,
     Stage,
+    StageConfig,
     TeacherConfig,
     TokenizerConfig,
     TokensConfig,
@@ -67,13 +69,14 @@ def test_configuration_survives_json(value: Any) -> None:
     "value", [TrainConfig(), PyramidConfig(), TransformerConfig(), TeacherConfig(), SamplesConfig()]
 )
 def test_every_number_is_part_of_the_identity(value: Any) -> None:
-    wrapped = {
+    wraps: dict[str, Callable[[Any], StageConfig]] = {
         "PyramidConfig": lambda v: TokenizerConfig(pyramid=v),
         "TrainConfig": lambda v: VarConfig(train=v),
         "TransformerConfig": lambda v: VarConfig(transformer=v),
         "TeacherConfig": lambda v: VarConfig(teacher=v),
         "SamplesConfig": lambda v: v,
-    }[type(value).__name__]
+    }
+    wrapped = wraps[type(value).__name__]
     before = Stage(wrapped(value)).signature
     for path in leaves(value):
         try:
@@ -104,9 +107,9 @@ def test_chain_lists_inputs_first_and_shared_ones_once() -> None:
     ("make", "message"),
     [
         (
-            lambda: DataConfig(dataset="emojy"),
+            lambda: DataConfig(dataset="emojy"),  # type: ignore[arg-type]
             r"unknown DataConfig.dataset 'emojy' \(did you mean 'emoji'\?\); valid: ",
-        ),  # type: ignore[arg-type]
+        ),
         (lambda: DataConfig(holdout=1.0), r"holdout must be in \[0, 1\)"),
         (lambda: TrainConfig(steps=0), "steps must be at least 1, got 0"),
         (lambda: TrainConfig(batch_size="8"), "TrainConfig.batch_size must be int, got '8'"),  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def test_scale_weights_choose_the_scales_that_count() -> None:
 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
-def test_lambda_zero_and_no_teacher_give_identical_student_updates(trunk: str) -> None:
+def test_lambda_zero_and_no_teacher_give_identical_student_updates(trunk: tiny.Trunk) -> None:
     def updated(with_teacher: bool) -> list[Tensor]:
         student = tiny.var().train()
         teacher = tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -118,7 +119,9 @@ def test_gaussian_sums_to_one_and_starts_from_the_delta() -> None:
 @pytest.mark.parametrize("kind", ["cosine", "linear", "geometric"])
 @given(states=st.integers(2, 12), rho_max=st.floats(0.1, 100))
 @settings(deadline=None)
-def test_schedules_fall_strictly_from_rho_max_to_exactly_zero(kind: str, states: int, rho_max: float) -> None:
+def test_schedules_fall_strictly_from_rho_max_to_exactly_zero(
+    kind: optics.Schedule, states: int, rho_max: float
+) -> None:
     radii = optics.radius_schedule(states, rho_max, kind)
     assert len(radii) == states
     assert radii[0] == pytest.approx(rho_max)
@@ -146,9 +149,12 @@ def test_a_single_state_is_in_focus() -> None:
         (lambda: optics.radius_schedule(0, 12.0), "num_states must be at least 1, got 0"),
         (lambda: optics.radius_schedule(4, -12.0), "rho_max must be .* got -12"),
         (lambda: optics.radius_schedule(4, math.inf), "rho_max must be .* got inf"),
-        (lambda: optics.radius_schedule(4, 12.0, "cubic"), "kind must be 'cosine', 'linear' or 'geometric'"),
+        (
+            lambda: optics.radius_schedule(4, 12.0, "cubic"),  # type: ignore[arg-type]
+            "kind must be 'cosine', 'linear' or 'geometric'",
+        ),
     ],
 )
-def test_bad_values_are_named(call, message: str) -> None:
+def test_bad_values_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

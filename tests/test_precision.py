@@ -33,8 +33,8 @@ def test_this_processor_is_asked_for_its_kernels() -> None:
 
 def test_a_processor_without_kernels_computes_in_float32_and_a_gpu_as_asked(no_kernels: None) -> None:
     for asked in ("bf16", "fp16"):
-        assert precision.computed(asked, CPU) == "fp32"  # type: ignore[arg-type]
-        assert precision.computed(asked, GPU) == asked  # type: ignore[arg-type]
+        assert precision.computed(asked, CPU) == "fp32"
+        assert precision.computed(asked, GPU) == asked
     assert precision.computed("fp32", CPU) == "fp32"
 
 

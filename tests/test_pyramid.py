@@ -1,6 +1,7 @@
 """Claims of fvar.pyramid, against a direct convolution in float64 and against signals whose views are known."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from torch.nn import functional as F
 
 from fvar import optics, pyramid, spectrum
 from fvar.config import PyramidConfig
-from fvar.pyramid import FocusPyramid
+from fvar.pyramid import Digital, FocusPyramid, Kernel
 
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 10 scales, most of which do not divide 16
 
 
-def image(side: int, batch: int = 2, channels: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32):
+def image(
+    side: int, batch: int = 2, channels: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(batch, channels, side, side, generator=generator, dtype=torch.float64) * 2 - 1).to(dtype)
 
@@ -62,7 +65,9 @@ def directly_sampled(x: torch.Tensor, m: int, digital: str) -> torch.Tensor:
 @pytest.mark.parametrize("digital", ["decimate", "area", "bicubic"])
 @pytest.mark.parametrize("kernel", ["disk", "gaussian"])
 @pytest.mark.parametrize("patch_nums", [(2, 4, 8, 16), VAR_SCALES])
-def test_views_equal_a_direct_convolution_sampled_at_the_same_points(patch_nums, kernel: str, digital: str) -> None:
+def test_views_equal_a_direct_convolution_sampled_at_the_same_points(
+    patch_nums: tuple[int, ...], kernel: Kernel, digital: Digital
+) -> None:
     x = image(64)
     views = FocusPyramid(patch_nums, 4, 5.0, kernel=kernel, digital=digital).eval()(x)
     for k, (p, rho) in enumerate(zip(patch_nums, optics.radius_schedule(len(patch_nums), 5.0), strict=True)):
@@ -81,7 +86,9 @@ def test_views_equal_a_direct_convolution_sampled_at_the_same_points(patch_nums,
     channels=st.sampled_from([1, 3]),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_sizes_and_radii_equal_a_direct_convolution(patch_nums, factor, rho_max, schedule, channels) -> None:
+def test_any_sizes_and_radii_equal_a_direct_convolution(
+    patch_nums: list[int], factor: int, rho_max: float, schedule: optics.Schedule, channels: int
+) -> None:
     """Odd sides, 1 x 1 views, grey images, radii larger than the image."""
     side = factor * patch_nums[-1]
     x = image(side, channels=channels)
@@ -97,7 +104,7 @@ def test_any_sizes_and_radii_equal_a_direct_convolution(patch_nums, factor, rho_
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("digital", ["decimate", "area", "bicubic"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_residual_is_digital_minus_focused_to_the_bit(dtype, digital: str, training: bool) -> None:
+def test_residual_is_digital_minus_focused_to_the_bit(dtype: torch.dtype, digital: Digital, training: bool) -> None:
     x = image(32, dtype=dtype)
     views = FocusPyramid(VAR_SCALES, 2, 4.0, digital=digital).train(training)(x)
     for L, D, A in zip(*views, strict=True):
@@ -131,7 +138,7 @@ def test_without_a_kernel_both_views_are_the_digital_one() -> None:
 
 @pytest.mark.parametrize("kernel", ["disk", "gaussian"])
 @pytest.mark.parametrize("digital", ["decimate", "area", "bicubic"])
-def test_a_ramp_leaves_no_residual_so_both_views_share_one_grid(digital: str, kernel: str) -> None:
+def test_a_ramp_leaves_no_residual_so_both_views_share_one_grid(digital: Digital, kernel: Kernel) -> None:
     """A shift of 0.01 px between L_k and D_k would leave 0.01 px of slope everywhere."""
     side, rho = 256, 12.0
     slope = 1.8 / side
@@ -146,7 +153,7 @@ def test_a_ramp_leaves_no_residual_so_both_views_share_one_grid(digital: str, ke
 
 
 @pytest.mark.parametrize("digital", ["decimate", "area", "bicubic"])
-def test_views_sample_a_ramp_at_the_stated_points(digital: str) -> None:
+def test_views_sample_a_ramp_at_the_stated_points(digital: Digital) -> None:
     side = 64
     x = (torch.arange(side) / side).expand(1, 1, side, side).contiguous()
     views = FocusPyramid(VAR_SCALES, 4, 0.0, digital=digital).eval()(x)
@@ -229,7 +236,7 @@ def test_autocast_does_not_lower_the_precision() -> None:
 
 
 @pytest.mark.parametrize("digital", ["decimate", "area", "bicubic"])
-def test_views_are_differentiable(digital: str) -> None:
+def test_views_are_differentiable(digital: Digital) -> None:
     build = FocusPyramid((2, 3, 4), 2, 1.5, digital=digital).double().eval()
     x = (image(8, batch=1, channels=1).double() * 0.9).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: sum((L.square().sum() + A.sum()) for L, _, A in zip(*build(x))), x)  # noqa: B905
@@ -271,8 +278,8 @@ def test_the_configured_radius_follows_the_image() -> None:
         ({"beta": (0.1, -0.1)}, "beta must be two finite numbers >= 0"),
     ],
 )
-def test_bad_arguments_are_named(change: dict[str, object], message: str) -> None:
-    arguments = {"patch_nums": (2, 4), "downsample_factor": 4, "rho_max": 3.0} | change
+def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"patch_nums": (2, 4), "downsample_factor": 4, "rho_max": 3.0} | change
     with pytest.raises(ValueError, match=message):
         FocusPyramid(**arguments)
 

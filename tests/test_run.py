@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,12 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], None]:
 
 def test_finished_stage_is_done_and_not_repeated(run: RunDir, stage: Callable[[Body], None]) -> None:
     calls = []
-    stage(lambda run: (calls.append(run.path), print("made it"))[0])
+
+    def body(run: RunDir) -> None:
+        calls.append(run.path)
+        print("made it")
+
+    stage(body)
     status = runner.execute(run.path)
     runner.execute(run.path)
     assert (status.state, status.attempts, calls) == ("done", 1, [run.path])
@@ -118,7 +124,7 @@ def test_little_space_is_said_before_the_stage_starts(
     run: RunDir, stage: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage(lambda run: pytest.fail("started"))
-    monkeypatch.setattr(runner.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
     with pytest.raises(UserError, match="only 5 MiB are free"):
         runner.execute(run.path)
 

@@ -3,20 +3,22 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from fvar.config import DataConfig, RuntimeConfig, Stage, TokensConfig
-from fvar.data import open_dataset, to_float
+from fvar.config import DataConfig, RuntimeConfig, Signal, Stage, TokenizerConfig, TokensConfig
+from fvar.data import Split, open_dataset, to_float
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 from fvar.stages import tokenizer as tokenizer_stage
 from fvar.stages import tokens as tokens_stage
 from fvar.tokenizer.bundle import load_tokenizer
 from fvar.tokenizer.task import TokenizerTask
-from fvar.tokens import TokenStore
+from fvar.tokens import TokenStore, write_array
 from tests.tokenizer.test_task import config
 
 Inputs = tuple[Path, Stage, Stage]
@@ -27,9 +29,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     """A root with an untrained structure and an untrained alias tokenizer, marked as done."""
     root, stages = tmp_path_factory.mktemp("runs"), []
     for signal in ("structure", "alias"):
-        stage = Stage(config(signal=signal))
+        tokenizer = config(signal=signal)
+        stage = Stage(tokenizer)
         run = RunDir.create(root, stage, RuntimeConfig())
-        task = TokenizerTask(stage.config, torch.device("cpu"))
+        task = TokenizerTask(tokenizer, torch.device("cpu"))
         torch.nn.init.normal_(task.vqvae.quantize.embedding.weight)
         tokenizer_stage.save(run, task.state_modules())
         run.update(state="done")
@@ -37,9 +40,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return root, stages[0], stages[1]
 
 
-def write(root: Path, tokenizer: Stage, **changes: object) -> RunDir:
-    data = dataclasses.replace(tokenizer.config.data, crop="random", flip=True, crops=2)
-    stage = Stage(TokensConfig(**{"data": data, "batch_size": 50, **changes}), {"tokenizer": tokenizer})
+def data_of(item: Stage | RunDir) -> DataConfig:
+    """The data set of a tokenizer or a token store."""
+    assert isinstance(item.config, TokenizerConfig | TokensConfig)
+    return item.config.data
+
+
+def write(
+    root: Path, tokenizer: Stage, signal: Signal = "structure", data: DataConfig | None = None, batch_size: int = 50
+) -> RunDir:
+    data = data or dataclasses.replace(data_of(tokenizer), crop="random", flip=True, crops=2)
+    stage = Stage(TokensConfig(signal, data, batch_size), {"tokenizer": tokenizer})
     run = RunDir.create(root, stage, RuntimeConfig())
     tokens_stage.run(run)
     return run
@@ -53,9 +64,9 @@ def store_run(trained: Inputs) -> RunDir:
 def test_store_holds_what_the_tokenizer_says_of_each_image(trained: Inputs, store_run: RunDir) -> None:
     store = TokenStore.open(store_run)
     tokenizer = load_tokenizer(store_run.input("tokenizer"))
-    data = store_run.config.data
-    for split, items in (("train", [0, 300, 700]), ("heldout", [0, 100])):
-        images = open_dataset(data, split)
+    splits: dict[Split, list[int]] = {"train": [0, 300, 700], "heldout": [0, 100]}
+    for split, items in splits.items():
+        images = open_dataset(data_of(store_run), split)
         tokens, labels = getattr(store, split).batch(items)
         expected = tokenizer.encode_images(to_float(images.batch(items)))
         assert all(torch.equal(a, b) for a, b in zip(tokens, expected, strict=True))
@@ -64,9 +75,9 @@ def test_store_holds_what_the_tokenizer_says_of_each_image(trained: Inputs, stor
 
 def test_copies_beyond_the_first_are_augmented_and_the_heldout_images_are_not(store_run: RunDir) -> None:
     store = TokenStore.open(store_run)
-    count = len(open_dataset(store_run.config.data, "train"))
+    count = len(open_dataset(data_of(store_run), "train"))
     assert len(store) == 2 * count
-    assert len(store.heldout) == len(open_dataset(store_run.config.data, "heldout"))
+    assert len(store.heldout) == len(open_dataset(data_of(store_run), "heldout"))
     assert np.array_equal(store.labels[:count], store.labels[count:])
     assert (store.indices[-1][:count] != store.indices[-1][count:]).any()
     assert [scale.dtype == np.uint16 and scale.shape[1] for scale in store.indices] == [1, 4, 16]
@@ -79,13 +90,14 @@ def test_stores_of_one_data_set_and_seed_line_up_whatever_they_hold(trained: Inp
     assert all(np.array_equal(a, b) for a, b in zip(ours.indices, other_batch.indices, strict=True))
     residuals = TokenStore.open(write(root, alias, signal="alias"))
     ours.require_same_items(residuals)
-    shorter = write(root, alias, signal="alias", data=dataclasses.replace(alias.config.data, crops=1))
+    shorter = write(root, alias, signal="alias", data=dataclasses.replace(data_of(alias), crops=1))
     with pytest.raises(UserError, match="train items"):
         ours.require_same_items(TokenStore.open(shorter))
 
 
 def test_structure_tokenizer_also_codes_residuals_but_not_the_other_way_round(trained: Inputs) -> None:
     root, structure, alias = trained
+    assert isinstance(structure.config, TokenizerConfig)
     without_dual = TokenStore.open(write(root, structure, signal="alias"))
     assert without_dual.vocab_size == structure.config.quantiser.vocab_size
     with pytest.raises(UserError, match="alias tokenizer"):
@@ -96,19 +108,21 @@ def test_interrupted_stage_codes_only_what_is_missing(
     trained: Inputs, store_run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coded: list[str] = []
-    plain = tokens_stage.write_array
 
-    def dies_after_three(path: Path, array: np.ndarray) -> None:
+    def notes(path: Path, array: NDArray[Any]) -> None:
+        coded.append(path.name)
+        write_array(path, array)
+
+    def dies_after_three(path: Path, array: NDArray[Any]) -> None:
         if len(coded) == 3:
             raise KeyboardInterrupt
-        coded.append(path.name)
-        plain(path, array)
+        notes(path, array)
 
     monkeypatch.setattr(tokens_stage, "write_array", dies_after_three)
     with pytest.raises(KeyboardInterrupt):
         write(trained[0], trained[1], batch_size=64)
     coded.append("resumed")  # lets the rest through
-    monkeypatch.setattr(tokens_stage, "write_array", lambda path, array: (coded.append(path.name), plain(path, array)))
+    monkeypatch.setattr(tokens_stage, "write_array", notes)
     resumed = TokenStore.open(write(trained[0], trained[1], batch_size=64))
     parts = [name for name in coded if "-" in name]
     assert len(parts) == len(set(parts))

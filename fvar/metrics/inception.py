@@ -94,7 +94,7 @@ def packaged() -> FeatureExtractorInceptionV3:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
-        network = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
+        network = torch.jit.load(io.BytesIO(data), map_location="cpu")
     return _build(_Packaged, network.state_dict())
 
 

@@ -32,7 +32,7 @@ def trim_in_backward(parameters: Iterable[nn.Parameter]) -> None:
             trim(0)
 
     for parameter in own:
-        parameter.register_post_accumulate_grad_hook(count)  # type: ignore[no-untyped-call]
+        parameter.register_post_accumulate_grad_hook(count)
 
 
 @functools.cache

@@ -121,6 +121,6 @@ class Probes:
             raise OSError(f"{self._path(step)} is damaged ({error})") from error
         if self.device.type != "cuda":
             return self.measure(weights, self.stopping)
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):  # beside the training's kernels, not between them
             return self.measure(weights, self.stopping)

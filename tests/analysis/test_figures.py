@@ -7,10 +7,13 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from analysis import gallery, plot_convergence, plot_sweep, style
@@ -40,6 +43,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
+def xs(line: Line2D) -> list[float]:
+    return list(np.asarray(line.get_xdata()))
+
+
+def ys(line: Line2D) -> list[float]:
+    return list(np.asarray(line.get_ydata()))
+
+
 def sweep(results: Path, study: str, grid: dict[str, list[float]], seeds: int = 1) -> StudyResults:
     """A finished sweep over the cells of a grid (lists of equal length)."""
     cells = []
@@ -62,13 +73,13 @@ def test_lines_are_means_over_seeds_and_bands_one_standard_deviation(
     line = next(line for line in left.get_lines() if line.get_label() == "FVAR (full)")
     by_seed = [[record["cross_entropy"] for record in cell.metrics("heldout")] for cell in ablation.variants()["full"]]
     means = [statistics.fmean(pair) for pair in zip(*by_seed, strict=True)]
-    assert list(line.get_ydata()) == pytest.approx(means)
-    assert list(line.get_xdata()) == list(range(0, fakes.STEPS + 1, 20))
-    band = left.collections[1].get_paths()[0].vertices
+    assert ys(line) == pytest.approx(means)
+    assert xs(line) == list(range(0, fakes.STEPS + 1, 20))
+    band = np.asarray(left.collections[1].get_paths()[0].vertices)
     widest = max(statistics.stdev(pair) for pair in zip(*by_seed, strict=True))
     heights = [band[band[:, 0] == step, 1] for step in range(0, fakes.STEPS + 1, 20)]
     assert max(np.ptp(height) for height in heights) == pytest.approx(2 * widest)
-    assert right.get_lines()[0].get_ydata()[-1] == pytest.approx(100 * by_last(ablation, "baseline"))
+    assert ys(right.get_lines()[0])[-1] == pytest.approx(100 * by_last(ablation, "baseline"))
 
 
 def by_last(results: StudyResults, variant: str) -> float:
@@ -109,10 +120,10 @@ def test_up_to_eight_variants_have_colours_apart_from_each_other_and_more_get_sh
 
 
 @pytest.mark.parametrize("module", [plot_convergence, gallery])
-def test_the_same_results_give_the_same_file(ablation: StudyResults, module: object) -> None:
-    path = module.draw(ablation)  # type: ignore[attr-defined]
+def test_the_same_results_give_the_same_file(ablation: StudyResults, module: ModuleType) -> None:
+    path = module.draw(ablation)
     before = path.read_bytes()
-    assert module.draw(ablation).read_bytes() == before  # type: ignore[attr-defined]
+    assert module.draw(ablation).read_bytes() == before
 
 
 def test_the_fingerprint_of_results_changes_with_metrics_scores_and_states_alone(tmp_path: Path) -> None:
@@ -174,9 +185,9 @@ def test_a_sweep_of_one_number_is_a_curve_over_it(tmp_path: Path, drawn: list[Fi
     results = sweep(tmp_path, "sweep_psf_radius", {"rho_max": [0.0, 6.0, 12.0]}, seeds=2)
     plot_sweep.draw(results)
     ax = drawn[0].axes[0]
-    assert list(ax.get_lines()[0].get_xdata()) == [0.0, 6.0, 12.0]
+    assert xs(ax.get_lines()[0]) == [0.0, 6.0, 12.0]
     means = [statistics.fmean(cell.score("fid") or 0 for cell in cells) for cells in results.variants().values()]
-    assert list(ax.get_lines()[0].get_ydata()) == pytest.approx(means)
+    assert ys(ax.get_lines()[0]) == pytest.approx(means)
     assert ax.get_title(loc="left") == "FID@36 (lower is better)"
 
 
@@ -188,9 +199,11 @@ def test_a_sweep_of_two_numbers_is_a_map_and_the_best_cell_is_framed(tmp_path: P
     shown = [[f"{results.cells[row * 2 + column].score('fid'):.1f}" for column in (0, 1)] for row in (0, 1)]
     texts = {tuple(map(round, text.get_position())): text.get_text() for text in ax.texts}
     assert [[texts[column, row] for column in (0, 1)] for row in (0, 1)] == shown
-    assert ax.images[0].get_array()[1][0] == pytest.approx(results.cells[2].score("fid"))
+    assert np.asarray(ax.images[0].get_array())[1][0] == pytest.approx(results.cells[2].score("fid"))
     best = min(range(4), key=lambda index: results.cells[index].score("fid") or 0)
-    assert ax.patches[-1].get_xy() == (best % 2 - 0.5, best // 2 - 0.5)
+    frame = ax.patches[-1]
+    assert isinstance(frame, Rectangle)
+    assert frame.get_xy() == (best % 2 - 0.5, best // 2 - 0.5)
 
 
 def test_a_search_of_more_numbers_has_a_panel_for_each(tmp_path: Path, drawn: list[Figure]) -> None:

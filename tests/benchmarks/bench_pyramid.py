@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from fvar import optics
 from fvar.config import PyramidConfig
-from fvar.pyramid import FocusPyramid, from_config
+from fvar.pyramid import FocusPyramid, FocusViews, from_config
 
 BATCH, CHANNELS, SIDE = 32, 3, 256
 ROUNDS = 5
@@ -71,7 +71,10 @@ def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 def extra_memory(pyramid: FocusPyramid, x: Tensor) -> float:
     """Growth of the resident memory during one call, beyond the views it returns, in batches (Linux)."""
     statm, page = Path("/proc/self/statm"), resource.getpagesize()
-    resident = lambda: int(statm.read_text().split()[1]) * page  # noqa: E731
+
+    def resident() -> int:
+        return int(statm.read_text().split()[1]) * page
+
     pyramid(x[:1])  # FFT plans
     before, peak, done = resident(), 0, threading.Event()
 
@@ -82,7 +85,7 @@ def extra_memory(pyramid: FocusPyramid, x: Tensor) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    views = pyramid(x)
+    views: FocusViews = pyramid(x)
     done.set()
     watcher.join()
     written = {view.data_ptr(): view.nbytes for part in views for view in part if view.data_ptr() != x.data_ptr()}

@@ -116,7 +116,7 @@ def loop_overhead(config: VarConfig) -> float:
         with timed(Phase, "backward", "clip", "apply") as work:
             train(task, run, settings.train)
         records = [record for record in run.metrics("train") if record["step"] in (1, STEPS)]
-        whole = records[-1]["time"] - records[0]["time"]
+        whole: float = records[-1]["time"] - records[0]["time"]
         return 1 - sum(work[3:]) / whole
 
 
@@ -169,7 +169,7 @@ def resume_seconds() -> tuple[float, float]:
 
 def two_ranks_difference(steps: int = 6) -> float:
     """Largest difference of a loss between two gloo ranks and one, in float32."""
-    losses = []
+    losses: list[list[float]] = []
     with tempfile.TemporaryDirectory() as folder:
         for ranks in (1, 2):
             run = smoke_run(Path(folder) / str(ranks), steps=steps, precision="fp32", eval_images=1)
@@ -179,7 +179,8 @@ def two_ranks_difference(steps: int = 6) -> float:
             command = [sys.executable, "-m", *launcher, "fvar.run", str(run.path)]
             subprocess.run(command, check=True, capture_output=True)
             losses.append([record["loss"] for record in run.metrics("train")])
-    return max(abs(a - b) for a, b in zip(*losses, strict=True))
+    one, two = losses
+    return max(abs(a - b) for a, b in zip(one, two, strict=True))
 
 
 def reading_ratio(config: VarConfig, step_seconds: float) -> float:
@@ -206,7 +207,7 @@ def input_share(config: VarConfig, step_seconds: float) -> float:
 
 def main() -> None:
     alone = SMOKE.var(None, 0)
-    separate, shared = (SMOKE.var(TeacherConfig(trunk=trunk), 0) for trunk in ("separate", "shared"))  # type: ignore[arg-type]
+    separate, shared = (SMOKE.var(TeacherConfig(trunk=trunk), 0) for trunk in ("separate", "shared"))
     length, train_config = sum(p * p for p in SMOKE.patch_nums), alone.train
     computed_in = computed(train_config.precision, torch.device("cpu"))
     print(f"smoke: depth {SMOKE.depth}, {length} tokens, batch {train_config.batch_size}, {computed_in}; "

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fvar.models.blocks import Block
 from fvar.models.var import VAR
-from fvar.tokenizer.autoencoder import ResnetBlock, Upsample
+from fvar.tokenizer.autoencoder import Level, ResnetBlock, Upsample
 from fvar.tokenizer.vqvae import VQVAE
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -38,7 +38,8 @@ def attention(block: Block, x: Tensor, mask: Tensor | None, cache: Cache | None,
         else:
             cache.append((k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-    return attn.proj(out.transpose(1, 2).reshape(x.shape))
+    projected: Tensor = attn.proj(out.transpose(1, 2).reshape(x.shape))
+    return projected
 
 
 def run_blocks(var: VAR, x: Tensor, condition: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
@@ -47,7 +48,8 @@ def run_blocks(var: VAR, x: Tensor, condition: Tensor, mask: Tensor | None, cach
         x = x + gamma1 * attention(block, norm(x, var) * (1 + scale1) + shift1, mask, cache, index)
         x = x + gamma2 * block.ffn(norm(x, var) * (1 + scale2) + shift2)
     scale, shift = var.head_nm.ada_lin(condition)
-    return var.head(norm(x, var) * (1 + scale) + shift)
+    logits: Tensor = var.head(norm(x, var) * (1 + scale) + shift)
+    return logits
 
 
 def forward(var: VAR, labels: Tensor, var_input: Tensor) -> Tensor:
@@ -90,16 +92,20 @@ def decode(vqvae: VQVAE, f_hat: Tensor) -> Tensor:
     h = resnet(decoder.mid.block_1, decoder.conv_in(vqvae.post_quant_conv(f_hat)))
     h = resnet(decoder.mid.block_2, decoder.mid.attn_1(h))
     for level in reversed(list(decoder.up)):
+        assert isinstance(level, Level)
         for i, block in enumerate(level.block):
+            assert isinstance(block, ResnetBlock)
             h = resnet(block, h)
             if len(level.attn):
                 h = level.attn[i](h)
         if isinstance(level.upsample, Upsample):
             h = level.upsample.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-    return decoder.conv_out(F.silu(decoder.norm_out(h), inplace=True)).clamp(-1, 1)
+    images: Tensor = decoder.conv_out(F.silu(decoder.norm_out(h), inplace=True))
+    return images.clamp(-1, 1)
 
 
 def resnet(block: ResnetBlock, x: Tensor) -> Tensor:
     h = block.conv1(F.silu(block.norm1(x), inplace=True))
     h = block.conv2(F.silu(block.norm2(h), inplace=True))
-    return block.nin_shortcut(x) + h
+    out: Tensor = block.nin_shortcut(x) + h
+    return out

@@ -1,9 +1,11 @@
 """Charts hold what they say they hold."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from fvar.data import charts
 
@@ -18,7 +20,7 @@ ALL = [
 
 @pytest.mark.parametrize("chart", ALL)
 @pytest.mark.parametrize("side", [1, 33, 128])
-def test_charts_are_grey_images_in_range_and_always_the_same(chart, side: int) -> None:
+def test_charts_are_grey_images_in_range_and_always_the_same(chart: Callable[[int], Tensor], side: int) -> None:
     image = chart(side)
     assert image.shape == (1, side, side)
     assert image.dtype == torch.float32
@@ -53,7 +55,7 @@ def test_a_siemens_star_has_its_number_of_spokes_on_every_circle() -> None:
 
 
 @pytest.mark.parametrize("chart", [charts.zone_plate, charts.siemens_star])
-def test_round_charts_hold_next_to_nothing_beyond_their_highest_frequency(chart) -> None:
+def test_round_charts_hold_next_to_nothing_beyond_their_highest_frequency(chart: Callable[..., Tensor]) -> None:
     power = torch.fft.fft2(chart(256, highest=0.3)[0].double()).abs().square()
     f = torch.fft.fftfreq(256, dtype=torch.float64)
     beyond = torch.hypot(f[:, None], f[None, :]) > 0.34
@@ -80,7 +82,7 @@ def test_text_is_dark_on_white_and_larger_type_makes_taller_lines() -> None:
         (lambda: charts.rendered_text(64, ()), r"sizes must .* got \(\)"),
     ],
 )
-def test_bad_values_are_named(call, message: str) -> None:
+def test_bad_values_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -12,7 +12,7 @@ from fvar.errors import UserError
 EMOJI_64 = DataConfig(dataset="emoji", image_size=64)
 
 
-def test_emoji_have_the_documented_classes_and_counts():
+def test_emoji_have_the_documented_classes_and_counts() -> None:
     images = open_dataset(EMOJI_64, "all")
     counts = Counter(images.class_names[label] for label in images.labels.tolist())
     assert counts == {
@@ -30,7 +30,7 @@ def test_emoji_have_the_documented_classes_and_counts():
     assert len(images) == len(set(images.names)) == 1854
 
 
-def test_train_and_heldout_partition_every_class_in_the_same_share():
+def test_train_and_heldout_partition_every_class_in_the_same_share() -> None:
     whole = open_dataset(EMOJI_64, "all")
     train, heldout = open_dataset(EMOJI_64, "train"), open_dataset(EMOJI_64, "heldout")
     assert set(train.names) | set(heldout.names) == set(whole.names)
@@ -39,14 +39,14 @@ def test_train_and_heldout_partition_every_class_in_the_same_share():
     assert torch.all((shares - EMOJI_64.holdout).abs() < 0.5 / torch.bincount(whole.labels))
 
 
-def test_the_split_follows_its_seed_and_not_the_image_size():
+def test_the_split_follows_its_seed_and_not_the_image_size() -> None:
     first = open_dataset(EMOJI_64, "heldout").names
     assert open_dataset(DataConfig(dataset="emoji", image_size=128), "heldout").names == first
     assert open_dataset(DataConfig(dataset="emoji", image_size=64, split_seed=1), "heldout").names != first
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_batches_hold_the_images_of_their_names_on_white(size):
+def test_batches_hold_the_images_of_their_names_on_white(size: int) -> None:
     heldout = open_dataset(DataConfig(dataset="emoji", image_size=size), "heldout")
     whole = open_dataset(DataConfig(dataset="emoji", image_size=size), "all")
     numbers = [7, 3, 3]
@@ -58,7 +58,7 @@ def test_batches_hold_the_images_of_their_names_on_white(size):
     assert corners.min() > 240
 
 
-def test_64_px_is_the_low_pass_of_128_px():
+def test_64_px_is_the_low_pass_of_128_px() -> None:
     """Lanczos reduction keeps area means: 2x2 block averages of the large image are near the small one."""
     small = open_dataset(EMOJI_64, "all").batch(range(20)).float()
     large = open_dataset(DataConfig(dataset="emoji", image_size=128), "all").batch(range(20)).float()
@@ -67,7 +67,7 @@ def test_64_px_is_the_low_pass_of_128_px():
     assert (small - large[..., ::2, ::2]).abs().mean() > 2 * (small - blocks).abs().mean()
 
 
-def test_flips_and_crops_happen_only_when_asked_for():
+def test_flips_and_crops_happen_only_when_asked_for() -> None:
     draw = torch.Generator().manual_seed(0)
     plain = open_dataset(EMOJI_64, "all")
     assert torch.equal(plain.batch(range(16), draw), plain.batch(range(16)))
@@ -83,6 +83,6 @@ def test_flips_and_crops_happen_only_when_asked_for():
     assert not torch.equal(again[0], cropping.batch(range(8)))
 
 
-def test_more_than_the_stored_resolution_is_refused():
+def test_more_than_the_stored_resolution_is_refused() -> None:
     with pytest.raises(UserError, match="128"):
         open_dataset(DataConfig(dataset="emoji", image_size=256), "train")

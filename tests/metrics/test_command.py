@@ -4,35 +4,42 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from fvar.errors import UserError
 from fvar.metrics import features
 from fvar.metrics.__main__ import main
-from fvar.metrics.features import Extractor, extract
-from fvar.metrics.frechet import statistics_of
+from fvar.metrics.features import Extractor, Images, extract
+from fvar.metrics.frechet import Statistics, statistics_of
 from fvar.metrics.sources import open_source
+
+Sides = tuple[str, str]  # where generated and where real images are
+Body = dict[str, dict[str, Any]]  # what --json prints
 
 
 class Quarters(torch.nn.Module):
     """Colours of the four quarters, in place of Inception."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1), requires_grad=False)
         self.seen = 0
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.seen += len(images)
         return torch.nn.functional.adaptive_avg_pool2d(images.float() * self.weight, 2).flatten(1)
 
 
 @pytest.fixture(autouse=True)
-def network(tmp_path, monkeypatch):
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quarters:
     network = Quarters()
     toy = Extractor("toy", network, 12, None, "no classifier")
     monkeypatch.setitem(features.EXTRACTORS, "toy", lambda weights: toy)
@@ -40,16 +47,16 @@ def network(tmp_path, monkeypatch):
     return network
 
 
-def pixels(count=30, side=16, seed=0):
+def pixels(count: int = 30, side: int = 16, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def archive(path, **arrays):
-    np.savez(path, **arrays)
+def archive(path: Path, **arrays: NDArray[Any]) -> str:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
     return str(path)
 
 
-def folder(path, images):
+def folder(path: Path, images: Iterable[NDArray[np.uint8]]) -> str:
     path.mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(path / f"{i:04}.png")
@@ -57,24 +64,33 @@ def folder(path, images):
 
 
 @pytest.fixture
-def both(tmp_path):
+def both(tmp_path: Path) -> Sides:
     return archive(tmp_path / "a.npz", arr_0=pixels()), archive(tmp_path / "b.npz", arr_0=pixels(40, seed=1) // 2)
 
 
-def scores(capsys, *argv):
+def images_of(source: str, size: int | None = None) -> Images:
+    found = open_source(source, size)
+    assert not isinstance(found, Statistics)
+    return found
+
+
+def scores(capsys: pytest.CaptureFixture[str], *argv: str) -> Body:
     main([*argv, "--extractor", "toy", "--device", "cpu", "--json"])
-    return json.loads(capsys.readouterr().out)
+    body: Body = json.loads(capsys.readouterr().out)
+    return body
 
 
-def values(body):
+def values(body: Body) -> dict[str, float | None]:
     return {key: entry["value"] for key, entry in body.items()}
 
 
-def test_archive_folder_and_statistics_give_the_same_fid(tmp_path, both, capsys):
+def test_archive_folder_and_statistics_give_the_same_fid(
+    tmp_path: Path, both: Sides, capsys: pytest.CaptureFixture[str]
+) -> None:
     generated, real = both
     expected = scores(capsys, generated, real)
     assert values(scores(capsys, folder(tmp_path / "f", pixels()), real)) == values(expected)
-    found = extract(features.load_extractor("toy"), open_source(real))
+    found = extract(features.load_extractor("toy"), images_of(real))
     adm = statistics_of(found)
     path = archive(tmp_path / "adm.npz", mu=adm.mu, sigma=adm.sigma, mu_s=adm.mu, sigma_s=adm.sigma)
     body = scores(capsys, generated, path)
@@ -83,7 +99,7 @@ def test_archive_folder_and_statistics_give_the_same_fid(tmp_path, both, capsys)
     assert body["fid"]["reference_count"] is None
 
 
-def test_order_and_batch_size_do_not_matter(tmp_path, both, capsys):
+def test_order_and_batch_size_do_not_matter(tmp_path: Path, both: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     generated, real = both
     expected = scores(capsys, generated, real, "--metrics", "fid,prc")
     shuffled = archive(tmp_path / "s.npz", arr_0=np.random.default_rng(5).permutation(pixels()))
@@ -96,7 +112,7 @@ def test_order_and_batch_size_do_not_matter(tmp_path, both, capsys):
     assert (itself["precision"]["value"], itself["recall"]["value"]) == (1, 1)
 
 
-def test_aliasing_alone_needs_no_network(both, network, capsys):
+def test_aliasing_alone_needs_no_network(both: Sides, network: Quarters, capsys: pytest.CaptureFixture[str]) -> None:
     body = scores(capsys, *both, "--metrics", "aliasing")
     assert set(body) == {"spectral_distance", "top_octave"}
     assert network.seen == 0
@@ -111,9 +127,9 @@ def test_aliasing_alone_needs_no_network(both, network, capsys):
 
 
 @pytest.fixture
-def tf32():
+def tf32() -> Iterator[Callable[[], list[str]]]:
     """Both switches on; returns what reads them."""
-    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [part.fp32_precision for part in parts]
     for part in parts:
         part.fp32_precision = "tf32"
@@ -122,26 +138,30 @@ def tf32():
         part.fp32_precision = precision
 
 
-def test_features_are_taken_in_full_precision_and_leave_the_switches_as_they_were(both, network, tf32):
-    inside = []
+def test_features_are_taken_in_full_precision_and_leave_the_switches_as_they_were(
+    both: Sides, network: Quarters, tf32: Callable[[], list[str]]
+) -> None:
+    inside: list[list[str]] = []
     network.register_forward_pre_hook(lambda *_: inside.append(tf32()))
-    extract(features.load_extractor("toy"), open_source(both[0]))
+    extract(features.load_extractor("toy"), images_of(both[0]))
     assert inside == [["ieee", "ieee"]]
     assert tf32() == ["tf32", "tf32"]
     network.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        extract(features.load_extractor("toy"), open_source(both[0]))
+        extract(features.load_extractor("toy"), images_of(both[0]))
     assert tf32() == ["tf32", "tf32"]
 
 
-def test_swapped_arguments_swap_precision_and_recall(both, capsys):
+def test_swapped_arguments_swap_precision_and_recall(both: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     there, back = scores(capsys, *both), scores(capsys, *reversed(both))
     assert there["precision"]["value"] == back["recall"]["value"]
     assert there["recall"]["value"] == back["precision"]["value"]
     assert there["fid"]["value"] == pytest.approx(back["fid"]["value"])
 
 
-def test_features_are_computed_once_per_content(tmp_path, both, network, capsys):
+def test_features_are_computed_once_per_content(
+    tmp_path: Path, both: Sides, network: Quarters, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores(capsys, *both)
     assert network.seen == 70
     scores(capsys, *both)
@@ -153,13 +173,13 @@ def test_features_are_computed_once_per_content(tmp_path, both, network, capsys)
     assert network.seen == 100
 
 
-def test_a_data_set_is_opened_at_the_size_of_the_other_side(both, capsys):
+def test_a_data_set_is_opened_at_the_size_of_the_other_side(both: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     body = scores(capsys, both[0], "emoji:heldout", "--metrics", "fid")
     assert body["fid"]["reference_count"] == 185
-    assert open_source("emoji:heldout", 16).batch(range(2)).shape == (2, 3, 16, 16)
+    assert images_of("emoji:heldout", 16).batch(range(2)).shape == (2, 3, 16, 16)
 
 
-def test_plain_output_names_counts_reasons_and_extractor(both, capsys):
+def test_plain_output_names_counts_reasons_and_extractor(both: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     main([*both, "--extractor", "toy", "--device", "cpu"])
     out = capsys.readouterr().out
     assert "FID@30" in out
@@ -167,19 +187,24 @@ def test_plain_output_names_counts_reasons_and_extractor(both, capsys):
     assert "30 generated images against 40 real images, features by toy" in out
 
 
-def truncated(tmp_path):
+def truncated(tmp_path: Path) -> str:
     path = folder(tmp_path / "t", pixels())
     (tmp_path / "t" / "0003.png").write_bytes((tmp_path / "t" / "0003.png").read_bytes()[:300])
     return path
 
 
-def mixed(tmp_path):
+def mixed(tmp_path: Path) -> str:
     path = folder(tmp_path / "m", pixels())
     Image.fromarray(pixels(1, 20)[0]).save(tmp_path / "m" / "0007.png")
     return path
 
 
-BAD = {
+def torn(tmp_path: Path) -> str:
+    (tmp_path / "w.npz").write_bytes(b"PK\3\4torn")
+    return str(tmp_path / "w.npz")
+
+
+BAD: dict[str, tuple[Callable[[Path], str], str]] = {
     "mixed sizes": (mixed, r"mixes sizes: 0000\.png is 16 x 16 px and 0007\.png 20 x 20"),
     "truncated PNG": (truncated, r"0003\.png is truncated"),
     "empty folder": (lambda p: folder(p / "e", []), "holds no images"),
@@ -188,14 +213,14 @@ BAD = {
     "no images": (lambda p: archive(p / "w.npz", arr_0=pixels()[:0]), r"expected \(N, H, W, 3\)"),
     "pickles": (lambda p: archive(p / "w.npz", arr_0=np.array([{}, 1], dtype=object)), "Python objects"),
     "other arrays": (lambda p: archive(p / "w.npz", images=pixels()), "holds images; expected arr_0"),
-    "torn archive": (lambda p: (p / "w.npz").write_bytes(b"PK\3\4torn") and str(p / "w.npz"), "cannot be read"),
+    "torn archive": (torn, "cannot be read"),
     "no such thing": (lambda p: str(p / "nowhere"), "neither a folder"),
     "unknown split": (lambda p: "emoji:test", "unknown split 'test'"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(tmp_path, both, case):
+def test_bad_input_is_one_line(tmp_path: Path, both: Sides, case: str) -> None:
     make, message = BAD[case]
     for sides in ((make(tmp_path), both[1]),):
         with pytest.raises(UserError, match=message) as caught:
@@ -203,7 +228,7 @@ def test_bad_input_is_one_line(tmp_path, both, case):
         assert "\n" not in str(caught.value)
 
 
-def test_unknown_metrics_and_extractors_are_refused_before_any_work(both, network):
+def test_unknown_metrics_and_extractors_are_refused_before_any_work(both: Sides, network: Quarters) -> None:
     with pytest.raises(UserError, match="unknown metric 'fd'"):
         main([*both, "--metrics", "fd", "--extractor", "toy"])
     with pytest.raises(UserError, match="unknown extractor"):
@@ -211,7 +236,7 @@ def test_unknown_metrics_and_extractors_are_refused_before_any_work(both, networ
     assert network.seen == 0
 
 
-def test_statistics_cannot_be_the_generated_side_or_of_another_network(tmp_path, both):
+def test_statistics_cannot_be_the_generated_side_or_of_another_network(tmp_path: Path, both: Sides) -> None:
     path = archive(tmp_path / "adm.npz", mu=np.zeros(5), sigma=np.eye(5))
     with pytest.raises(UserError, match="GENERATED must be images"):
         main([path, both[1], "--extractor", "toy"])
@@ -219,18 +244,20 @@ def test_statistics_cannot_be_the_generated_side_or_of_another_network(tmp_path,
         main([both[0], path, "--extractor", "toy"])
 
 
-def test_fid_of_few_images_does_not_stand_without_kid(both, capsys):
+def test_fid_of_few_images_does_not_stand_without_kid(both: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(scores(capsys, *both, "--metrics", "fid")) == {"fid", "fid_infinity", "kid"}
     assert set(scores(capsys, *both, "--metrics", "prc")) == {"precision", "recall"}
 
 
-def test_few_images_say_that_the_covariance_is_singular(tmp_path, both, capsys):
+def test_few_images_say_that_the_covariance_is_singular(
+    tmp_path: Path, both: Sides, capsys: pytest.CaptureFixture[str]
+) -> None:
     body = scores(capsys, archive(tmp_path / "few.npz", arr_0=pixels(6)), both[1])
     assert "singular" in body["fid"]["note"]
     assert body["kid"]["value"] is not None
 
 
-def test_the_command_answers_help_without_torch_and_errors_with_status_2(tmp_path):
+def test_the_command_answers_help_without_torch_and_errors_with_status_2(tmp_path: Path) -> None:
     code = "import sys\nfrom fvar.metrics import __main__ as command\n"
     code += "try: command.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

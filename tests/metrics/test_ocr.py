@@ -137,7 +137,7 @@ class Session:
 
 
 def test_runs_of_a_class_are_one_letter_and_blanks_part_equal_ones() -> None:
-    stub = ocr.Reader(Session(0, 1, 1, 0, 1, 2, 2, 2, 3, 2, 0), "stub")  # type: ignore[arg-type]
+    stub = ocr.Reader(Session(0, 1, 1, 0, 1, 2, 2, 2, 3, 2, 0), "stub")
     assert stub.read([torch.zeros(3, 8, 8, dtype=torch.uint8)]) == ["aab b"]
 
 
@@ -146,7 +146,7 @@ def test_the_network_is_shown_48_px_of_height_black_to_white_as_minus_1_to_1_and
     picture = torch.zeros(3, 10, 30, dtype=torch.uint8)
     picture[:, 5:] = 255
     wide = torch.zeros(3, 10, 200, dtype=torch.uint8)
-    ocr.Reader(session, "stub").read([wide, picture])  # type: ignore[arg-type]
+    ocr.Reader(session, "stub").read([wide, picture])
     first, second = session.shown  # by width
     assert (first.shape, second.shape) == ((1, 3, 48, 160), (1, 3, 48, 640))
     assert (first[..., :20, :144] == -1).all()
@@ -155,7 +155,7 @@ def test_the_network_is_shown_48_px_of_height_black_to_white_as_minus_1_to_1_and
 
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ocr.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install rapidocr-onnxruntime"):
         ocr.load_reader()
 

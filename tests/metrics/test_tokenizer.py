@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from fvar.config import (
     PyramidConfig,
     QuantiserConfig,
     RuntimeConfig,
+    Signal,
     Stage,
     TokenizerConfig,
     TokensConfig,
@@ -30,18 +32,18 @@ from fvar.tokenizer.vqvae import VQVAE
 DATA = DataConfig(dataset="emoji", image_size=32)
 
 
-def tokenizer(**changes):
+def tokenizer(signal: Signal = "structure") -> TokenizerConfig:
     return TokenizerConfig(
+        signal=signal,
         data=DATA,
         pyramid=PyramidConfig(patch_nums=(2, 4, 8), downsample_factor=4),
         autoencoder=AutoencoderConfig(ch=8, ch_mult=(1, 1, 2), num_res_blocks=1, z_channels=4, norm_groups=4),
         quantiser=QuantiserConfig(vocab_size=40),
-        **changes,
     )
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> RunDir:
     """A tokenizer of random weights."""
     config = tokenizer()
     run = RunDir.create(tmp_path, Stage(config), RuntimeConfig(device="cpu"))
@@ -54,7 +56,7 @@ def run(tmp_path):
     return run
 
 
-def test_it_prints_the_numbers_and_what_they_were_measured_on(run, capsys):
+def test_it_prints_the_numbers_and_what_they_were_measured_on(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(run.path), "--count", "9", "--device", "cpu", "--json"])
     body = json.loads(capsys.readouterr().out)
     assert (body["images"], body["data"]) == (9, "emoji at 32 px")
@@ -69,14 +71,14 @@ def test_it_prints_the_numbers_and_what_they_were_measured_on(run, capsys):
     assert "9 held-out images, emoji at 32 px" in lines[0]
 
 
-def test_edges_that_a_random_tokenizer_loses_are_a_dash(run, capsys):
+def test_edges_that_a_random_tokenizer_loses_are_a_dash(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(run.path), "--count", "2", "--device", "cpu"])
     staircase = capsys.readouterr().out.splitlines()[2]
     assert "- px" in staircase
     assert "of the rows" in staircase
 
 
-def test_what_is_no_structure_tokenizer_is_refused(tmp_path):
+def test_what_is_no_structure_tokenizer_is_refused(tmp_path: Path) -> None:
     alias = RunDir.create(tmp_path, Stage(tokenizer(signal="alias")), RuntimeConfig())
     with pytest.raises(UserError, match="codes alias residuals"):
         main([str(alias.path)])
@@ -89,7 +91,7 @@ def test_what_is_no_structure_tokenizer_is_refused(tmp_path):
         main([str(tokens.path), "--count", "0"])
 
 
-def test_help_needs_no_torch():
+def test_help_needs_no_torch() -> None:
     code = "import sys\nfrom fvar.metrics import tokenizer\n"
     code += "try: tokenizer.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -32,7 +32,7 @@ def test_modulated_norm_and_its_gradients() -> None:
     x, scale, shift = (torch.randn(2, n, 6, dtype=torch.float64, requires_grad=True) for n in (5, 1, 1))
     expected = F.layer_norm(x, (6,), eps=1e-3) * (1 + scale) + shift
     torch.testing.assert_close(modulated_norm(x, scale, shift, 1e-3), expected)
-    assert torch.autograd.gradcheck(lambda *inputs: modulated_norm(*inputs, 1e-3), (x, scale, shift))
+    assert torch.autograd.gradcheck(lambda x, scale, shift: modulated_norm(x, scale, shift, 1e-3), (x, scale, shift))
 
 
 def test_modulated_norm_keeps_its_input_and_no_second_map_of_its_size() -> None:
@@ -56,7 +56,7 @@ def test_attention_over_prefixes_and_its_gradients(ends: tuple[int, ...]) -> Non
     dense = F.scaled_dot_product_attention(q, k, v, attn_mask=level[:, None] >= level, scale=1.0)
     torch.testing.assert_close(prefix_attention(q, k, v, ends), dense)
     if ends[-1] < 60:
-        assert torch.autograd.gradcheck(lambda *qkv: prefix_attention(*qkv, ends), (q, k, v))
+        assert torch.autograd.gradcheck(lambda q, k, v: prefix_attention(q, k, v, ends), (q, k, v))
 
 
 @pytest.mark.parametrize("ends", SCALES)

@@ -42,12 +42,12 @@ def level() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_no_future_alias_token_changes_an_earlier_scale(trunk: str) -> None:
+def test_no_future_alias_token_changes_an_earlier_scale(trunk: tiny.Trunk) -> None:
     assert torch.equal(alias_reach(TeacherConfig(head_dim=8, trunk=trunk)), level()[:, None] >= level())
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_visibility_before_hides_the_own_scale_too(trunk: str) -> None:
+def test_visibility_before_hides_the_own_scale_too(trunk: tiny.Trunk) -> None:
     # Within one block; two blocks would not pass it on either, since structure attention is block-causal.
     config = TeacherConfig(head_dim=8, trunk=trunk, visibility="before")
     assert torch.equal(alias_reach(config), level()[:, None] > level())
@@ -60,7 +60,7 @@ def test_last_scales_restricts_who_asks() -> None:
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_no_structure_token_changes_its_own_or_an_earlier_scale(trunk: str) -> None:
+def test_no_structure_token_changes_its_own_or_an_earlier_scale(trunk: tiny.Trunk) -> None:
     student, teacher = tiny.var(), tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk)).eval()
     labels, var_input, alias = tiny.batch(1)
 
@@ -77,16 +77,20 @@ def test_no_structure_token_changes_its_own_or_an_earlier_scale(trunk: str) -> N
             assert torch.equal(logits(changed)[:, :start], before[:, :start])
 
 
+def set_gates(teacher: Teacher, logit: float) -> None:
+    """Make every gate the sigmoid of `logit`, whatever comes in."""
+    for cross in teacher.cross:
+        torch.nn.init.zeros_(cross.get_parameter("gate.weight"))
+        torch.nn.init.constant_(cross.get_parameter("gate.bias"), logit)
+
+
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_a_closed_gate_makes_the_teacher_the_student(trunk: str) -> None:
+def test_a_closed_gate_makes_the_teacher_the_student(trunk: tiny.Trunk) -> None:
     student, teacher = tiny.var(), tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk)).eval()
     teacher.copy_deployment(student)
     mine, open_gate = both(student, teacher, features=2)
     assert (mine.logits - open_gate.logits).abs().max() > 1e-3
-    with torch.no_grad():
-        for cross in teacher.cross:
-            cross.gate.weight.zero_()
-            cross.gate.bias.fill_(-200.0)  # sigmoid(-200) is 0 in float32
+    set_gates(teacher, -200.0)  # sigmoid(-200) is 0 in float32
     mine, theirs = both(student, teacher, features=2)
     assert torch.equal(mine.logits, theirs.logits)
     assert all(torch.equal(a, b) for a, b in zip(mine.features, theirs.features, strict=True))
@@ -95,16 +99,13 @@ def test_a_closed_gate_makes_the_teacher_the_student(trunk: str) -> None:
 def test_without_a_gate_the_attention_is_added_whole() -> None:
     gated, plain = tiny.teacher(SEPARATE), tiny.teacher(TeacherConfig(head_dim=8, gate="none"))
     plain.load_state_dict({key: value for key, value in gated.state_dict().items() if ".gate." not in key})
-    with torch.no_grad():
-        for cross in gated.cross:
-            cross.gate.weight.zero_()
-            cross.gate.bias.fill_(200.0)
+    set_gates(gated, 200.0)
     labels, var_input, alias = tiny.batch()
     torch.testing.assert_close(gated(labels, var_input, alias).logits, plain(labels, var_input, alias).logits)
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_the_students_losses_reach_no_parameter_of_the_teacher(trunk: str) -> None:
+def test_the_students_losses_reach_no_parameter_of_the_teacher(trunk: tiny.Trunk) -> None:
     student, teacher = tiny.var(), tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk))
     mine, theirs = both(student, teacher, features=2)
     loss, _ = distillation_loss(mine, theirs, DistillConfig(), tiny.PATCH_NUMS)
@@ -114,7 +115,7 @@ def test_the_students_losses_reach_no_parameter_of_the_teacher(trunk: str) -> No
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_the_teachers_loss_trains_all_of_the_teacher_and_nothing_of_the_student(trunk: str) -> None:
+def test_the_teachers_loss_trains_all_of_the_teacher_and_nothing_of_the_student(trunk: tiny.Trunk) -> None:
     student, teacher = tiny.var(), tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk))
     _, theirs = both(student, teacher)
     theirs.logits.square().mean().backward()
@@ -123,7 +124,7 @@ def test_the_teachers_loss_trains_all_of_the_teacher_and_nothing_of_the_student(
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_a_modulation_shared_by_all_blocks_is_learned_by_the_student_and_read_by_the_teacher(trunk: str) -> None:
+def test_a_modulation_shared_by_all_blocks_is_learned_by_the_student_and_read_by_the_teacher(trunk: tiny.Trunk) -> None:
     cfg = TransformerConfig(depth=3, width=32, heads=2, shared_aln=True)
     shape = (tiny.CLASSES, tiny.VOCAB, tiny.CHANNELS, tiny.PATCH_NUMS)
     teacher = Teacher(cfg, TeacherConfig(head_dim=8, trunk=trunk), *shape, tiny.ALIAS_VOCAB)
@@ -132,9 +133,11 @@ def test_a_modulation_shared_by_all_blocks_is_learned_by_the_student_and_read_by
     mine, theirs = both(student, teacher, features=2)
     mine.logits.square().mean().backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
-    before = student.shared_ada_lin.linear.weight.grad.clone()
+    shared = student.shared_ada_lin.linear.weight
+    assert shared.grad is not None
+    before = shared.grad.clone()
     theirs.logits.square().mean().backward()
-    assert torch.equal(student.shared_ada_lin.linear.weight.grad, before)
+    assert torch.equal(shared.grad, before)
     assert all(parameter.grad is not None for parameter in teacher.parameters())
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import studies.outputs
 import studies.study
@@ -59,16 +60,17 @@ def cells(ctx: Context) -> Iterator[Cell]:
 def die_after_sbatch() -> None:
     """Let sbatch come through, then die before its answer is written into the run directories."""
     import submitit
+    from submitit.core.core import PicklingExecutor
 
     real = submitit.SlurmExecutor._submit_command
 
-    def submit_and_die(self: submitit.SlurmExecutor, command: str) -> object:
-        real(self, command)
+    def submit_and_die(self: PicklingExecutor, command: str) -> submitit.Job[Any]:
+        job = real(self, command)
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
-        return None
+        return job
 
-    submitit.SlurmExecutor._submit_command = submit_and_die
+    submitit.SlurmExecutor._submit_command = submit_and_die  # type: ignore[method-assign]
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ Toy = Callable[..., ToyStudy]
 
 def refused(study: ToyStudy, *arguments: str, **environment: str) -> str:
     """Run the driver, which must refuse; returns its one line."""
-    assert study.run(*arguments, **environment) == 2, study.output()
+    assert study.start(*arguments, **environment).wait(120) == 2, study.output()
     assert study.records() == []
     assert len(study.output().splitlines()) == 1, study.output()
     return study.output().strip()

@@ -94,7 +94,7 @@ def test_nothing_of_a_surrounding_job_reaches_the_stages_but_the_name_of_the_clu
         "SLURM_JOB_ID": "987654", "SLURM_NTASKS": "16", "SLURM_MEM_PER_NODE": "900000", "SLURM_PROCID": "3",
         "SBATCH_PARTITION": "nowhere", "SBATCH_ARRAY_INX": "0-9", "SQUEUE_USERS": "nobody", "SQUEUE_STATES": "RUNNING",
     }  # fmt: skip
-    assert study.run(**surrounding) == 0, study.output()
+    assert study.start(**surrounding).wait(120) == 0, study.output()
     assert everything_ran_once(study, stages=4)
     assert "987654" not in lines(study.first(0).path / "executions")
 

@@ -128,7 +128,7 @@ def test_without_the_ocr_the_stage_fails_and_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(tmp_path)
-    monkeypatch.setattr(ocr.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install rapidocr-onnxruntime"):
         stage.run(run)
     assert not (run.path / "readability.json").exists()

@@ -4,10 +4,13 @@ import json
 import os
 import shutil
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -29,6 +32,7 @@ from fvar.metrics import features
 from fvar.models.var import VAR
 from fvar.run import execute
 from fvar.rundir import RunDir
+from fvar.sampling import Samples, sample
 from fvar.stages import samples, scores
 from fvar.tokenizer.bundle import COMPANION_FILE, MODEL_FILE
 from fvar.tokenizer.dual import SignalScaler
@@ -41,7 +45,7 @@ DATA = DataConfig(dataset="emoji", image_size=6)
 COUNT, CLASSES = 30, 9
 
 
-def scores_stage(**changes):
+def scores_stage(seed: int = 0) -> Stage:
     tokenizer = TokenizerConfig(
         data=DATA,
         pyramid=PyramidConfig(patch_nums=(1, 2, 3), downsample_factor=2),
@@ -50,21 +54,23 @@ def scores_stage(**changes):
     )
     tokens = Stage(TokensConfig(data=DATA), {"tokenizer": Stage(tokenizer)})
     var = Stage(VarConfig(transformer=TransformerConfig(depth=2, width=32, heads=2)), {"tokens": tokens})
-    made = Stage(SamplesConfig(count=COUNT, batch_size=2, precision="fp32", **changes), {"var": var})
+    made = Stage(SamplesConfig(count=COUNT, batch_size=2, precision="fp32", seed=seed), {"var": var})
     return Stage(ScoresConfig(reference=DATA, reference_count=40), {"samples": made})
 
 
-def create(root, stage):
+def create(root: Path, stage: Stage) -> RunDir:
     """Run directories of the chain, the networks above the samples random but finished."""
     run = RunDir.create(root, stage, RuntimeConfig(device="cpu"))
-    config = run.input("samples").input("var").input("tokens").input("tokenizer").config
+    var_run = run.input("samples").input("var")
+    tokenizer_run = var_run.input("tokens").input("tokenizer")
+    config = tokenizer_run.config
+    assert isinstance(config, TokenizerConfig)
+    assert isinstance(var_run.config, VarConfig)
     torch.manual_seed(0)
     vqvae = VQVAE(config.autoencoder, config.quantiser, config.pyramid.patch_nums)
     torch.nn.init.normal_(vqvae.quantize.embedding.weight)
-    var_run = run.input("samples").input("var")
     var = VAR(var_run.config.transformer, CLASSES, 40, 4, (1, 2, 3))
     awake(var)
-    tokenizer_run = var_run.input("tokens").input("tokenizer")
     save_file({key: value.contiguous() for key, value in vqvae.state_dict().items()}, tokenizer_run.path / MODEL_FILE)
     scaler = {f"scaler.{key}": value for key, value in SignalScaler(3).state_dict().items()}
     save_file(scaler, tokenizer_run.path / COMPANION_FILE)
@@ -74,16 +80,16 @@ def create(root, stage):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> RunDir:
     return create(tmp_path / "results" / "runs", scores_stage())
 
 
-def load(run):
+def load(run: RunDir) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     with np.load(run.path / "samples.npz", allow_pickle=False) as archive:
         return archive["arr_0"], archive["labels"]
 
 
-def test_samples_are_class_balanced_uint8_images_with_a_labelled_grid(run):
+def test_samples_are_class_balanced_uint8_images_with_a_labelled_grid(run: RunDir) -> None:
     made = run.input("samples")
     samples.run(made)
     images, labels = load(made)
@@ -98,18 +104,18 @@ def test_samples_are_class_balanced_uint8_images_with_a_labelled_grid(run):
     assert (made.status.step, made.status.steps) == (COUNT, COUNT)
 
 
-def test_the_archive_is_read_as_the_adm_evaluator_reads_it(run):
+def test_the_archive_is_read_as_the_adm_evaluator_reads_it(run: RunDir) -> None:
     """Streaming arr_0 off the zip file: its header in NumPy's version 1.0, then plain rows."""
     made = run.input("samples")
     samples.run(made)
     with zipfile.ZipFile(made.path / "samples.npz") as archive, archive.open("arr_0.npy") as file:
         assert np.lib.format.read_magic(file) == (1, 0)
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        assert (shape, fortran, dtype) == ((COUNT, 6, 6, 3), False, np.uint8)
+        assert (shape, fortran, dtype) == ((COUNT, 6, 6, 3), False, np.dtype(np.uint8))
         assert file.read() == load(made)[0].tobytes()
 
 
-def test_images_are_what_png_files_of_them_hold(run, tmp_path):
+def test_images_are_what_png_files_of_them_hold(run: RunDir, tmp_path: Path) -> None:
     made = run.input("samples")
     samples.run(made)
     for image in load(made)[0][:5]:
@@ -117,39 +123,40 @@ def test_images_are_what_png_files_of_them_hold(run, tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "image.png")), image)
 
 
-def test_the_paper_preset_draws_50_images_of_every_class_as_var_does():
+def test_the_paper_preset_draws_50_images_of_every_class_as_var_does() -> None:
     config = PRESETS["paper"].samples_config(seed=0)
     assert (config.count, config.guidance, config.top_k, config.top_p) == (50_000, 1.5, 900, 0.96)
     assert set(np.bincount(np.arange(config.count) % 1000)) == {50}
 
 
-def shards(run):
+def shards(run: RunDir) -> list[str]:
     return sorted(path.name for path in (run.path / "shards").glob("*.npz"))
 
 
-def files(run):
+def files(run: RunDir) -> list[bytes]:
     return [(run.path / name).read_bytes() for name in ("samples.npz", "grid.png")]
 
 
 @pytest.fixture(scope="module")
-def one_rank(tmp_path_factory):
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The files that one process makes."""
     run = create(tmp_path_factory.mktemp("one") / "runs", scores_stage()).input("samples")
     samples.run(run)
     return files(run)
 
 
-def test_a_killed_sampling_continues_and_ends_with_the_same_files(run, one_rank, monkeypatch):
+def test_a_killed_sampling_continues_and_ends_with_the_same_files(
+    run: RunDir, one_rank: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = run.input("samples")
     calls = []
 
-    def dies_later(*args, **kwargs):
+    def dies_later(*args: Any, **kwargs: Any) -> Samples:
         calls.append(kwargs["seeds"])
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(*args, **kwargs)
+        return sample(*args, **kwargs)
 
-    real = samples.sample
     monkeypatch.setattr(samples, "sample", dies_later)
     with pytest.raises(KeyboardInterrupt):
         samples.run(made)
@@ -160,31 +167,31 @@ def test_a_killed_sampling_continues_and_ends_with_the_same_files(run, one_rank,
     assert files(made) == one_rank
 
 
-def test_damaged_shards_are_made_again(run, one_rank):
+def test_damaged_shards_are_made_again(run: RunDir, one_rank: list[bytes]) -> None:
     made = run.input("samples")
     (made.path / "shards").mkdir()
     (made.path / "shards" / "000004.npz").write_bytes(one_rank[0][:500])
-    wrong = {"arr_0": np.zeros((2, 6, 6, 3), np.uint8), "labels": np.array([0, 1])}  # readable, but of other classes
-    np.savez(made.path / "shards" / "000006.npz", **wrong)
+    wrong = np.zeros((2, 6, 6, 3), np.uint8)
+    np.savez(made.path / "shards" / "000006.npz", arr_0=wrong, labels=np.array([0, 1]))  # readable, of other classes
     samples.run(made)
     assert files(made) == one_rank
 
 
-def sample_rank(path, dies_before=0):
+def sample_rank(path: Path, dies_before: int = 0) -> None:
     """One rank of `torchrun -m fvar.run`; of several, the last one dies before its n-th shard."""
     torch.set_num_threads(1)
     if dies_before and os.environ["RANK"] == "1":
-        real, calls = samples.sample, []
+        calls = []
 
-        def dying(*args, **kwargs):
+        def dying(*args: Any, **kwargs: Any) -> Samples:
             calls.append(args)
-            return real(*args, **kwargs) if len(calls) < dies_before else os._exit(9)
+            return sample(*args, **kwargs) if len(calls) < dies_before else os._exit(9)
 
-        samples.sample = dying
+        pytest.MonkeyPatch().setattr(samples, "sample", dying)
     execute(path)
 
 
-def test_two_ranks_make_the_files_of_one_byte_for_byte(run, one_rank):
+def test_two_ranks_make_the_files_of_one_byte_for_byte(run: RunDir, one_rank: list[bytes]) -> None:
     made = run.input("samples")
     assert run_ranks(2, sample_rank, made.path) == [0, 0]
     assert files(made) == one_rank
@@ -193,7 +200,7 @@ def test_two_ranks_make_the_files_of_one_byte_for_byte(run, one_rank):
     assert not (made.path / "shards").exists()
 
 
-def test_a_sampling_that_lost_a_rank_continues_with_any_number_of_ranks(run, one_rank):
+def test_a_sampling_that_lost_a_rank_continues_with_any_number_of_ranks(run: RunDir, one_rank: list[bytes]) -> None:
     made = run.input("samples")
     codes = run_ranks(2, sample_rank, made.path, 3)
     assert codes[0] != 0
@@ -205,7 +212,7 @@ def test_a_sampling_that_lost_a_rank_continues_with_any_number_of_ranks(run, one
     assert files(made) == one_rank
 
 
-def test_another_seed_gives_other_images(run, tmp_path):
+def test_another_seed_gives_other_images(run: RunDir, tmp_path: Path) -> None:
     first, second = run.input("samples"), create(tmp_path / "other", scores_stage(seed=1)).input("samples")
     for made in (first, second):
         samples.run(made)
@@ -213,27 +220,27 @@ def test_another_seed_gives_other_images(run, tmp_path):
 
 
 @pytest.fixture
-def toy_network(monkeypatch):
+def toy_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Colours of the four quarters, in place of Inception."""
     calls = []
 
     class Quarters(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(1), requires_grad=False)
 
-        def forward(self, images):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             calls.append(len(images))
             return torch.nn.functional.adaptive_avg_pool2d(images.float() * self.weight, 2).flatten(1)
 
-    def toy(weights):
+    def toy(weights: Path | None) -> features.Extractor:
         return features.Extractor("inception-torchscript", Quarters(), 12, None, "no classifier")
 
     monkeypatch.setitem(features.EXTRACTORS, "inception-torchscript", toy)
     return calls
 
 
-def test_scores_name_counts_and_extractor_and_leave_reasons_for_blanks(run, toy_network):
+def test_scores_name_counts_and_extractor_and_leave_reasons_for_blanks(run: RunDir, toy_network: list[int]) -> None:
     samples.run(run.input("samples"))
     scores.run(run)
     body = json.loads((run.path / "scores.json").read_text())
@@ -251,7 +258,7 @@ def test_scores_name_counts_and_extractor_and_leave_reasons_for_blanks(run, toy_
     assert body["is"]["reason"] == "no classifier"
 
 
-def test_features_of_the_real_images_are_computed_once(run, toy_network):
+def test_features_of_the_real_images_are_computed_once(run: RunDir, toy_network: list[int]) -> None:
     samples.run(run.input("samples"))
     scores.run(run)
     first = (run.path / "scores.json").read_text()
@@ -268,7 +275,8 @@ def test_features_of_the_real_images_are_computed_once(run, toy_network):
     shutil.rmtree(kept[0].parent)
 
 
-def test_the_reference_is_a_class_balanced_subset_of_its_split(run):
+def test_the_reference_is_a_class_balanced_subset_of_its_split(run: RunDir) -> None:
+    assert isinstance(run.config, ScoresConfig)
     real = scores.reference(run.config)
     assert len(real) == 40
     assert torch.bincount(real.labels).max() - torch.bincount(real.labels).min() <= 1

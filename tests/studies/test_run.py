@@ -304,7 +304,10 @@ def test_local_keeps_its_limit_and_ends_its_jobs_on_ctrl_c(tmp_path: Path) -> No
     results = tmp_path / "results"
     driver = start(results, "--cluster", "local", "--jobs", "2", TOY_STEPS="400")
     wait_until(lambda: working(results) >= 2)
-    most = max(working(results) for _ in range(40) if not time.sleep(0.05))
+    most = 0
+    for _ in range(40):
+        time.sleep(0.05)
+        most = max(most, working(results))
     driver.send_signal(signal.SIGINT)
     said, _ = driver.communicate(timeout=200)
     assert most == 2

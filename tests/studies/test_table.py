@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from analysis.results import StudyResults
 from analysis.stats import Spread, spread
+from fvar.config import RuntimeConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 from studies import table
@@ -164,7 +165,7 @@ def test_failed_and_blocked_cells_are_rows_with_their_state_and_no_number(tmp_pa
     results = fakes.ablation(tmp_path, seeds=1, unfinished=("gaussian", "no_dual"))
     for variant, kind in (("gaussian", "scores"), ("no_dual", "var")):
         stage = fakes.chain(variant, 0)
-        fakes.RunDir.create(tmp_path / "runs", stage, fakes.RuntimeConfig())
+        RunDir.create(tmp_path / "runs", stage, RuntimeConfig())
         broken = next(part for part in stage.chain() if part.kind == kind)
         RunDir.open(tmp_path / "runs" / broken.name).update(state="failed", error="Traceback\nOSError: disk full")
     results = StudyResults.read(tmp_path, results.study, results.preset)
@@ -195,7 +196,7 @@ def test_non_finite_heldout_loss_is_blank_with_the_reason(tmp_path: Path) -> Non
     cell = results.variants()["full"][0]
     cell.chain["var"].log_metrics(fakes.STEPS, {"cross_entropy": float("nan")}, split="heldout")
     frame = table.tidy(results).set_index("variant")
-    assert pd.isna(frame.loc["full", "cross_entropy_mean"])
+    assert frame["cross_entropy_mean"].isna()["full"]
     assert frame.loc["full", "cross_entropy_reason"] == "full/seed0 gave nan"
 
 
@@ -225,7 +226,7 @@ def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
         {"lambda_feat": 1.0, "blocks": 2, "gate_bias": -4.0},
         {"lambda_feat": 0.123456, "blocks": 1, "gate_bias": 0.0},
     ]
-    cells = [fakes.cell(f"t{i}", 0, fakes.chain("full", i), **params) for i, params in enumerate(settings)]
+    cells = [fakes.cell(f"t{i}", 0, fakes.chain("full", i), "", **params) for i, params in enumerate(settings)]
     results = fakes.write_cells(tmp_path, "search_distillation", cells)
     frame = table.tidy(results)
     assert [row[1:5] for row in body_rows(table.markdown(results, frame))] == [

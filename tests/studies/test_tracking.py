@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,7 +20,10 @@ from fvar.errors import UserError
 from studies import table, tracking
 from tests import fakes
 
-mlflow = pytest.importorskip("mlflow")
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+pytest.importorskip("mlflow")
 
 
 @pytest.fixture(scope="session")
@@ -48,15 +52,17 @@ def reread(study: StudyResults) -> StudyResults:
     return StudyResults.read(study.folder.parent.parent, study.study, study.preset)
 
 
-def runs(results: Path, experiment: str = "ablation_table2/smoke") -> dict[str, mlflow.entities.Run]:
+def runs(results: Path, experiment: str = "ablation_table2/smoke") -> dict[str, Run]:
     client = tracking.open_client(results)
-    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    known = client.get_experiment_by_name(experiment)
+    assert known is not None
+    found = client.search_runs([known.experiment_id])
     names = [run.info.run_name for run in found]
     assert len(names) == len(set(names)), f"a cell has two runs: {names}"
     return dict(zip(names, found, strict=True))
 
 
-def history(results: Path, run: mlflow.entities.Run, key: str) -> list[tuple[int, float]]:
+def history(results: Path, run: Run, key: str) -> list[tuple[int, float]]:
     client = tracking.open_client(results)
     return sorted((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key))
 
@@ -146,10 +152,11 @@ def test_a_changed_configuration_is_another_run(results: Path, study: StudyResul
     changed = fakes.write_cells(results, "ablation_table2", [fakes.cell("full", 0, stage)])
     tracking.sync(results, changed)
     client = tracking.open_client(results)
-    experiment = client.get_experiment_by_name("ablation_table2/smoke").experiment_id
+    experiment = client.get_experiment_by_name("ablation_table2/smoke")
+    assert experiment is not None
     radii = [
         run.data.params["tokens.tokenizer.pyramid.rho_max"]
-        for run in client.search_runs([experiment])
+        for run in client.search_runs([experiment.experiment_id])
         if run.info.run_name == "full/seed0"
     ]
     assert sorted(radii) == ["12.0", "6.0"]

@@ -24,7 +24,7 @@ def test_first_update_seeds_every_code_from_the_batch() -> None:
     book, codes, vectors = EmaCodebook(QuantiserConfig(vocab_size=8), 3), torch.zeros(8, 3), torch.randn(50, 3)
     book.update(codes, [nearest(codes, vectors)], [vectors])
     assert (torch.cdist(codes, vectors).min(1).values < 1e-6).all()
-    assert len(codes.unique(dim=0)) == 8
+    assert len(torch.unique(codes, dim=0)) == 8
 
 
 def test_small_scales_get_their_share_of_the_seeds() -> None:

@@ -32,7 +32,7 @@ def test_stage_leaves_weights_a_sheet_and_metrics_and_its_tokenizer_can_be_used(
     rows = 4 if signal == "structure" else 2 * len(tokenizer.scaler.audible_scales)
     assert Image.open(run.path / "reconstruction.png").size == (12 * 20, rows * 20)
     assert {"psnr", "usage", "perplexity/4"} <= set(run.metrics("heldout")[-1])
-    x = to_float(open_dataset(run.config.data, "heldout").batch(range(5)))
+    x = to_float(open_dataset(tokenizer.config.data, "heldout").batch(range(5)))
     indices = tokenizer.encode_images(x)
     assert [tuple(index.shape) for index in indices] == [(5, 1), (5, 4), (5, 16)]
     sides = [16, 16, 16] if signal == "structure" else [4, 8, 16]

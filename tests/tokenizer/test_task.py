@@ -188,7 +188,8 @@ def test_state_modules_are_all_a_resumed_run_needs() -> None:
             loss.backward()
             with torch.no_grad():
                 for _, parameter in task.parameter_groups("generator"):
-                    parameter -= 0.01 * parameter.grad  # type: ignore[operator]
+                    assert parameter.grad is not None
+                    parameter.sub_(0.01 * parameter.grad)
                     parameter.grad = None
             task.after_step(step)
         return [value for module in task.state_modules().values() for value in module.state_dict().values()]

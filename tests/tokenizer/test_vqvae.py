@@ -14,6 +14,7 @@ from fvar.tokenizer.autoencoder import Upsample
 from fvar.tokenizer.vqvae import VQVAE
 from tests import tiny
 from tests.benchmarks import reference
+from tests.tiny import Reading
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -84,13 +85,13 @@ def test_state_dict_has_the_originals_keys_and_shapes() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("reading", ["focus", "independent", "latent_area"])
-def test_sampling_step_by_step_sees_what_teacher_forcing_showed(reading: str) -> None:
+def test_sampling_step_by_step_sees_what_teacher_forcing_showed(reading: Reading) -> None:
     torch.manual_seed(0)
     tiny = AutoencoderConfig(ch=8, ch_mult=(1, 2), num_res_blocks=1, z_channels=4)
     model = VQVAE(tiny, QuantiserConfig(vocab_size=32, reading=reading), (1, 2, 3, 5)).eval()
     torch.nn.init.normal_(model.quantize.embedding.weight)
     indices = [torch.randint(32, (2, side * side)) for side in model.patch_nums]
-    forced = model.var_input(indices).split([4, 9, 25], dim=1)
+    forced = torch.split(model.var_input(indices), [4, 9, 25], dim=1)
     f_hat = model.quantize.blank(torch.empty(2))
     for k, index in enumerate(indices):
         f_hat, following = model.next_input(k, f_hat, model.quantize.code_map(k, index))

@@ -112,7 +112,11 @@ def execute_stage(
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     if happens:
         VarTask.after_step = lambda self, step: happens() if step == at else None  # type: ignore[method-assign]
-    run_main(lambda: execute(path) and None)
+
+    def run() -> None:
+        execute(path)
+
+    run_main(run)
 
 
 def sigterm() -> None:

@@ -13,7 +13,10 @@ from fvar.training.loop import train
 from tests.training.processes import records, run_ranks, train_toy_rank
 from tests.training.toy import ToyTask, config, run_dir
 
-PLAIN = {"dropout": 0.0, "noise": 0.0}
+
+def plain() -> ToyTask:
+    """Without random numbers, as `train_toy_rank` trains it."""
+    return ToyTask(dropout=0.0, noise=0.0)
 
 
 def assert_close(path: Path, other: Path) -> None:
@@ -28,7 +31,7 @@ def assert_close(path: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = run_dir(tmp_path_factory.mktemp("one"), config())
-    train(ToyTask(**PLAIN), run, config())
+    train(plain(), run, config())
     return run.path
 
 
@@ -45,7 +48,7 @@ def test_a_dead_rank_ends_the_run_and_one_rank_can_continue_it(
     started = time.monotonic()
     assert 0 not in run_ranks(2, train_toy_rank, run.path, config(), 34)
     assert time.monotonic() - started < 45
-    train(ToyTask(**PLAIN), run, config())
+    train(plain(), run, config())
     assert "continued from checkpoint 30" in capsys.readouterr().out
     assert_close(run.path, one_rank)
 
@@ -53,7 +56,7 @@ def test_a_dead_rank_ends_the_run_and_one_rank_can_continue_it(
 @pytest.mark.parametrize("accumulate", [2, 3])
 def test_micro_batches_do_not_change_the_training(tmp_path: Path, one_rank: Path, accumulate: int) -> None:
     run = run_dir(tmp_path, config(), accumulate=accumulate)
-    train(ToyTask(**PLAIN), run, config())
+    train(plain(), run, config())
     assert_close(run.path, one_rank)
 
 

@@ -8,11 +8,13 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fvar.errors import Interrupted, StageFailed
@@ -43,10 +45,10 @@ def kill_and_continue(root: Path, kills: int, *, writing: bool) -> Path:
     while kills:
         (run.path / "log").unlink(missing_ok=True)
         process = start(train_toy, run.path, config(), pause=PAUSE)
-        wait_until(lambda process=process: (run.path / "log").exists() or not process.is_alive())
+        wait_until((run.path / "log").exists, process)
         time.sleep(random.uniform(0, 60 * PAUSE))
         if writing:
-            wait_until(lambda process=process: any(run.path.glob("checkpoints/.writing-*")) or not process.is_alive())
+            wait_until(lambda: any(run.path.glob("checkpoints/.writing-*")), process)
         process.kill()
         process.join()
         kills -= process.exitcode == -signal.SIGKILL  # it may have ended before
@@ -54,8 +56,9 @@ def kill_and_continue(root: Path, kills: int, *, writing: bool) -> Path:
     return run.path
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    while not true():
+def wait_until(true: Callable[[], bool], process: BaseProcess) -> None:
+    """Wait for something the process does, or for its end."""
+    while not true() and process.is_alive():
         time.sleep(0.0005)
 
 
@@ -230,13 +233,13 @@ def test_full_disk_ends_the_training_and_spares_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_dir(tmp_path, config())
-    real, written = checkpoint.save_file, []
+    written: list[Path] = []
 
     def save(content: dict[str, Tensor], path: Path) -> None:
         written.append(path)
         if len(written) > 12:  # five files a checkpoint: in the middle of the third
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        real(content, path)
+        save_file(content, path)
 
     monkeypatch.setattr(checkpoint, "save_file", save)
     with pytest.raises(OSError, match="No space left on device"):

@@ -20,8 +20,11 @@ NETWORK = TransformerConfig(depth=2, width=32, heads=2, drop_path=0.3, label_dro
 TRAIN = dataclasses.replace(tiny.TRAIN, steps=20, eval_every=10, ema=0.9)
 
 
-def stage(teacher: TeacherConfig | None = tiny.TEACHER, **network: object) -> Stage:
-    return tiny.var_stage(teacher, transformer=dataclasses.replace(NETWORK, **network), train=TRAIN)  # type: ignore[arg-type]
+def stage(
+    teacher: TeacherConfig | None = tiny.TEACHER, distill: DistillConfig | None = None, checkpointing: bool = False
+) -> Stage:
+    network = dataclasses.replace(NETWORK, checkpointing=checkpointing)
+    return tiny.var_stage(teacher, transformer=network, distill=distill or DistillConfig(), train=TRAIN)
 
 
 def make_run(root: Path, parallel: str) -> RunDir:
@@ -68,7 +71,7 @@ FEWER_FEATURES = DistillConfig(feature_blocks=1)  # a shared trunk leaves one bl
     "variant",
     [
         stage(None),
-        dataclasses.replace(stage(SHARED), config=dataclasses.replace(stage(SHARED).config, distill=FEWER_FEATURES)),
+        stage(SHARED, FEWER_FEATURES),
         stage(checkpointing=True),
     ],
     ids=["no teacher", "shared trunk", "recomputed activations"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ GPU = torch.device("cuda", 0)
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the clock shows; tests turn it on."""
     now = [100.0]
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now
 
 

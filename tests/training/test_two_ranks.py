@@ -6,9 +6,11 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from fvar.config import RuntimeConfig, Stage, TokenizerConfig, TokensConfig
 from fvar.run import execute
@@ -16,7 +18,7 @@ from fvar.rundir import RunDir
 from fvar.stages import tokenizer as tokenizer_stage
 from fvar.stages import tokens as tokens_stage
 from fvar.tokenizer.task import TokenizerTask
-from fvar.tokens import TokenStore
+from fvar.tokens import TokenStore, write_array
 from fvar.training import distributed
 from fvar.training.loop import train
 from tests.tokenizer.test_task import config
@@ -58,15 +60,15 @@ def test_two_ranks_write_the_store_of_one_byte_for_byte(tmp_path: Path, one_rank
 
 def dies_after(path: Path, chunks: int) -> None:
     """Run the stage; the last rank dies when it has written so many chunks."""
-    plain, written = tokens_stage.write_array, []
+    written: list[Path] = []
 
-    def write(target: Path, array: object) -> None:
+    def write(target: Path, array: NDArray[Any]) -> None:
         if os.environ["RANK"] == "1" and len(written) == chunks:
             os._exit(9)
         written.append(target)
-        plain(target, array)  # type: ignore[arg-type]
+        write_array(target, array)
 
-    tokens_stage.write_array = write  # type: ignore[assignment]
+    pytest.MonkeyPatch().setattr(tokens_stage, "write_array", write)
     execute_stage(path)
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,8 +17,9 @@ from fvar.config import DistillConfig, TransformerConfig
 from fvar.errors import StageFailed, UserError
 from fvar.models.var import VAR
 from fvar.run import execute
-from fvar.rundir import RunDir
+from fvar.rundir import RunDir, read_status
 from fvar.stages.var import build_task
+from tests.tiny import Trunk
 from tests.training import tiny
 from tests.training.processes import records
 
@@ -94,7 +94,7 @@ def test_distillation_changes_the_student(trained: RunDir, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
-def test_distillation_does_not_pull_the_teacher(tmp_path: Path, trunk: Any) -> None:
+def test_distillation_does_not_pull_the_teacher(tmp_path: Path, trunk: Trunk) -> None:
     """Eq. 13 sees the teacher as a constant: its gradient is that of its own cross-entropy."""
 
     def gradients(distill: DistillConfig) -> list[torch.Tensor | None]:
@@ -158,9 +158,9 @@ def test_command_continues_after_sigterm_and_sigkill_to_the_identical_end(traine
         return process.wait(60)
 
     assert stop_by(signal.SIGTERM, 8) == 75
-    assert run.status.state == "interrupted"
+    assert read_status(run.path).state == "interrupted"
     assert stop_by(signal.SIGKILL, 20) == -signal.SIGKILL
-    assert run.status.state == "running"
+    assert read_status(run.path).state == "running"
     assert not run.locked
     assert execute(run.path).attempts == 3
     assert records(run.path) == records(trained.path)
