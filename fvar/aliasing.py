@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fvar import spectrum
-from fvar.pyramid import Digital, FocusPyramid, Kernel
+from fvar.config import Digital, Kernel
+from fvar.pyramid import FocusPyramid
 
 HEADROOM = 8.0  # both parts of an image in [-1, 1], without its mean, stay within [-8, 8]: the pyramid takes [-1, 1]
 

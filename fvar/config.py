@@ -21,6 +21,11 @@ from fvar.plain import Checked, fraction, positive, to_dict
 
 Signal = Literal["structure", "alias"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["cosine", "linear", "geometric"]
+Kernel = Literal["disk", "gaussian", "none"]
+Digital = Literal["decimate", "area", "bicubic"]
+Reading = Literal["focus", "independent", "latent_area"]
+Trunk = Literal["separate", "shared"]
 
 # --------------------------------------------------------------------------------------------------------- ingredients
 
@@ -53,9 +58,9 @@ class PyramidConfig(Checked):
     downsample_factor: int = 16  # px per token side; VAR's tokenizer
     rho_max: float = 12.0  # px at a side of `rho_reference`, paper Sec. 4.2
     rho_reference: int = 256  # side the radius refers to; 0: rho_max is in px whatever the side
-    schedule: Literal["cosine", "linear", "geometric"] = "cosine"  # Eq. 2, read as (1 + cos)/2 so that it falls to 0
-    kernel: Literal["disk", "gaussian", "none"] = "disk"  # Eq. 2; gaussian: sigma = rho/2 (equal variance)
-    digital: Literal["decimate", "area", "bicubic"] = "decimate"  # D_k of Eq. 4: "pure digital downsampling"
+    schedule: Schedule = "cosine"  # Eq. 2, read as (1 + cos)/2 so that it falls to 0
+    kernel: Kernel = "disk"  # Eq. 2; gaussian: sigma = rho/2 (equal variance)
+    digital: Digital = "decimate"  # D_k of Eq. 4: "pure digital downsampling"
     beta: tuple[float, float] = (1e-3, 1e-2)  # noise of Eq. 3, rising linearly over the scales; paper Sec. 4.2
 
     def __post_init__(self) -> None:
@@ -99,7 +104,7 @@ class QuantiserConfig(Checked):
     """Multi-scale residual quantiser with phi shared over the scales (VAR)."""
 
     vocab_size: int = 8192  # structure codebook, paper Sec. 4.2 (alias: 512)
-    reading: Literal["focus", "independent", "latent_area"] = "focus"  # latent_area is VAR's own: the baseline
+    reading: Reading = "focus"  # latent_area is VAR's own: the baseline
     num_phi: int = 4  # shared over the scales; 0: one a scale; VAR: share_quant_resi
     phi_ratio: float = 0.5  # VAR: phi(h) = (1 - r) h + r conv(h)
     commitment: float = 0.25  # VAR: beta
@@ -202,7 +207,7 @@ class TeacherConfig(Checked):
     gate_bias: float = -4.0  # the gate starts near 0; ours
     head_dim: int = 64  # width of one cross-attention head; ours
     heads: int = 2  # few narrow heads keep AG-XAttn under 3 % of the parameters; paper Sec. 3.5
-    trunk: Literal["separate", "shared"] = "separate"  # separate: "both networks process the batch"
+    trunk: Trunk = "separate"  # separate: "both networks process the batch"
     learns: Literal["online", "frozen"] = "online"  # its own cross-entropy in the same step, or a trained checkpoint
 
     def __post_init__(self) -> None:

@@ -12,12 +12,11 @@ torch.Size([7, 7])
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Schedule = Literal["cosine", "linear", "geometric"]
+from fvar.config import Schedule
 
 FIRST_ZERO = 0.6098  # rho |f| at the disk's first OTF zero: 3.8317 / (2 pi)
 GAUSSIAN_REACH = 4.0  # standard deviations kept on each side; what is cut off weighs less than 1e-4

@@ -20,17 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fvar import optics, spectrum
-from fvar.config import PyramidConfig
-
-Kernel = Literal["disk", "gaussian", "none"]
-Digital = Literal["decimate", "area", "bicubic"]
+from fvar.config import Digital, Kernel, PyramidConfig, Schedule
 
 RANGE_SLACK = 1e-3  # how far beyond [-1, 1] rounding (of bf16, of a resize) may take a pixel
 _CPU_CHUNK = 2**20  # padded values blurred at once on a CPU: 4 MB and their spectrum stay in cache
@@ -81,7 +78,7 @@ class FocusPyramid(nn.Module):
         patch_nums: Sequence[int],
         downsample_factor: int,
         rho_max: float,
-        schedule: optics.Schedule = "cosine",
+        schedule: Schedule = "cosine",
         kernel: Kernel = "disk",
         digital: Digital = "decimate",
         beta: tuple[float, float] = (1e-3, 1e-2),

@@ -12,16 +12,18 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from fvar.config import (
     AutoencoderConfig,
     CurveConfig,
     DataConfig,
     DistillConfig,
+    Kernel,
     Precision,
     PyramidConfig,
     QuantiserConfig,
+    Reading,
     SamplesConfig,
     ScoresConfig,
     Signal,
@@ -35,8 +37,6 @@ from fvar.config import (
 )
 from fvar.errors import UserError, unknown
 
-Kernel = Literal["disk", "gaussian", "none"]
-Reading = Literal["focus", "independent", "latent_area"]
 DATASETS = get_args(get_type_hints(DataConfig)["dataset"])
 TABLE1_DEPTHS = (12, 16, 20, 24)  # the depths the paper prints
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fvar.config import DistillConfig, Stage, TeacherConfig
-from studies.presets import Kernel, Preset, Reading
+from fvar.config import DistillConfig, Kernel, Reading, Stage, TeacherConfig
+from studies.presets import Preset
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from fvar.config import DistillConfig, TeacherConfig
+from fvar.config import DistillConfig, TeacherConfig, Trunk
 from fvar.distill import distillation_loss
 from fvar.models.var import VarOutput
 from tests import tiny
@@ -64,7 +64,7 @@ def test_scale_weights_choose_the_scales_that_count() -> None:
 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
-def test_lambda_zero_and_no_teacher_give_identical_student_updates(trunk: tiny.Trunk) -> None:
+def test_lambda_zero_and_no_teacher_give_identical_student_updates(trunk: Trunk) -> None:
     def updated(with_teacher: bool) -> list[Tensor]:
         student = tiny.var().train()
         teacher = tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk))

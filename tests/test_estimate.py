@@ -19,6 +19,7 @@ from fvar.config import (
     DataConfig,
     PyramidConfig,
     QuantiserConfig,
+    Reading,
     RuntimeConfig,
     Stage,
     TeacherConfig,
@@ -32,7 +33,6 @@ from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
 from fvar.tokenizer.vqvae import VQVAE
-from tests.tiny import Reading
 
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 ALIAS_VOCAB = 512

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fvar import optics
+from fvar.config import Schedule
 
 RADII = [0.6 * (k + 1) for k in range(40)]  # 0.6 ... 24 px
 
@@ -119,9 +120,7 @@ def test_gaussian_sums_to_one_and_starts_from_the_delta() -> None:
 @pytest.mark.parametrize("kind", ["cosine", "linear", "geometric"])
 @given(states=st.integers(2, 12), rho_max=st.floats(0.1, 100))
 @settings(deadline=None)
-def test_schedules_fall_strictly_from_rho_max_to_exactly_zero(
-    kind: optics.Schedule, states: int, rho_max: float
-) -> None:
+def test_schedules_fall_strictly_from_rho_max_to_exactly_zero(kind: Schedule, states: int, rho_max: float) -> None:
     radii = optics.radius_schedule(states, rho_max, kind)
     assert len(radii) == states
     assert radii[0] == pytest.approx(rho_max)

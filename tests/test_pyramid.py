@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fvar import optics, pyramid, spectrum
-from fvar.config import PyramidConfig
-from fvar.pyramid import Digital, FocusPyramid, Kernel
+from fvar.config import Digital, Kernel, PyramidConfig, Schedule
+from fvar.pyramid import FocusPyramid
 
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 10 scales, most of which do not divide 16
 
@@ -87,7 +87,7 @@ def test_views_equal_a_direct_convolution_sampled_at_the_same_points(
 )
 @settings(max_examples=60, deadline=None)
 def test_any_sizes_and_radii_equal_a_direct_convolution(
-    patch_nums: list[int], factor: int, rho_max: float, schedule: optics.Schedule, channels: int
+    patch_nums: list[int], factor: int, rho_max: float, schedule: Schedule, channels: int
 ) -> None:
     """Odd sides, 1 x 1 views, grey images, radii larger than the image."""
     side = factor * patch_nums[-1]

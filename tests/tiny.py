@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +9,6 @@ from fvar.config import AutoencoderConfig, QuantiserConfig, TeacherConfig, Trans
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.tokenizer.vqvae import VQVAE
-
-Trunk = Literal["separate", "shared"]
-Reading = Literal["focus", "independent", "latent_area"]
 
 PATCH_NUMS = (1, 2, 3)
 LENGTH = 14

@@ -24,13 +24,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fvar.config import AutoencoderConfig, DistillConfig, Precision, QuantiserConfig, TeacherConfig, TransformerConfig
+from fvar.config import (
+    AutoencoderConfig,
+    DistillConfig,
+    Precision,
+    QuantiserConfig,
+    TeacherConfig,
+    TransformerConfig,
+    Trunk,
+)
 from fvar.distill import distillation_loss
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
@@ -99,7 +106,7 @@ def step_cases(depth: int, batch: int) -> list[Case]:
     quantiser = functools.cache(lambda: MultiScaleQuantiser(QUANTISER, CHANNELS, PATCH_NUMS))
 
     @functools.cache
-    def teacher(trunk: Literal["shared", "separate"]) -> Teacher:
+    def teacher(trunk: Trunk) -> Teacher:
         network = Teacher(var.cfg, TeacherConfig(trunk=trunk), CLASSES, VOCAB, CHANNELS, PATCH_NUMS, ALIAS_VOCAB)
         trim_in_backward(network.parameters())
         return network
@@ -133,7 +140,7 @@ def step_cases(depth: int, batch: int) -> list[Case]:
             loss = cross_entropy(var(labels, var_input).log_probs, tokens)
         loss.backward()
 
-    def distilled(trunk: Literal["shared", "separate"], dtype: torch.dtype) -> None:
+    def distilled(trunk: Trunk, dtype: torch.dtype) -> None:
         tutor = teacher(trunk)
         var.train().zero_grad()
         tutor.train().zero_grad()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fvar.config import Digital, Kernel
 from fvar.data import charts
 from fvar.metrics.edges import CONTRAST, Reconstruct, edge_positions, staircase, straight_line_residuals
-from fvar.pyramid import Digital, FocusPyramid, Kernel
+from fvar.pyramid import FocusPyramid
 
 
 def round_trip(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fvar.config import DataConfig
+from fvar.config import DataConfig, Digital, Kernel
 from fvar.data import charts, open_dataset, to_float, to_uint8
 from fvar.metrics.compare import Score
 from fvar.metrics.features import Images, extract
@@ -23,7 +23,7 @@ from fvar.metrics.spectra import (
     octaves,
     top_octave_ratio,
 )
-from fvar.pyramid import Digital, FocusPyramid, Kernel
+from fvar.pyramid import FocusPyramid
 from tests.metrics.scored import number
 
 SIDE = 64

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fvar.config import DistillConfig, TeacherConfig, TransformerConfig
+from fvar.config import DistillConfig, TeacherConfig, TransformerConfig, Trunk
 from fvar.distill import distillation_loss
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR, VarOutput
@@ -42,12 +42,12 @@ def level() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_no_future_alias_token_changes_an_earlier_scale(trunk: tiny.Trunk) -> None:
+def test_no_future_alias_token_changes_an_earlier_scale(trunk: Trunk) -> None:
     assert torch.equal(alias_reach(TeacherConfig(head_dim=8, trunk=trunk)), level()[:, None] >= level())
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_visibility_before_hides_the_own_scale_too(trunk: tiny.Trunk) -> None:
+def test_visibility_before_hides_the_own_scale_too(trunk: Trunk) -> None:
     # Within one block; two blocks would not pass it on either, since structure attention is block-causal.
     config = TeacherConfig(head_dim=8, trunk=trunk, visibility="before")
     assert torch.equal(alias_reach(config), level()[:, None] > level())
@@ -60,7 +60,7 @@ def test_last_scales_restricts_who_asks() -> None:
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_no_structure_token_changes_its_own_or_an_earlier_scale(trunk: tiny.Trunk) -> None:
+def test_no_structure_token_changes_its_own_or_an_earlier_scale(trunk: Trunk) -> None:
     student, teacher = tiny.var(), tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk)).eval()
     labels, var_input, alias = tiny.batch(1)
 
@@ -85,7 +85,7 @@ def set_gates(teacher: Teacher, logit: float) -> None:
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_a_closed_gate_makes_the_teacher_the_student(trunk: tiny.Trunk) -> None:
+def test_a_closed_gate_makes_the_teacher_the_student(trunk: Trunk) -> None:
     student, teacher = tiny.var(), tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk)).eval()
     teacher.copy_deployment(student)
     mine, open_gate = both(student, teacher, features=2)
@@ -105,7 +105,7 @@ def test_without_a_gate_the_attention_is_added_whole() -> None:
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_the_students_losses_reach_no_parameter_of_the_teacher(trunk: tiny.Trunk) -> None:
+def test_the_students_losses_reach_no_parameter_of_the_teacher(trunk: Trunk) -> None:
     student, teacher = tiny.var(), tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk))
     mine, theirs = both(student, teacher, features=2)
     loss, _ = distillation_loss(mine, theirs, DistillConfig(), tiny.PATCH_NUMS)
@@ -115,7 +115,7 @@ def test_the_students_losses_reach_no_parameter_of_the_teacher(trunk: tiny.Trunk
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_the_teachers_loss_trains_all_of_the_teacher_and_nothing_of_the_student(trunk: tiny.Trunk) -> None:
+def test_the_teachers_loss_trains_all_of_the_teacher_and_nothing_of_the_student(trunk: Trunk) -> None:
     student, teacher = tiny.var(), tiny.teacher(TeacherConfig(head_dim=8, trunk=trunk))
     _, theirs = both(student, teacher)
     theirs.logits.square().mean().backward()
@@ -124,7 +124,7 @@ def test_the_teachers_loss_trains_all_of_the_teacher_and_nothing_of_the_student(
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_a_modulation_shared_by_all_blocks_is_learned_by_the_student_and_read_by_the_teacher(trunk: tiny.Trunk) -> None:
+def test_a_modulation_shared_by_all_blocks_is_learned_by_the_student_and_read_by_the_teacher(trunk: Trunk) -> None:
     cfg = TransformerConfig(depth=3, width=32, heads=2, shared_aln=True)
     shape = (tiny.CLASSES, tiny.VOCAB, tiny.CHANNELS, tiny.PATCH_NUMS)
     teacher = Teacher(cfg, TeacherConfig(head_dim=8, trunk=trunk), *shape, tiny.ALIAS_VOCAB)

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fvar.config import QuantiserConfig
+from fvar.config import QuantiserConfig, Reading
 from fvar.errors import UserError
 from fvar.tokenizer.quantiser import MultiScaleQuantiser, SharedPhi
-from tests.tiny import Reading
 
 SCALES = (1, 2, 3, 6)
 

@@ -9,12 +9,11 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from fvar.config import AutoencoderConfig, QuantiserConfig
+from fvar.config import AutoencoderConfig, QuantiserConfig, Reading
 from fvar.tokenizer.autoencoder import Upsample
 from fvar.tokenizer.vqvae import VQVAE
 from tests import tiny
 from tests.benchmarks import reference
-from tests.tiny import Reading
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)

@@ -13,13 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fvar.config import DistillConfig, TransformerConfig
+from fvar.config import DistillConfig, TransformerConfig, Trunk
 from fvar.errors import StageFailed, UserError
 from fvar.models.var import VAR
 from fvar.run import execute
 from fvar.rundir import RunDir, read_status
 from fvar.stages.var import build_task
-from tests.tiny import Trunk
 from tests.training import tiny
 from tests.training.processes import records
 
