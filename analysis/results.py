@@ -160,7 +160,7 @@ class StudyResults:
         return len({run.name for cell in self.cells if (run := cell.chain.get("tokens.tokenizer"))}) <= 1
 
     def shortfalls(self) -> list[str]:
-        """Sentences about stages that some attempt computed in another precision than configured (fvar.precision)."""
+        """Sentences about stages that some attempt computed in another precision than configured (`fvar.machine`)."""
         kinds: dict[tuple[str, str], set[str]] = {}
         for run in {run.name: run for cell in self.cells for run in cell.chain.values()}.values():
             for attempt in run.attempts():

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import StudyResults
-from fvar import atomic
 from fvar.errors import UserError
+from fvar.machine import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -52,7 +52,7 @@ def export(path: Path, vae: Path, var: Path) -> None:
     """Write a var run's student and its structure tokenizer as the original's two state dicts."""
     import torch
 
-    from fvar import atomic
+    from fvar.machine import atomic
     from fvar.models.loading import load_var
     from fvar.rundir import RunDir
     from fvar.tokenizer.bundle import load_tokenizer
@@ -79,16 +79,8 @@ def import_(vae: Path, var: Path, link: Path) -> None:
 
     from safetensors.torch import save_file
 
-    from fvar import atomic
-    from fvar.config import (
-        DataConfig,
-        PyramidConfig,
-        RuntimeConfig,
-        Stage,
-        TokenizerConfig,
-        TokensConfig,
-        VarConfig,
-    )
+    from fvar.config import DataConfig, PyramidConfig, RuntimeConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
+    from fvar.machine import atomic
     from fvar.models.loading import MODEL_FILE, VarShape, build_var
     from fvar.rundir import RunDir
     from fvar.tokenizer.bundle import COMPANION_FILE

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from fvar.errors import UserError
+from fvar.machine.precision import Precision as Precision
 from fvar.plain import Checked, fraction, positive, to_dict
 
 Signal = Literal["structure", "alias"]
-Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "geometric"]
 Kernel = Literal["disk", "gaussian", "none"]
 Digital = Literal["decimate", "area", "bicubic"]

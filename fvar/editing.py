@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fvar import atomic
 from fvar.data.images import DECODE_ERRORS, decode, to_float, to_tensor
 from fvar.errors import UserError
+from fvar.machine import atomic
 from fvar.sampling import Known
 from fvar.tokenizer.bundle import Tokenizer
 

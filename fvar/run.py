@@ -58,13 +58,13 @@ def execute(path: Path, *, echo: bool = False) -> Status:
     _require_trainable(run)
     _require_inputs(run)
     _require_space(run)
-    from fvar.training import signals
+    from fvar.machine import signals
 
     with signals.raising():
         # Importing torch takes seconds: everything above answers without it.
         import torch
 
-        from fvar.training import distributed
+        from fvar.machine import distributed
 
         if run.runtime.threads:
             torch.set_num_threads(run.runtime.threads)
@@ -148,7 +148,7 @@ def _explain(error: BaseException, run: RunDir) -> str:
 
 
 def _stage(run: RunDir) -> None:
-    from fvar.training import distributed
+    from fvar.machine import distributed
 
     with distributed.blaming_lost_ranks():
         importlib.import_module(f"fvar.stages.{run.kind}").run(run)
@@ -156,7 +156,7 @@ def _stage(run: RunDir) -> None:
 
 def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
     """Run the stage with its log and heartbeat, and decide the state it ends in."""
-    from fvar import precision
+    from fvar.machine import precision
 
     asked = precision.asked_by(run.config)
     computed = precision.computed(asked, device) if asked else None

@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fvar import atomic
 from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
 from fvar.errors import UserError, unknown
+from fvar.machine import atomic
 from fvar.plain import differences, from_dict, to_dict
 
 FORMAT = 1

@@ -63,12 +63,12 @@ def generate(args: argparse.Namespace) -> None:
 
     from fvar.data.images import to_uint8
     from fvar.editing import composite, known_tokens, read_image, read_mask, tile, write_png
+    from fvar.machine.distributed import pick_device
+    from fvar.machine.precision import computed, shortfall
     from fvar.models.loading import load_var
-    from fvar.precision import computed, shortfall
     from fvar.rundir import RunDir
     from fvar.sampling import decode, image_seeds, prepare, sample
     from fvar.tokenizer.bundle import load_tokenizer
-    from fvar.training.distributed import pick_device
 
     device = pick_device(args.device)
     run = RunDir.open(args.run)

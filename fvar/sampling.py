@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from fvar.config import Precision
 from fvar.data.images import to_uint8
+from fvar.machine.precision import computed, dtype_of
 from fvar.models.var import VAR, ScaleByScale
-from fvar.precision import DTYPES, computed
 from fvar.tokenizer.vqvae import VQVAE
 
 ROW_BLOCK = 4  # rows that CPU float32 matrix kernels handle together; in a whole block a row's bits are its own
@@ -58,11 +58,11 @@ def image_seeds(seed: int, indices: Iterable[int]) -> list[int]:
 def prepare(var: VAR, vqvae: VQVAE, precision: Precision, device: torch.device) -> None:
     """Make both networks ready for sampling, in place: eval mode, weights in `precision`, decoder in channels_last.
 
-    Half precision becomes float32 where the processor has no kernels of it (fvar.precision).
+    Half precision becomes float32 where the processor has no kernels of it (fvar.machine.precision).
 
     The quantiser stays in float32: it is cheap, and its latent map accumulates over the scales.
     """
-    dtype = DTYPES[computed(precision, device)]
+    dtype = dtype_of(computed(precision, device))
     var.eval().to(device, dtype)
     vqvae.eval().to(device)
     for module in (vqvae.post_quant_conv, vqvae.decoder):

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fvar.errors import run_main
-from studies import commands
-from studies.backends import factory
-from studies.commands import Recorded
-from studies.live import show
-from studies.profile import DEFAULT, Profile
+from studies.engine import commands
+from studies.engine.backends import factory
+from studies.engine.commands import Recorded
+from studies.engine.live import show
+from studies.engine.profile import DEFAULT, Profile
 from studies.study import STUDIES, study
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     """The table, again and again, until Ctrl-C."""
     from rich.live import Live
 
-    from studies.live import table
+    from studies.engine.live import table
 
     def now() -> Table:
         recorded = _recorded(arguments)
@@ -115,7 +115,7 @@ def diff(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     from analysis.results import StudyResults
-    from studies import outputs
+    from studies.engine import outputs
 
     name, preset = _recorded(arguments).folder.parts[-2:]
     draw = study(name).report or outputs.report
@@ -151,18 +151,18 @@ def gc(arguments: argparse.Namespace) -> int:
 
 
 def ui(arguments: argparse.Namespace) -> int:
-    from studies import tracking
+    from studies.tracking.serve import ui as serve
 
-    tracking.ui(arguments.results, arguments.port)
+    serve(arguments.results, arguments.port)
     return 0
 
 
 def sync(arguments: argparse.Namespace) -> int:
     from analysis.results import StudyResults
-    from studies import tracking
+    from studies.tracking.sync import sync as bring_up_to_date
 
     for path in commands.cells_files(arguments.results):
-        changed = tracking.sync(arguments.results, StudyResults.read(arguments.results, *path.parts[-3:-1]))
+        changed = bring_up_to_date(arguments.results, StudyResults.read(arguments.results, *path.parts[-3:-1]))
         print(f"{path.parts[-3]} --preset {path.parts[-2]}: {'brought up to date' if changed else 'is up to date'}")
     return 0
 

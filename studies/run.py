@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fvar.errors import UserError, run_main, unknown
-from studies import preflight
-from studies.backends import CLUSTERS, factory
-from studies.driver import Driver
-from studies.plan import Plan
+from studies.engine import preflight
+from studies.engine.backends import CLUSTERS, factory
+from studies.engine.driver import Driver
+from studies.engine.plan import Plan
+from studies.engine.profile import DEFAULT, Profile
+from studies.engine.settings import Settings
 from studies.presets import PRESETS, preset
-from studies.profile import DEFAULT, Profile
-from studies.settings import Settings
 from studies.study import STUDIES, Context, study
 
 SLURM_WIDTH = 8  # trials an adaptive study leaves open on a cluster
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     preflight.require_writable(ctx.results)
     if not ctx.study.adaptive:
         preflight.require_space(ctx.results, Plan.of(ctx, driver.selected(driver.cells())).to_run())
-    from studies.live import View
+    from studies.engine.live import View
 
     view = View(f"{ctx.study.title} · {ctx.folder.name}")
     return driver.detach(make_backend, view) if arguments.detach else driver.run(arguments.cluster, make_backend, view)

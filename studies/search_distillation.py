@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fvar.config import DistillConfig, TeacherConfig
-from studies.search import Choice, Search, Space, Uniform
+from studies.engine.search import Choice, Search, Space, Uniform
 from studies.study import Cell, Context, Study
 from studies.variants import chain
 

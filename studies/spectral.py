@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvar import atomic
+from fvar.machine import atomic
 from studies.study import Cell, Context, Study
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(results: Path, settings: Settings | None = None, say: Callable[[str], No
     stamp, done = json.loads(json.dumps(asdict(settings))), folder / "settings.json"
     if not done.exists() or json.loads(done.read_text()) != stamp:
         from analysis import plot_aliasing
-        from studies.spectral_finding import finding
+        from analysis.spectral_finding import finding
 
         _measure(folder, settings, say)
         plot_aliasing.draw(folder)
@@ -123,7 +123,7 @@ def _images(settings: Settings) -> dict[str, Tensor]:
 
 def _table(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
     """Every scale of every pyramid: each recipe without blur once, each with blur at every radius."""
-    from fvar.optics import radius_schedule
+    from fvar.focus.optics import radius_schedule
 
     measure = _Measurer(name, x)
     for patch_nums in settings.scales:
@@ -153,13 +153,13 @@ class _Measurer:
     """One image set's view qualities, as rows; the same view is measured once."""
 
     def __init__(self, name: str, x: Tensor) -> None:
-        from fvar.aliasing import tapered
+        from fvar.focus.aliasing import tapered
 
         self.name, self.x = name, tapered(x)
         self.known: dict[tuple[int, float, str], Row] = {}
 
     def __call__(self, side: int, rho: float, recipe: str) -> Row:
-        from fvar.aliasing import RECIPES, view_quality
+        from fvar.focus.aliasing import RECIPES, view_quality
 
         key = (side, rho, recipe)
         if key not in self.known:
@@ -185,7 +185,7 @@ def _otf() -> Iterator[Row]:
     """Transfer functions along one axis for decimation by s, at frequencies f s: the view's Nyquist is 0.5."""
     import torch
 
-    from fvar.optics import disk_otf
+    from fvar.focus.optics import disk_otf
 
     f = torch.linspace(0, 2, 401, dtype=torch.float64)
     zero = torch.zeros(1, dtype=torch.float64)
@@ -209,9 +209,9 @@ def _spectra(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
     """Radial power of the images in each focus state of the paper's pyramid (K = 4, rho_max = 12)."""
     import torch
 
-    from fvar.aliasing import tapered
-    from fvar.optics import disk_psf, radius_schedule
-    from fvar.spectrum import radial_power, transfer_function
+    from fvar.focus.aliasing import tapered
+    from fvar.focus.optics import disk_psf, radius_schedule
+    from fvar.focus.spectrum import radial_power, transfer_function
 
     side = x.shape[-1]
     spectrum = torch.fft.fft2(tapered(x))
@@ -234,7 +234,7 @@ def _write_views(path: Path, settings: Settings) -> None:
 
     from fvar.config import DataConfig
     from fvar.data import charts, open_dataset, to_float
-    from fvar.pyramid import FocusPyramid
+    from fvar.focus.pyramid import FocusPyramid
 
     emoji = open_dataset(DataConfig(dataset="emoji", image_size=settings.emoji_side), "all")
     side = settings.chart_side

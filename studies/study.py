@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvar import atomic
 from fvar.config import Stage
 from fvar.errors import UserError, unknown
+from fvar.machine import atomic
 from fvar.plain import to_dict
 from studies.presets import Preset
 

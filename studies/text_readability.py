@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fvar import atomic
 from fvar.config import ReadabilityConfig, Stage
+from fvar.machine import atomic
 from studies.presets import Preset
 from studies.study import Cell, Context, Study
 from studies.variants import VARIANTS

@@ -18,6 +18,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture
 def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in half precision where it is asked for, even on a processor that is slow at it."""
-    from fvar import precision
+    from fvar.machine import precision
 
     monkeypatch.setattr(precision, "has_kernels", lambda asked: True)

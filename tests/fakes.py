@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from analysis.results import StudyResults
-from fvar import atomic
 from fvar.config import (
     AutoencoderConfig,
     DataConfig,
@@ -25,6 +24,7 @@ from fvar.config import (
     TransformerConfig,
     VarConfig,
 )
+from fvar.machine import atomic
 from fvar.rundir import RunDir
 
 SIZE, COUNT, CLASSES, STEPS = 64, 36, 9, 200

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fvar import cache
 from fvar.config import DataConfig
 from fvar.data.images import DECODE_ERRORS, resize_shorter, resized_side, to_tensor
 from fvar.data.imageset import MemoryImages
 from fvar.errors import UserError
+from fvar.machine import cache
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as https://www.cs.toronto.edu/~kriz/cifar.html states it

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fvar import atomic, cache
 from fvar.data.images import DECODE_ERRORS, check_decodes
 from fvar.errors import UserError
+from fvar.machine import atomic, cache
 
 NAMED = 5  # unreadable files that a message names
 BLOCK = 1000  # files handed to the threads at a time

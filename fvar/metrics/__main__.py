@@ -58,13 +58,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def compare(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Open both sides, extract, score: metric -> entry as in scores.json."""
-    from fvar import cache
+    from fvar.machine import cache
+    from fvar.machine.distributed import pick_device
     from fvar.metrics.compare import METRICS, score
     from fvar.metrics.features import extract_cached, load_extractor
     from fvar.metrics.frechet import Statistics
     from fvar.metrics.sources import DATASETS, open_source
     from fvar.metrics.spectra import aliasing_scores
-    from fvar.training.distributed import pick_device
 
     known = (*METRICS, "aliasing")
     metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.utils import create_feature_extractor
 
-from fvar import atomic
 from fvar.errors import UserError, unknown
+from fvar.machine import atomic
 from fvar.metrics import inception
 
 Progress = Callable[[int, int, float], None]  # images done, of so many, images per second

@@ -83,10 +83,10 @@ def measure(
         raise UserError(f"{run.path} holds a {run.kind} run; name one of a tokenizer, results/runs/tokenizer-...")
     # Importing torch takes seconds: what is above answers without it.
     from fvar.data import open_dataset
+    from fvar.machine.distributed import pick_device
     from fvar.metrics.features import load_extractor
     from fvar.metrics.scales import reconstruct
     from fvar.tokenizer.bundle import load_tokenizer
-    from fvar.training.distributed import pick_device
 
     where = pick_device(device)
     tokenizer = load_tokenizer(run, where)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fvar import spectrum
-from fvar.aliasing import tapered
 from fvar.data.images import to_float
+from fvar.focus import spectrum
+from fvar.focus.aliasing import tapered
 from fvar.metrics.compare import Score
 from fvar.metrics.features import Extractor, Images
 from fvar.metrics.frechet import RESAMPLES, Statistics

@@ -52,10 +52,10 @@ def measure(run: RunDir, count: int, batch_size: int = 16, device: str = "auto")
     from torch import Tensor
 
     from fvar.data import open_dataset, to_float
+    from fvar.machine.distributed import pick_device
     from fvar.metrics.edges import staircase
     from fvar.metrics.shift import shift_consistency, shifts_within
     from fvar.tokenizer.bundle import load_tokenizer
-    from fvar.training.distributed import pick_device
 
     config = run.config
     if isinstance(config, TokenizerConfig) and config.signal != "structure":

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fvar import per_image
 from fvar.config import TransformerConfig
+from fvar.machine import per_image
 from fvar.models.attention import KVCache, SelfAttention
 from fvar.models.gradients import modulated_norm, without_autocast
 

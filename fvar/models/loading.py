@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fvar.config import TransformerConfig, VarConfig
 from fvar.errors import UserError
+from fvar.machine.weights import load_strictly, some
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
 from fvar.tokenizer.vqvae import VQVAE
@@ -55,7 +56,7 @@ class VarShape:
                 patch_nums=tuple(math.isqrt(size) for size in sizes),
             )
         except KeyError as error:
-            raise UserError(f"{where} is no VAR checkpoint: expected a tensor {error}, found {_some(state)}") from None
+            raise UserError(f"{where} is no VAR checkpoint: expected a tensor {error}, found {some(state)}") from None
 
     @classmethod
     def configured(cls, cfg: TransformerConfig, num_classes: int, vqvae: VQVAE) -> VarShape:
@@ -109,23 +110,3 @@ def load_var(run: RunDir, vqvae: VQVAE) -> VAR:
     if not path.exists():
         raise UserError(f"{path} is missing; first: python -m fvar.run {run.path}")
     return build_var(load_file(path), run.config.transformer, vqvae, str(path))
-
-
-def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """`load_state_dict(strict=True)`, complaining in one line of keys missing, unknown or of another shape."""
-    own = module.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or unknown:
-        raise UserError(
-            f"{where} does not fit: {len(missing)} tensors missing ({_some(missing)}), "
-            f"{len(unknown)} unknown ({_some(unknown)})"
-        )
-    for key, value in own.items():
-        if value.shape != state[key].shape:
-            raise UserError(f"{where}: {key} expected {list(value.shape)}, found {list(state[key].shape)}")
-    module.load_state_dict(state)
-
-
-def _some(keys: object) -> str:
-    names = [str(key) for key in keys]  # type: ignore[attr-defined]
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from fvar import per_image
 from fvar.config import TransformerConfig
+from fvar.machine import per_image
 from fvar.models.attention import KVCache
 from fvar.models.blocks import Block, Head, Modulation
 

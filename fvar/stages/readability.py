@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fvar import atomic
 from fvar.config import ReadabilityConfig
 from fvar.data import to_float, to_uint8
 from fvar.data.text import Page, page_names, render, sizes
 from fvar.errors import UserError
+from fvar.machine import atomic
+from fvar.machine.distributed import pick_device
 from fvar.metrics.ocr import ErrorRate, Reader, load_reader
 from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import Tokenizer, load_tokenizer
 from fvar.tokenizer.quantiser import bicubic
-from fvar.training.distributed import pick_device
 
 SHOWN = 4  # the example of a size is its first word of at least so many letters, if it has one
 

@@ -20,15 +20,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fvar import atomic
 from fvar.config import SamplesConfig
 from fvar.data import open_dataset
+from fvar.machine import atomic, distributed
+from fvar.machine.distributed import pick_device
 from fvar.models.loading import load_var
 from fvar.rundir import RunDir
 from fvar.sampling import image_seeds, prepare, sample
 from fvar.tokenizer.bundle import load_tokenizer
-from fvar.training import distributed
-from fvar.training.distributed import pick_device
 
 GRID_CLASSES, GRID_COLUMNS = 16, 10
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fvar import atomic
 from fvar.config import ScoresConfig
 from fvar.data import ImageSet, open_dataset
+from fvar.machine import atomic
+from fvar.machine.distributed import pick_device
 from fvar.metrics.compare import score
 from fvar.metrics.features import Extractor, Images, extract, extract_cached, load_extractor
 from fvar.metrics.sources import ArrayImages, open_archive
 from fvar.metrics.spectra import aliasing_scores
 from fvar.rundir import RunDir
-from fvar.training.distributed import pick_device
 
 
 def run(run: RunDir) -> None:

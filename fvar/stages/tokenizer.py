@@ -11,14 +11,13 @@ from __future__ import annotations
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fvar import atomic
 from fvar.config import TokenizerConfig
 from fvar.estimate import estimate, stage_of
+from fvar.machine import atomic, distributed
 from fvar.rundir import RunDir
+from fvar.tasks.tokenizer import TokenizerTask
 from fvar.tokenizer.bundle import COMPANION_FILE, MODEL_FILE, load_tokenizer
 from fvar.tokenizer.figure import reconstruction_sheet
-from fvar.tokenizer.task import TokenizerTask
-from fvar.training import distributed
 from fvar.training.loop import train
 
 

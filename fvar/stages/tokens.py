@@ -1,4 +1,4 @@
-"""Stage `tokens`: codes a data set by a trained tokenizer into a token store (fvar.tokens).
+"""Stage `tokens`: codes a data set by a trained tokenizer into a token store (fvar.data.token_store).
 
 Images are coded in chunks, each written whole to `parts/`. All ranks take their share of the chunks; an interrupted
 stage continues with those that are missing. At the end rank 0 joins them into one file per scale.
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from fvar.config import DataConfig, TokensConfig
 from fvar.data import ImageSet, Split, open_dataset, to_float
+from fvar.data.token_store import SPLITS, read_manifest, write_array, write_manifest
 from fvar.errors import UserError
+from fvar.machine import distributed
+from fvar.machine.seeds import seed_for
 from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import Tokenizer, load_tokenizer
-from fvar.tokens import SPLITS, read_manifest, write_array, write_manifest
-from fvar.training import distributed
-from fvar.training.data_order import seed_for
 
 CHUNK = 256  # images; fixed, so that neither ranks nor batch size have a say in which numbers a crop is drawn from
 

@@ -12,22 +12,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fvar import atomic
 from fvar.config import CurveConfig, TeacherConfig, VarConfig
+from fvar.data.token_store import TokenStore
 from fvar.errors import UserError
 from fvar.estimate import estimate, stage_of
-from fvar.models.loading import MODEL_FILE, load_strictly
+from fvar.machine import atomic, distributed
+from fvar.machine.seeds import seed_for
+from fvar.machine.weights import load_strictly
+from fvar.models.loading import MODEL_FILE
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
+from fvar.tasks.var import TokenSet, VarTask
 from fvar.tokenizer.bundle import load_tokenizer
 from fvar.tokenizer.vqvae import VQVAE
-from fvar.tokens import TokenStore
-from fvar.training import distributed, sharding
-from fvar.training.data_order import seed_for
+from fvar.training import sharding
 from fvar.training.loop import train
 from fvar.training.probes import Measure, Probe
-from fvar.training.var_task import TokenSet, VarTask
 
 TEACHER_FILE = "teacher.safetensors"
 
@@ -89,7 +90,7 @@ def build_task(run: RunDir) -> VarTask:
 def _curve(run: RunDir, config: CurveConfig, student: VAR, vqvae: VQVAE) -> Measure:
     # The packages that score take seconds to import.
     from fvar.stages.scores import feature_cache, reference
-    from fvar.training.sample_curve import SampleCurve
+    from fvar.tasks.sample_curve import SampleCurve
 
     return SampleCurve(config, student, vqvae, reference(config.scores, run.runtime.workers), feature_cache(run))
 

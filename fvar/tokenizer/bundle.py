@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fvar import pyramid
 from fvar.config import Signal, TokenizerConfig
 from fvar.errors import UserError
+from fvar.focus import pyramid
 from fvar.rundir import RunDir
 from fvar.tokenizer.dual import SignalScaler, signal_views
 from fvar.tokenizer.quantiser import area

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fvar.config import QuantiserConfig
-from fvar.training import distributed
+from fvar.machine import distributed
 
 
 class EmaCodebook(nn.Module):

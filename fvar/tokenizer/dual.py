@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fvar.config import Signal
-from fvar.pyramid import FocusPyramid, FocusViews
+from fvar.focus.pyramid import FocusPyramid, FocusViews
 
 SILENT = 1e-4  # root mean square (images span 2) below which a scale counts as empty and is left unscaled
 

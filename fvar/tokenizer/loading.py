@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fvar.config import AutoencoderConfig, QuantiserConfig
 from fvar.errors import UserError
-from fvar.models.loading import load_strictly
+from fvar.machine.weights import load_strictly
 from fvar.tokenizer.vqvae import VQVAE
 
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fvar import atomic
+from fvar.machine import atomic
 
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 

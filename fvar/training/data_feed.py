@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fvar.config import TrainConfig
-from fvar.training import data_order, distributed
+from fvar.machine import distributed
+from fvar.machine.seeds import seed_for
+from fvar.training import data_order
 from fvar.training.task import Batch, Task
 
 
@@ -61,7 +63,7 @@ class DataFeed(Generic[Batch]):
     def _load(self, step: int) -> StepData[Batch]:
         config, rank = self.config, distributed.rank()
         items = data_order.global_batch(self.task.size, config.batch_size, config.seed, step)
-        generator = torch.Generator().manual_seed(data_order.seed_for(config.seed, "data", step, rank))
+        generator = torch.Generator().manual_seed(seed_for(config.seed, "data", step, rank))
         places = data_order.split_batch(config.batch_size, distributed.world_size(), rank, self.accumulate)
         micro = [
             MicroBatch(self.task.fetch(items[part.start : part.stop], generator), part, config.batch_size)

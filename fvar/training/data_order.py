@@ -1,4 +1,4 @@
-"""Which items a step trains on, and its random seeds: pure functions of the seed and the step number.
+"""Which items a step trains on: pure functions of the seed and the step number.
 
 Nothing here has state, so a resumed run needs only the step, and the order does not depend on the number of ranks.
 """
@@ -6,17 +6,12 @@ Nothing here has state, so a resumed run needs only the step, and the order does
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 
 import torch
 from torch import Tensor
 
-
-def seed_for(*parts: int | str) -> int:
-    """A 63-bit seed from any labels, e.g. `seed_for(seed, step, rank)`; near labels give unrelated seeds."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
+from fvar.machine.seeds import seed_for
 
 
 def global_batch(size: int, batch_size: int, seed: int, step: int) -> Tensor:

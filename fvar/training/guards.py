@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fvar import atomic
 from fvar.errors import StageFailed
+from fvar.machine import atomic
 
 
 class NonFiniteGuard:

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from fvar.config import TrainConfig
 from fvar.errors import StageFailed, UserError
+from fvar.machine import distributed, signals
+from fvar.machine.seeds import seed_for
 from fvar.rundir import RunDir
-from fvar.training import distributed, optim, sharding, signals
+from fvar.training import optim, sharding
 from fvar.training.averaging import AveragedWeights
 from fvar.training.checkpoint import Checkpoint, Checkpoints, DamagedError
 from fvar.training.data_feed import DataFeed
-from fvar.training.data_order import seed_for
 from fvar.training.guards import NonFiniteGuard, SpikeAlarm
 from fvar.training.optimisation import Phase
 from fvar.training.probes import Probes

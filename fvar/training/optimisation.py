@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 import torch
 from torch import Tensor, nn
 
-from fvar import per_image
 from fvar.config import TrainConfig
-from fvar.precision import DTYPES, computed
-from fvar.training import distributed, heap, optim
+from fvar.machine import distributed, heap, per_image
+from fvar.machine.precision import computed, dtype_of
+from fvar.training import optim
 from fvar.training.data_feed import MicroBatch
 from fvar.training.task import Batch, Metrics, Task
 
@@ -90,7 +90,7 @@ class Phase(Generic[Batch]):
         """The configured mixed precision, as far as the device has kernels of it."""
         precision = computed(self.config.precision, self.device)
         mixed = precision != "fp32"
-        return torch.autocast(self.device.type, dtype=DTYPES[precision] if mixed else None, enabled=mixed)
+        return torch.autocast(self.device.type, dtype=dtype_of(precision) if mixed else None, enabled=mixed)
 
     @contextlib.contextmanager
     def _drawing(self, micro: MicroBatch[Batch], last: bool) -> Iterator[None]:

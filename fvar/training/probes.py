@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fvar import atomic
+from fvar.machine import atomic
 from fvar.rundir import RunDir
 
 SPLIT = "sampled"

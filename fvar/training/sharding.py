@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fvar.training import distributed
+from fvar.machine import distributed
 from fvar.training.task import Task
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ class Task(ABC, Generic[Batch]):
     """A model with its losses and data, trained by `fvar.training.loop.train`.
 
     The task puts its modules on the device and in training mode itself, after seeding torch with
-    `data_order.seed_for(seed, "init")`. It keeps no other state that a resumed run would miss: what has to survive a
+    `seed_for(seed, "init")`. It keeps no other state that a resumed run would miss: what has to survive a
     kill lives in `state_modules` (as parameters or buffers), everything else follows from the step number.
 
     `step` counts completed steps: the first one runs as step 0.
@@ -28,7 +28,7 @@ class Task(ABC, Generic[Batch]):
     phase_names: tuple[str, ...] = ("train",)  # every phase that `phases` may ever return; each gets its own optimiser
     flops_per_item: float = 0.0  # of one training step per item, for the utilisation figure; 0: not known
     tokens_per_item: int = 0  # for the tokens/s figure; 0: none
-    random_by_image = False  # whether `loss` draws by `fvar.per_image` alone: ranks are then seeded alike
+    random_by_image = False  # whether `loss` draws by `fvar.machine.per_image` alone: ranks are then seeded alike
     probe: Probe | None = None  # what is measured beside the training
 
     @property

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fvar import optics
 from fvar.config import PyramidConfig
-from fvar.pyramid import FocusPyramid, FocusViews, from_config
+from fvar.focus import optics
+from fvar.focus.pyramid import FocusPyramid, FocusViews, from_config
 
 BATCH, CHANNELS, SIDE = 32, 3, 256
 ROUNDS = 5

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from slurm.loopback import Cluster, default_folder, packages
 from tests.slurm.driving import HERE, ToyStudy, wait_until
-from tests.studies.test_commands import large_study
+from tests.studies.engine.test_commands import large_study
 
 STAGES = 300
 CELLS = 1000

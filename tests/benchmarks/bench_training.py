@@ -24,18 +24,18 @@ import numpy as np
 import torch
 
 from fvar.config import RuntimeConfig, Stage, TeacherConfig, VarConfig
+from fvar.data.token_store import SPLITS, TokenSplit, write_array, write_manifest
+from fvar.machine.precision import computed
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
-from fvar.precision import computed
 from fvar.rundir import RunDir
 from fvar.stages.tokenizer import save as save_tokenizer
+from fvar.tasks.var import TokenSet, VarTask
 from fvar.tokenizer.dual import SignalScaler
 from fvar.tokenizer.vqvae import VQVAE
-from fvar.tokens import SPLITS, TokenSplit, write_array, write_manifest
 from fvar.training.data_feed import MicroBatch
 from fvar.training.loop import train
 from fvar.training.optimisation import Phase
-from fvar.training.var_task import TokenSet, VarTask
 from studies.presets import preset
 
 STEPS = 8

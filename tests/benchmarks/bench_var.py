@@ -32,20 +32,19 @@ from torch.nn import functional as F
 from fvar.config import (
     AutoencoderConfig,
     DistillConfig,
-    Precision,
     QuantiserConfig,
     TeacherConfig,
     TransformerConfig,
     Trunk,
 )
-from fvar.distill import distillation_loss
+from fvar.machine.heap import trim_in_backward
+from fvar.machine.precision import Precision, dtype_of, has_kernels
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
-from fvar.precision import DTYPES, has_kernels
 from fvar.sampling import decode, image_seeds, prepare, sample
+from fvar.tasks.distill import distillation_loss
 from fvar.tokenizer.quantiser import MultiScaleQuantiser
 from fvar.tokenizer.vqvae import VQVAE
-from fvar.training.heap import trim_in_backward
 from fvar.training.throughput import peak_memory
 from tests.benchmarks import reference
 
@@ -69,7 +68,8 @@ class Case:
 
 def dtypes() -> dict[Precision, torch.dtype]:
     """What this processor multiplies matrices in."""
-    return {name: dtype for name, dtype in DTYPES.items() if name != "fp16" and has_kernels(name)}
+    names: tuple[Precision, ...] = ("fp32", "bf16")
+    return {name: dtype_of(name) for name in names if has_kernels(name)}
 
 
 def new_var(depth: int) -> VAR:

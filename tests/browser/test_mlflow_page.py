@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from studies import tracking
+from studies.tracking import sync as tracking
 from tests import fakes
 
 pytestmark = pytest.mark.browser

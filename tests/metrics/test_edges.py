@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from fvar.config import Digital, Kernel
 from fvar.data import charts
+from fvar.focus.pyramid import FocusPyramid
 from fvar.metrics.edges import CONTRAST, Reconstruct, edge_positions, staircase, straight_line_residuals
-from fvar.pyramid import FocusPyramid
 
 
 def round_trip(

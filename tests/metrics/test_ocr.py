@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fvar.data.text import page_names, render
 from fvar.errors import UserError
+from fvar.focus.optics import gaussian_psf
 from fvar.metrics import ocr
-from fvar.optics import gaussian_psf
 
 needs_ocr = pytest.mark.skipif(
     importlib.util.find_spec("rapidocr_onnxruntime") is None, reason="rapidocr-onnxruntime is not installed"

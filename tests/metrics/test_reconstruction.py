@@ -23,7 +23,7 @@ from fvar.metrics.scales import ScaleQuality, reconstruct, ssim
 from fvar.rundir import RunDir
 from fvar.stages import tokenizer as stage
 from fvar.tokenizer.bundle import load_tokenizer
-from tests.tokenizer.test_task import config
+from tests.tasks.test_tokenizer import config
 
 NO_FEATURES = "not wanted here"
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fvar import spectrum
 from fvar.config import DataConfig, Digital, Kernel
 from fvar.data import charts, open_dataset, to_float
+from fvar.focus import spectrum
+from fvar.focus.pyramid import FocusPyramid
 from fvar.metrics.edges import Reconstruct
 from fvar.metrics.shift import shift_consistency, shifts_within
-from fvar.pyramid import FocusPyramid
 
 SIDE, FACTOR = 64, 4
 SHIFTS = shifts_within(FACTOR)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fvar.config import DataConfig, Digital, Kernel
 from fvar.data import charts, open_dataset, to_float, to_uint8
+from fvar.focus.pyramid import FocusPyramid
 from fvar.metrics.compare import Score
 from fvar.metrics.features import Images, extract
 from fvar.metrics.frechet import Statistics
@@ -23,7 +24,6 @@ from fvar.metrics.spectra import (
     octaves,
     top_octave_ratio,
 )
-from fvar.pyramid import FocusPyramid
 from tests.metrics.scored import number
 
 SIDE = 64

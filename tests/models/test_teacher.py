@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fvar.config import DistillConfig, TeacherConfig, TransformerConfig, Trunk
-from fvar.distill import distillation_loss
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR, VarOutput
+from fvar.tasks.distill import distillation_loss
 from tests import tiny
 
 TRUNKS = ["separate", "shared"]

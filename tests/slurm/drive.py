@@ -16,7 +16,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-import studies.outputs
+import studies.engine.outputs
 import studies.study
 from fvar.config import (
     AutoencoderConfig,
@@ -78,7 +78,7 @@ def main() -> int:
     module.STUDY = Study("toy", "Toy study", cells, outputs=lambda ctx: [])  # type: ignore[attr-defined]
     sys.modules["studies.toy"] = module
     studies.study.STUDIES += ("toy",)
-    studies.outputs.track = lambda ctx, say: None  # MLflow takes seconds and is tested elsewhere
+    studies.engine.outputs.track = lambda ctx, say: None  # MLflow takes seconds and is tested elsewhere
     if "TOY_DIES" in os.environ:
         die_after_sbatch()
     verb, *arguments = sys.argv[1:]

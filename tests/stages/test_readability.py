@@ -21,7 +21,7 @@ from fvar.metrics import ocr
 from fvar.rundir import RunDir
 from fvar.stages import readability as stage
 from fvar.stages import tokenizer as tokenizer_stage
-from tests.tokenizer.test_task import config
+from tests.tasks.test_tokenizer import config
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("rapidocr_onnxruntime") is None, reason="rapidocr-onnxruntime is not installed"

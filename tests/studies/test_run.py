@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fvar.rundir import RunDir, read_status
-from studies import outputs
+from studies.engine import outputs
 from studies.run import main
 from tests.studies.toy import stage as toy
 
@@ -26,7 +26,7 @@ TOY_PATH = os.pathsep.join(map(str, (ROOT / "tests" / "studies" / "toy", ROOT)))
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toy stages in this process; neither MLflow nor figures, which have tests of their own."""
     monkeypatch.setattr("fvar.run.execute", toy.execute)
-    monkeypatch.setattr("fvar.atomic.sync", lambda path: None)  # no power cut here, and a busy disk takes its time
+    monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)  # a busy disk takes its time
     monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
     monkeypatch.setattr(outputs, "report", lambda results: [])
 
@@ -47,7 +47,8 @@ def start(results: Path, *arguments: str, **environment: str) -> subprocess.Pope
 
 QUIET_DRIVER = """
 from fvar.errors import run_main
-from studies import outputs, run
+from studies.engine import outputs
+from studies import run
 outputs.track = lambda ctx, say: None
 outputs.report = lambda results: []
 run_main(run.main)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import plot_aliasing
+from analysis import plot_aliasing, spectral_finding
 from fvar.errors import UserError
-from studies import spectral, spectral_finding
+from studies import spectral
 
 TINY = spectral.Settings(
     emoji_per_class=1, emoji_side=64, chart_side=64, rho_max=(0, 12), sweep_s=(4,), sweep_rho_over_s=(0.3, 0.6, 0.9)

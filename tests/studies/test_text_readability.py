@@ -12,12 +12,12 @@ from PIL import Image
 
 from analysis.plot_readability import Readings, printable, views
 from analysis.results import StudyResults
-from fvar import atomic
 from fvar.config import RuntimeConfig, TokenizerConfig
 from fvar.errors import UserError
+from fvar.machine import atomic
 from fvar.rundir import RunDir
-from studies import outputs
 from studies.__main__ import main
+from studies.engine import outputs
 from studies.presets import PRESETS, Preset
 from studies.study import Cell, Context, record, study
 from studies.text_readability import STUDY, TEXT_STEPS, markdown, readable_from, report

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from analysis import table
 from analysis.results import StudyResults
 from fvar.errors import UserError
-from studies import table, tracking
+from studies.tracking import sync as tracking
+from studies.tracking.serve import ui
 from tests import fakes
 
 if TYPE_CHECKING:
@@ -213,7 +215,7 @@ def test_the_ui_answers_on_this_machine_only_and_stops_on_ctrl_c(results: Path, 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = f"from pathlib import Path; from studies import tracking; tracking.ui(Path({str(results)!r}), {port})"
+    code = f"from pathlib import Path; from studies.tracking.serve import ui; ui(Path({str(results)!r}), {port})"
     ui = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert ui.stdout
@@ -232,9 +234,9 @@ def test_the_ui_answers_on_this_machine_only_and_stops_on_ctrl_c(results: Path, 
 
 def test_the_ui_says_what_to_run_first_and_that_a_port_is_taken(tmp_path: Path, results: Path) -> None:
     with pytest.raises(UserError, match="run a study first"):
-        tracking.ui(tmp_path / "nowhere")
+        ui(tmp_path / "nowhere")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="choose another with --port"):
-            tracking.ui(results, taken.getsockname()[1])
+            ui(results, taken.getsockname()[1])

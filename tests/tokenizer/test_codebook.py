@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fvar.config import QuantiserConfig
+from fvar.machine import distributed
 from fvar.tokenizer.codebook import EmaCodebook
 from fvar.tokenizer.quantiser import MultiScaleQuantiser
 from fvar.tokenizer.usage import CodebookUsage
-from fvar.training import distributed
 from tests.training.processes import start
 
 

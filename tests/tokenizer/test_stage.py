@@ -13,9 +13,9 @@ from fvar.errors import Interrupted, UserError
 from fvar.metrics.reconstruction import measure
 from fvar.rundir import RunDir
 from fvar.stages import tokenizer as stage
+from fvar.tasks.tokenizer import TokenizerTask
 from fvar.tokenizer.bundle import load_tokenizer
-from fvar.tokenizer.task import TokenizerTask
-from tests.tokenizer.test_task import config
+from tests.tasks.test_tokenizer import config
 
 
 def made(root: Path, **changes: object) -> RunDir:

@@ -21,11 +21,11 @@ import torch
 
 from fvar.config import TrainConfig
 from fvar.errors import run_main
+from fvar.machine import distributed
 from fvar.run import execute
 from fvar.rundir import RunDir
-from fvar.training import distributed
+from fvar.tasks.var import VarTask
 from fvar.training.loop import train
-from fvar.training.var_task import VarTask
 from tests.training.toy import ToyTask
 
 CONTEXT = multiprocessing.get_context("forkserver")

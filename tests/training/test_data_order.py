@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fvar.training.data_order import global_batch, seed_for, split_batch
+from fvar.machine.seeds import seed_for
+from fvar.training.data_order import global_batch, split_batch
 
 sizes = st.integers(1, 60)
 

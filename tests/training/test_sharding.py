@@ -111,8 +111,9 @@ def test_every_rank_keeps_a_part_of_every_large_weight(tmp_path: Path) -> None:
 def parts_of_weights(path: Path) -> None:
     from torch.distributed.tensor import DTensor
 
+    from fvar.machine import distributed
     from fvar.stages.var import build_task
-    from fvar.training import distributed, sharding
+    from fvar.training import sharding
 
     with distributed.process_group(torch.device("cpu")):
         task = build_task(RunDir.open(path))

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from fvar.config import RuntimeConfig, Stage, TokenizerConfig, TokensConfig
+from fvar.data.token_store import TokenStore, write_array
+from fvar.machine import distributed
 from fvar.run import execute
 from fvar.rundir import RunDir
 from fvar.stages import tokenizer as tokenizer_stage
 from fvar.stages import tokens as tokens_stage
-from fvar.tokenizer.task import TokenizerTask
-from fvar.tokens import TokenStore, write_array
-from fvar.training import distributed
+from fvar.tasks.tokenizer import TokenizerTask
 from fvar.training.loop import train
-from tests.tokenizer.test_task import config
+from tests.tasks.test_tokenizer import config
 from tests.training.processes import execute_stage, records, run_ranks
 
 RUNTIME = RuntimeConfig(device="cpu", threads=1, log_every=1)

@@ -23,11 +23,11 @@ from fvar.config import (
     TransformerConfig,
     VarConfig,
 )
+from fvar.data.token_store import SPLITS, write_array, write_manifest
 from fvar.rundir import RunDir
 from fvar.stages import tokenizer as tokenizer_stage
 from fvar.tokenizer.dual import SignalScaler
 from fvar.tokenizer.vqvae import VQVAE
-from fvar.tokens import SPLITS, write_array, write_manifest
 
 PATCH_NUMS = (1, 2, 4)
 VOCAB, ALIAS_VOCAB, CLASSES, TRAIN_ITEMS = 16, 8, 3, 48

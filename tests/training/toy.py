@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fvar.config import RuntimeConfig, Stage, TrainConfig, VarConfig
+from fvar.machine.seeds import seed_for
 from fvar.rundir import RunDir
-from fvar.training.data_order import seed_for
 from fvar.training.task import Metrics, Task
 
 

@@ -1,0 +1,10 @@
+"""Moves a study's stages to their end, whatever dies on the way; knows nothing of what a stage computes.
+
+driver.py     one study: cells in, finished stages, tables and figures out
+scheduler.py  compares what run directories and backends say with what is wanted, and submits what is ready
+backends/     where stages run: inline, local, slurm
+plan.py       what a command would do, and what that costs      budget.py   --max-gpu-hours
+preflight.py  what is checked before anything is trained        settings.py --set, profile.py --profile
+commands.py   status, logs, diff, retry, cancel, gc             live.py     the table while it runs
+outputs.py    table, figures and MLflow at the end              search.py   Optuna as a proposer of cells
+"""

@@ -1,0 +1,153 @@
+"""Where stages run: in this process (inline), in processes of this machine (local), or on a SLURM cluster (slurm).
+
+A backend is told which run directories to work on and, later, asked what became of its jobs. Whether a stage is done is
+none of its business: that stands in the run directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import importlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from fvar.errors import UserError, unknown
+from fvar.machine import atomic
+from fvar.rundir import RunDir
+from studies.engine.profile import Profile
+
+WRITERS = 8
+CLUSTERS = ("inline", "local", "slurm")
+JobState = Literal["queued", "running", "lost", "dropped", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a backend knows of a stage's job. Only "queued" and "running" mean that there is one.
+
+    lost: it ended without finishing the stage, and starting it again may (preemption, node failure, kill).
+    dropped: it never started, since a job it waited for did not succeed.
+    failed: it ended in a way that would repeat, for the `reason` given (out of memory).
+    """
+
+    state: JobState
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """job.json in a run directory: the job last submitted for it. Written by the driver alone."""
+
+    cluster: str
+    job_id: str = ""  # empty between the decision to submit and the scheduler's answer
+    wave: str = ""  # SLURM: name of the job array
+    index: int = 0  # SLURM: place in the array
+    host: str = ""
+    submitted: float = 0.0
+    born: str = ""  # local: tells the process from a later one with the same id
+    losses: int = 0  # jobs lost in a row without a step gained
+    step: int = 0  # when the last one was lost
+
+    @classmethod
+    def read(cls, run: RunDir) -> JobRecord | None:
+        return cls.read_in(run.path)
+
+    @classmethod
+    def read_in(cls, path: Path) -> JobRecord | None:
+        """The record in a run directory, without opening that."""
+        try:
+            body = json.loads((path / "job.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        known = {item.name for item in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in body.items() if key in known})
+
+    def write(self, run: RunDir) -> None:
+        atomic.write_json(run.path / "job.json", dataclasses.asdict(self))
+
+
+def in_parallel(function: Callable[..., object], *arguments: Iterable[Any]) -> None:
+    """Call a function that writes files for each of many run directories; one after another each waits for the disk."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(function, *arguments):
+            pass
+
+
+class Backend(Protocol):
+    """Runs stages. All methods are called from the driver's main thread."""
+
+    name: str
+    interval: float  # seconds between two polls
+    grace: float  # seconds from a job's end until what it wrote last is surely visible here
+
+    def free(self) -> int:
+        """How many more stages it takes now."""
+        ...
+
+    def check(self, say: Callable[[str], None]) -> None:
+        """Whatever must hold before anything is submitted. Raises `UserError`."""
+        ...
+
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+        """Start these stages and leave a `JobRecord` in each. Inline: returns when they have ended.
+
+        Only SLURM takes `after`: jobs that must succeed first.
+        """
+        ...
+
+    def poll(self, records: Sequence[tuple[RunDir, JobRecord]]) -> dict[str, Job]:
+        """What became of jobs of this or an earlier driver, by run name."""
+        ...
+
+    def cancel(self, records: Sequence[tuple[RunDir, JobRecord]]) -> None:
+        """Stop these jobs for good."""
+        ...
+
+    def stop(self, records: Sequence[tuple[RunDir, JobRecord]]) -> str:
+        """The driver is leaving: end what cannot go on without it, and say in a line what goes on."""
+        ...
+
+
+def factory(results: Path, profile: Profile, jobs: int = 1) -> Callable[[str], Backend]:
+    """Makes each backend once, when it is first asked for by name: `jobs` is for local, the profile for slurm."""
+
+    @functools.cache
+    def make(name: str) -> Backend:
+        if name not in CLUSTERS:
+            raise unknown("cluster", name, CLUSTERS)
+        module = importlib.import_module(f"studies.engine.backends.{name}")
+        if name == "slurm":
+            return module.Slurm(profile, results)  # type: ignore[no-any-return]
+        return module.Local(jobs) if name == "local" else module.Inline()  # type: ignore[no-any-return]
+
+    return make
+
+
+@contextlib.contextmanager
+def submitting(root: Path, patience: float = 600.0) -> Iterator[None]:
+    """Hold the right to submit stages below `root`: two studies must not both start the tokenizer they share."""
+    handle = os.open(root / ".submitting", os.O_RDWR | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"another driver has been submitting to {root} for {patience:g} s; stop it"
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,45 @@
+"""Stages run one after another in the driver's own process: the way to debug, and the fastest on a small machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fvar.errors import UserError
+from fvar.rundir import RunDir
+from fvar.usage import recording, visible_gpus
+from studies.engine.backends import Job, JobRecord
+
+
+class Inline:
+    """No job is left behind: the run directory's lock says whether a stage is being worked on."""
+
+    name = "inline"
+    interval = 0.5  # only waits where another driver works on a stage this one needs
+    grace = 0.0
+
+    def free(self) -> int:
+        return 1
+
+    def check(self, say: Callable[[str], None]) -> None:
+        return None
+
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+        from fvar.run import execute
+
+        for run in runs:
+            try:
+                with recording(run.path, gpus=min(1, len(visible_gpus()))):
+                    execute(run.path)
+            except UserError:
+                # A failure stands in the status; a busy directory is another driver's. The rest is for the user.
+                if run.status.state != "failed" and not run.locked:
+                    raise
+
+    def poll(self, records: Sequence[tuple[RunDir, JobRecord]]) -> dict[str, Job]:
+        return {}
+
+    def cancel(self, records: Sequence[tuple[RunDir, JobRecord]]) -> None:
+        return None
+
+    def stop(self, records: Sequence[tuple[RunDir, JobRecord]]) -> str:
+        return ""

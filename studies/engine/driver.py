@@ -1,0 +1,197 @@
+"""Drives one study to its end: cells in, finished stages, tables and figures out."""
+
+from __future__ import annotations
+
+import fnmatch
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fvar.errors import Interrupted, UserError, unknown
+from fvar.machine.signals import Stopped
+from studies.engine import outputs, preflight
+from studies.engine.backends import Backend
+from studies.engine.budget import Budget
+from studies.engine.live import View
+from studies.engine.scheduler import FINAL, Scheduler
+from studies.engine.search import dashboard_command
+from studies.engine.settings import Settings
+from studies.study import Cell, Context, record
+
+SYNC_SECONDS = 60.0  # MLflow is brought up to date at most so often while stages run
+LOG_LINES = 15
+GLANCE_SECONDS = 1.0
+
+
+class Driver:
+    """One study, one preset, one backend.
+
+    Parameters
+    ----------
+    only
+        Names of variants or cells, wildcards allowed; empty: all.
+    max_gpu_hours
+        Nothing is submitted past this; 0: no limit.
+    """
+
+    def __init__(self, ctx: Context, settings: Settings, only: Sequence[str] = (), max_gpu_hours: float = 0.0) -> None:
+        self.ctx = ctx
+        self.settings = settings
+        self.only = only
+        self.budget = Budget(max_gpu_hours)
+
+    def cells(self) -> list[Cell]:
+        """All cells the study wants now. Raises `UserError` for two of one name."""
+        cells = self.settings.apply(list(self.ctx.study.cells(self.ctx)))
+        names = [cell.name for cell in cells]
+        if len(names) != len(set(names)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise UserError(f"study {self.ctx.study.name} has two cells of the name {twice[0]!r}")
+        return cells
+
+    def selected(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that `--only` asks for. Raises `UserError` where it matches none."""
+        for pattern in self.only:
+            if not any(_matches(cell, pattern) for cell in cells):
+                raise unknown("variant", pattern, {cell.variant for cell in cells})
+        return [cell for cell in cells if not self.only or any(_matches(cell, pattern) for pattern in self.only)]
+
+    def run(self, cluster: str, make_backend: Callable[[str], Backend], view: View) -> int:
+        """Returns the exit status: 0 if every selected cell is done, else 1."""
+        with preflight.driver_lock(self.ctx.folder):
+            backend = make_backend(cluster)
+            scheduler = self._scheduler(backend, make_backend, view)
+            try:
+                with view.showing():
+                    chosen = self._until_done(scheduler, view)
+            except (KeyboardInterrupt, Interrupted) as stopped:
+                view.say(backend.stop(scheduler.jobs()) or "stopped; what was running has written a checkpoint")
+                view.say("to continue, repeat the same command")
+                if isinstance(stopped, Stopped) and stopped.number == signal.SIGINT:
+                    raise KeyboardInterrupt from None  # an inline stage turned Ctrl-C into an orderly stop
+                raise
+            self._conclude(scheduler, chosen, view)
+            return 0 if all(scheduler.nodes[cell.stage.name].state == "done" for cell in chosen) else 1
+
+    def detach(self, make_backend: Callable[[str], Backend], view: View) -> int:
+        """Queue everything in SLURM, each stage after its inputs, and leave; returns the exit status 0."""
+        if self.ctx.study.adaptive:
+            raise UserError(f"{self.ctx.study.name} proposes cells from scores, so its driver must stay: no --detach")
+        with preflight.driver_lock(self.ctx.folder):
+            scheduler = self._scheduler(make_backend("slurm"), make_backend, view)
+            with view.showing():
+                if self._propose(scheduler, view)[1]:
+                    for node in scheduler.queue_all():
+                        view.say(f"not queued: {node.run.name}, as an input of it has no SLURM job; repeat this later")
+        counts = ", ".join(f"{count} {state}" for state, count in scheduler.counts().items())
+        lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {counts}", "look next at:"]
+        lines += [
+            f"  {self._command('status')}",
+            "  the same command without --detach, which waits and writes the table",
+        ]
+        print("\n".join(lines), file=view.out, flush=True)
+        return 0
+
+    def _scheduler(self, backend: Backend, make_backend: Callable[[str], Backend], view: View) -> Scheduler:
+        root = self.ctx.results / "runs"
+        root.mkdir(parents=True, exist_ok=True)
+        made = Scheduler(
+            root,
+            backend,
+            self.settings.runtime(),
+            view.changed,
+            make_backend,
+            lambda chosen: self.budget.allow(chosen, made.nodes),
+        )
+        view.nodes = made.nodes
+        return made
+
+    def _propose(self, scheduler: Scheduler, view: View) -> tuple[list[Cell], set[str]]:
+        """The selected cells there are now, and their last stages that are still open."""
+        cells = self.cells()
+        chosen = self.selected(cells)
+        record(self.ctx, cells, self.settings.science)
+        scheduler.add(cell.stage for cell in chosen)
+        view.follow(chosen)
+        scheduler.look()
+        still_open = {cell.stage.name for cell in chosen} & {node.run.name for node in scheduler.open()}
+        if still_open:
+            self.budget.require(scheduler.nodes.values())
+            scheduler.backend.check(view.say)
+        return chosen, still_open
+
+    def _until_done(self, scheduler: Scheduler, view: View) -> list[Cell]:
+        """Propose, schedule and wait, again and again, until no cell is open; returns the selected cells."""
+        while True:
+            chosen, still_open = self._propose(scheduler, view)
+            if not still_open:
+                return chosen
+            # What an adaptive study proposes next may depend on any cell that ends.
+            self._advance(scheduler, still_open, 1 if self.ctx.study.adaptive else len(still_open), view)
+
+    def _advance(self, scheduler: Scheduler, names: set[str], count: int, view: View) -> None:
+        """Step until `count` of these stages are final."""
+        synced = time.monotonic()
+        while sum(scheduler.nodes[name].state in FINAL for name in names) < count:
+            if not scheduler.step():
+                _wait(scheduler)
+            if time.monotonic() - synced > SYNC_SECONDS:
+                outputs.track(self.ctx, view.say)
+                synced = time.monotonic()
+
+    def _conclude(self, scheduler: Scheduler, chosen: Sequence[Cell], view: View) -> None:
+        """Write tables and figures, tell MLflow, and say how it went and where to look."""
+        view.say("writing tables, figures and MLflow")
+        written = outputs.write(self.ctx)
+        outputs.track(self.ctx, view.say)
+        states = [scheduler.nodes[cell.stage.name].state for cell in chosen]
+        done = f"{states.count('done')} of {len(chosen)} cells done"
+        lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {done}" if chosen else self.ctx.study.title]
+        for node in scheduler.nodes.values():
+            if node.state in ("failed", "cancelled"):
+                lines += ["", f"{node.state} {node.run.name}: {node.reason}", *log_tail(node.run.path / "log")]
+        if any(state != "done" for state in states):
+            lines += ["", "once the cause is gone: " + self._command("retry") + ", then repeat the command"]
+        if written:
+            lines += ["", *_shown(written[0]), "", "look next at:", *(f"  {path}" for path in written)]
+            lines += [f"  python -m studies ui{self._where()}   (all runs in MLflow, on 127.0.0.1)"]
+            if self.ctx.study.adaptive:
+                lines += [f"  {dashboard_command(self.ctx.results)}   (the search, likewise)"]
+        print("\n".join(lines), file=view.out, flush=True)
+
+    def _command(self, verb: str) -> str:
+        preset = "" if self.ctx.folder.name == "smoke" else f" --preset {self.ctx.folder.name}"
+        return f"python -m studies {verb} {self.ctx.study.name}{preset}{self._where()}"
+
+    def _where(self) -> str:
+        return "" if self.ctx.results == Path("results") else f" --results {self.ctx.results}"
+
+
+def _wait(scheduler: Scheduler) -> None:
+    """Wait until the next poll, or until one of the last few stages says by itself that it has ended."""
+    deadline = time.monotonic() + scheduler.backend.interval
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(GLANCE_SECONDS, left))
+        if scheduler.some_of_few_ended():
+            return
+
+
+def log_tail(path: Path, lines: int = LOG_LINES) -> list[str]:
+    """The last lines of a log, indented; empty where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 65536))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    return [f"  | {line}" for line in text.splitlines()[-lines:]]
+
+
+def _shown(path: Path) -> list[str]:
+    """The table itself, so that the terminal has the result."""
+    return path.read_text().splitlines() if path.suffix == ".md" else []
+
+
+def _matches(cell: Cell, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (cell.variant, cell.name))

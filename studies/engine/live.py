@@ -1,0 +1,207 @@
+"""What a driver shows while it works: a live table on a terminal, one line per event anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from fvar.rundir import Status
+from studies.engine.scheduler import Node, StageState, summarise
+from studies.study import Cell
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLUMNS = ("cell", "state", "stage", "step", "loss", "images/s", "ETA", "GPU h", "")
+COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "ready": "blue",
+    "failed": "bold red",
+    "blocked": "red",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+}
+ORDER = ("failed", "blocked", "cancelled", "interrupted", "running", "queued", "ready", "waiting", "done")
+MANY = 200  # rows above which a drawn table is slow
+HEARTBEAT = 30.0  # seconds between two lines about the same running stage without a terminal
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the live table, as text."""
+
+    cell: str
+    state: str
+    stage: str = ""
+    step: str = ""
+    loss: str = ""
+    rate: str = ""
+    eta: str = ""
+    gpu_hours: str = ""  # spent so far; the column is left out where no row has any
+    note: str = ""
+
+
+def row(name: str, chain: Sequence[str], states: Mapping[str, str], statuses: Mapping[str, Status]) -> Row:
+    """A cell's line: the stage that stops it or moves it, and how far that is. `chain` names its run directories."""
+    state = summarise({stage: states.get(stage, "done") for stage in chain})
+    culprit = "failed" if state == "blocked" and "failed" in states.values() else state
+    stage = next((stage for stage in chain if states.get(stage) == culprit), chain[-1] if chain else "")
+    if state in ("done", "waiting"):
+        return Row(name, state)
+    status = statuses.get(stage, Status())
+    return Row(
+        name,
+        state,
+        stage.partition("-")[0],
+        f"{status.step}/{status.steps}" if status.steps else "",
+        "" if status.loss is None else f"{status.loss:.4g}",
+        "" if status.rate is None else f"{status.rate:.0f}",
+        "" if status.eta is None else duration(status.eta),
+        note=(status.error.strip().splitlines() or [""])[-1] if state in ("failed", "blocked") else status.note,
+    )
+
+
+def table(rows: Iterable[Row], title: str = "") -> Table:
+    """The rows as a rich table."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    rows = list(rows)
+    billed = any(line.gpu_hours for line in rows)
+    for heading in COLUMNS:
+        if heading == "GPU h" and not billed:
+            continue
+        right = heading in ("step", "loss", "images/s", "ETA", "GPU h")
+        drawn.add_column(heading, justify="right" if right else "left", overflow="ellipsis", no_wrap=heading != "")
+    for line in rows:
+        colour = COLOURS.get(line.state, "")
+        state = f"[{colour}]{line.state}[/]" if colour else line.state
+        bill = (line.gpu_hours,) if billed else ()
+        cells = (line.stage, line.step, line.loss, line.rate, line.eta, *bill, line.note)
+        drawn.add_row(escape(line.cell), state, *map(escape, cells))
+    return drawn
+
+
+def show(rows: Sequence[Row], title: str) -> None:
+    """Print the table: in colour on a terminal; as plain columns elsewhere, and where drawing it would take long."""
+    if sys.stdout.isatty() and len(rows) <= MANY:
+        from rich.console import Console
+
+        Console().print(table(rows, title))
+        return
+    lines = [COLUMNS, *(dataclasses.astuple(row) for row in rows)]
+    used = [index for index, heading in enumerate(COLUMNS) if any(line[index] for line in lines[1:]) or not heading]
+    widths = {index: max(len(line[index]) for line in lines) for index in used}
+    print(title)
+    for line in lines:
+        print("  ".join(line[index].ljust(widths[index]) for index in used).rstrip())
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class View:
+    """Shows cells and stages of a scheduler; reads statuses from disk itself, so it also moves while inline trains."""
+
+    def __init__(self, title: str, out: TextIO | None = None) -> None:
+        self.title = title
+        self.out = out or sys.stdout  # kept, since a stage that runs inline redirects sys.stdout to its log
+        self.terminal = self.out.isatty()
+        self.nodes: Mapping[str, Node] = {}
+        self._chains: dict[str, list[str]] = {}  # cell -> run directories, inputs first
+        self._console: Console | None = None
+        self.started = time.monotonic()
+        self._said: dict[str, float] = {}
+
+    def follow(self, cells: Iterable[Cell]) -> None:
+        """Show these cells."""
+        self._chains = {cell.name: [stage.name for stage in cell.stage.chain()] for cell in cells}
+
+    @contextlib.contextmanager
+    def showing(self) -> Iterator[None]:
+        """Keep the view up to date from a thread of its own."""
+        if self.terminal:
+            from rich.console import Console
+            from rich.live import Live
+
+            self._console = Console(file=self.out)
+            with Live(console=self._console, get_renderable=self._table, refresh_per_second=2):
+                yield
+            return
+        finished = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(finished,), name="view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+
+    def say(self, text: str) -> None:
+        """One line; on a terminal the table moves down for it."""
+        if self._console:
+            self._console.print(text, markup=False, highlight=False)
+        else:
+            print(f"[{duration(time.monotonic() - self.started)}] {text}", file=self.out, flush=True)
+
+    def changed(self, node: Node, before: StageState) -> None:
+        """A stage went from one state to another."""
+        long_ago = node.state == "done" and before == "waiting"
+        if self.terminal or long_ago or node.state in ("ready", "waiting"):
+            return
+        users = [name for name, chain in self._chains.items() if node.run.name in chain]
+        shared = f" (for {len(users)} cells)" if len(users) > 1 else f" ({users[0]})" if users else ""
+        reason = f": {node.reason}" if node.reason else ""
+        if node.state == "done":
+            reason = f" in {duration(node.status.seconds)}" if node.status.seconds else ""
+            reason += f"; {node.status.note}" if node.status.note else ""
+        self.say(f"{node.state:9} {node.run.name}{shared}{reason}")
+
+    def _rows(self) -> Iterator[Row]:
+        nodes = dict(self.nodes)
+        states = {name: node.state for name, node in nodes.items()}
+        statuses = {name: node.run.status if node.state == "running" else node.status for name, node in nodes.items()}
+        for name, chain in self._chains.items():
+            yield row(name, chain, states, statuses)
+
+    def _table(self) -> Table:
+        rows = list(self._rows())
+        title = f"{self.title} · {duration(time.monotonic() - self.started)}"
+        room = (self._console.height if self._console else 24) - 6
+        if len(rows) > room:  # what needs eyes first
+            title += f" · {len(rows)} cells, {sum(line.state == 'done' for line in rows)} done"
+            rows = sorted(rows, key=lambda line: ORDER.index(line.state))[:room]
+        return table(rows, title)
+
+    def _beat(self, finished: threading.Event) -> None:
+        while not finished.wait(1.0):
+            for name, node in dict(self.nodes).items():
+                if node.state != "running":
+                    continue
+                if time.monotonic() - self._said.setdefault(name, time.monotonic()) < HEARTBEAT:
+                    continue
+                self._said[name] = time.monotonic()
+                line = row(name, [name], {name: "running"}, {name: node.run.status})
+                facts = {
+                    "step": line.step,
+                    "loss": line.loss,
+                    "images/s": line.rate,
+                    "ETA": line.eta,
+                    "note:": line.note,
+                }
+                self.say(f"running   {name} {', '.join(f'{key} {value}' for key, value in facts.items() if value)}")

@@ -1,0 +1,66 @@
+"""What a study leaves for people: table, figures and MLflow, drawn from run directories and drawn again any time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from analysis.results import StudyResults
+from fvar.errors import UserError
+from fvar.machine import atomic
+from studies.study import Context
+
+STAMP = ".outputs.json"
+
+
+def write(ctx: Context) -> list[Path]:
+    """Write what the study shows, the table first; nothing where no cell is done yet.
+
+    What was drawn from the same results is left alone: importing the drawing libraries alone takes seconds.
+    """
+    if ctx.study.outputs:
+        return ctx.study.outputs(ctx)
+    results = ctx.read()
+    if not any(cell.state[0] == "done" for cell in results.cells):
+        return []
+    fingerprint, drawn = results.fingerprint, _read(ctx.folder / STAMP)
+    files = [ctx.folder / name for name in drawn.get("files", [])]
+    if drawn.get("fingerprint") != fingerprint or not all(file.exists() for file in files):
+        files = (ctx.study.report or report)(results)
+        atomic.write_json(ctx.folder / STAMP, {"fingerprint": fingerprint, "files": [file.name for file in files]})
+    return files
+
+
+def report(results: StudyResults) -> list[Path]:
+    """The table of a study of samples, and the figures that its results are enough for."""
+    from analysis import gallery, plot_convergence, plot_sweep, table
+
+    files = table.write(results)
+    for figure in (plot_sweep, plot_convergence, gallery):
+        try:
+            files.append(figure.draw(results))
+        except UserError:
+            continue  # nothing to show of this kind: no sweep, no curve, no samples
+    return files
+
+
+def track(ctx: Context, say: Callable[[str], None]) -> None:
+    """Bring MLflow up to date. It is a projection: where it fails, the study goes on and says so."""
+    from studies.tracking.sync import sync
+
+    if not _read(ctx.folder / "cells.json").get("cells"):
+        return
+    try:
+        sync(ctx.results, ctx.read())
+    except UserError as error:
+        say(f"warning: MLflow is not up to date: {error}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        body: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return body

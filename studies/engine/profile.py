@@ -1,0 +1,116 @@
+"""Cluster profiles: what to ask SLURM for, as TOML files in slurm/, checked key by key.
+
+partition = "gpu"
+gres = "gpu:8"
+time = "24:00:00"
+
+[scores]            # a table named after a stage kind replaces settings for it
+gres = "gpu:1"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fvar.config import STAGE_CONFIGS
+from fvar.errors import UserError, unknown
+from fvar.plain import Checked, from_dict
+
+FOLDER = Path(__file__).resolve().parents[2] / "slurm"
+DEFAULT = FOLDER / "a100.toml"
+
+
+@dataclass(frozen=True)
+class Resources(Checked):
+    """What one job asks for. Empty text and 0 leave a setting to the cluster."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    gres: str = ""  # per node, e.g. "gpu:8"
+    nodes: int = 1
+    tasks_per_node: int = 1  # processes; with several, one per GPU
+    cpus_per_task: int = 1
+    memory: str = ""  # per node, e.g. "64G"
+    time: str = "24:00:00"  # D-HH:MM:SS, HH:MM:SS, MM:SS or minutes
+    setup: tuple[str, ...] = ()  # shell lines before the stage
+    array_parallelism: int = 64  # jobs of one array that may run at once
+    array_size: int = 1000  # stages per array; also kept below the cluster's MaxArraySize
+    requeues: int = 100  # restarts after preemption or the time limit that one job gets
+    warning: int = 90  # seconds before the limit at which a stage is told to write its checkpoint
+    poll: float = 5.0  # seconds between two questions to the cluster
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.minutes * 60 < 2 * self.warning:
+            raise UserError(
+                f"slurm.time {self.time!r} is too short: stages must stop {self.warning} s before it (slurm.warning)"
+            )
+        for name in ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism", "array_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"slurm.{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def minutes(self) -> int:
+        """The time limit."""
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time)
+        if not match:
+            raise UserError(f"slurm.time {self.time!r} is no time; write for example 24:00:00 or 2-12:00:00")
+        days, first, second, third = (int(group or 0) for group in match.groups())
+        if match[1] or match[4]:  # D-HH[:MM[:SS]] or HH:MM:SS
+            return days * 1440 + first * 60 + second + (third > 0)
+        return first  # MM or MM:SS
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A cluster: settings for all stages, and what differs for some kinds."""
+
+    name: str
+    common: Resources
+    kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, changes: Iterable[tuple[str, Any]] = ()) -> Profile:
+        """Read a profile and apply `--set slurm.…`. Raises `UserError`, which lists the valid keys for a wrong one."""
+        try:
+            body = tomllib.loads(path.read_text())
+        except OSError as error:
+            known = ", ".join(str(file) for file in sorted(FOLDER.glob("*.toml")))
+            raise UserError(f"--profile {path} cannot be read ({error.strerror}); there are: {known}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"--profile {path} is not valid TOML ({error})") from None
+        for dotted, value in changes:
+            kind, _, key = dotted.rpartition(".")
+            (body.setdefault(kind, {}) if kind else body)[key] = value
+        keys = [item.name for item in dataclasses.fields(Resources)]
+        for key in body:
+            if key not in keys and key not in STAGE_CONFIGS:
+                raise unknown(f"key in profile {path.stem}", key, [*keys, *STAGE_CONFIGS])
+        kinds = {key: value for key, value in body.items() if key in STAGE_CONFIGS}
+        profile = cls(path.stem, _resources(body.keys() - kinds.keys(), body, path.stem), kinds)
+        for kind in kinds:
+            profile.of(kind)
+        return profile
+
+    def of(self, kind: str) -> Resources:
+        """What jobs of this stage kind ask for."""
+        own = self.kinds.get(kind, {})
+        if not isinstance(own, Mapping):
+            raise UserError(f"profile {self.name}: [{kind}] must be a table of settings, got {own!r}")
+        return _resources(
+            own.keys() | dataclasses.asdict(self.common).keys(),
+            {**dataclasses.asdict(self.common), **own},
+            f"{self.name}.{kind}",
+        )
+
+
+def _resources(keys: Iterable[str], body: Mapping[str, Any], where: str) -> Resources:
+    return from_dict(Resources, {key: body[key] for key in keys}, f"profile {where}")

@@ -1,0 +1,298 @@
+"""Brings stages to their end by comparing, again and again, what run directories and backends say with what is wanted.
+
+Nothing is remembered that is not on disk: a driver that starts anew over the same directories is in the same place.
+One look at a stage gives its state:
+
+    done, failed, cancelled    its status says so; these are final
+    queued, running            a backend has a job for it, or some process holds its lock
+    blocked                    a stage above it failed, was cancelled or is blocked itself
+    ready                      its inputs are done and nobody works on it: it is submitted
+    waiting                    neither of these
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fvar.config import RuntimeConfig, Stage
+from fvar.rundir import RunDir, Status
+from studies.engine.backends import Backend, Job, JobRecord, in_parallel, submitting
+
+StageState = Literal["waiting", "ready", "queued", "running", "done", "failed", "cancelled", "blocked"]
+FINAL: frozenset[str] = frozenset({"done", "failed", "cancelled", "blocked"})
+STUCK: frozenset[str] = frozenset({"failed", "cancelled", "blocked"})
+FEW = 64  # stages whose directories are looked at between polls
+MAX_LOSSES = 3  # jobs lost in a row without a step gained, before a stage is given up
+
+
+@dataclass
+class Node:
+    """A stage that is wanted, and where it stands."""
+
+    stage: Stage
+    run: RunDir
+    record: JobRecord | None
+    state: StageState = "waiting"
+    status: Status = dataclasses.field(default_factory=Status)
+    reason: str = ""  # why it is where it is, for people
+    job: Job | None = None
+    seen: bool = False  # whether its directory was looked at
+    ended: float = 0.0  # since when its job is known to have ended without the stage; 0: it has not
+
+
+class Scheduler:
+    """Knows all wanted stages below `root` and moves them on, one `step` at a time.
+
+    `on_change` is called with a node and its previous state. `backend_for` makes the backend that answers for jobs
+    submitted elsewhere, such as by an earlier driver on SLURM. `allow` is asked before anything is submitted, and
+    raises `UserError` where it must not be.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        backend: Backend,
+        runtime: RuntimeConfig,
+        on_change: Callable[[Node, StageState], None],
+        backend_for: Callable[[str], Backend],
+        allow: Callable[[Sequence[Node]], None] = lambda nodes: None,
+    ) -> None:
+        self.root = root
+        self.backend = backend
+        self.runtime = runtime
+        self.on_change = on_change
+        self.backend_for = backend_for
+        self.allow = allow
+        self.nodes: dict[str, Node] = {}  # by run name, inputs before what needs them
+
+    def add(self, stages: Iterable[Stage]) -> None:
+        """Want these stages and all above them. What a finished stage was made from may be gone."""
+        stages = list(stages)
+        in_parallel(lambda stage: RunDir.create(self.root, stage, self.runtime), self._missing(stages))
+        for stage in stages:
+            if stage.name in self.nodes:
+                continue
+            path = self.root / stage.name
+            run = RunDir.open(path) if (path / "config.json").exists() else None
+            self.add(
+                upstream
+                for upstream in stage.inputs.values()
+                if run is None or not run.done or (self.root / upstream.name / "config.json").exists()
+            )
+            run = run or RunDir.create(self.root, stage, self.runtime)
+            self.nodes[stage.name] = Node(stage, run, JobRecord.read(run))
+
+    def _missing(self, stages: Iterable[Stage]) -> list[Stage]:
+        """The distinct stages among these without a directory; `RunDir.create` makes those of their inputs."""
+        named = {stage.name: stage for stage in stages if stage.name not in self.nodes}
+        return [stage for name, stage in named.items() if not (self.root / name / "config.json").exists()]
+
+    def step(self) -> bool:
+        """Look at every open stage once, then submit what is ready as far as there is room. Whether anything was."""
+        self.look()
+        if not (self._ready() and self.backend.free()) and not any(map(self._is_lost, self.open())):
+            return False
+        with submitting(self.root):
+            self._look_again()
+            chosen = self._ready()[: self.backend.free()]
+            if self.backend.name != "inline":
+                self._submit(chosen)
+        if self.backend.name == "inline":  # a stage's own lock keeps others away for as long as it runs
+            self._submit(chosen)
+        return bool(chosen)
+
+    def queue_all(self) -> list[Node]:
+        """Submit every open stage now, each after its inputs' jobs. Returns those left: an input has no job here."""
+        with submitting(self.root):
+            self._look_again()
+            while any(node.ended for node in self.open()):  # what became of these decides what is submitted
+                time.sleep(self.backend.interval)
+                self._look_again()
+            while groups := self._next_groups():
+                for jobs, nodes in groups.items():
+                    self._submit(nodes, jobs)
+        return [node for node in self.open() if node.state in ("waiting", "ready")]
+
+    def _next_groups(self) -> dict[tuple[JobRecord, ...], list[Node]]:
+        """Open stages without a job whose inputs are done or have one, by these jobs."""
+        groups: dict[tuple[JobRecord, ...], list[Node]] = {}
+        for node in self.open():
+            inputs = [self.nodes[stage.name] for stage in node.stage.inputs.values() if stage.name in self.nodes]
+            jobs = [self._own_job(upstream) for upstream in inputs if upstream.state != "done"]
+            if node.state in ("waiting", "ready") and all(jobs):
+                groups.setdefault(tuple(job for job in jobs if job), []).append(node)
+        return groups
+
+    def _own_job(self, node: Node) -> JobRecord | None:
+        """The job of this backend that a stage is queued or running as."""
+        record = node.record
+        live = record and record.cluster == self.backend.name and record.job_id and node.state in ("queued", "running")
+        return record if live else None
+
+    def look(self) -> None:
+        """Bring the state of every open stage up to date. Changes nothing on disk."""
+        self._look(deciding=False)
+
+    def _look_again(self) -> None:
+        """Look at what other drivers left, too, and decide on lost jobs. Only while nobody else submits.
+
+        Every record is read again, not only those of stages that were ready: an input may have ended since, and
+        another driver have submitted what needs it.
+        """
+        for node in self.open():
+            node.record = JobRecord.read(node.run)
+        self._look(deciding=True)
+
+    def _look(self, deciding: bool) -> None:
+        jobs = self._poll()
+        for node in self.nodes.values():
+            if node.state not in FINAL:
+                self._update(node, jobs.get(node.run.name), deciding)
+
+    def open(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.state not in FINAL]
+
+    def jobs(self) -> list[tuple[RunDir, JobRecord]]:
+        """What is queued or running on this scheduler's own backend."""
+        return [
+            (node.run, node.record)
+            for node in self.open()
+            if node.record and node.record.cluster == self.backend.name and node.job
+        ]
+
+    def some_of_few_ended(self) -> bool:
+        """Whether a stage thought to be at work has ended, where they are so few that looking costs nothing."""
+        live = [node for node in self.nodes.values() if node.state in ("queued", "running")]
+        return len(live) <= FEW and any(node.run.status.state in ("done", "failed") for node in live)
+
+    def counts(self) -> Counter[str]:
+        return Counter(node.state for node in self.nodes.values())
+
+    # ----------------------------------------------------------------------------------------------------- inside
+
+    def _ready(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.state == "ready"]
+
+    def _poll(self) -> dict[str, Job]:
+        """What backends say of recorded jobs; one question to each."""
+        asked: dict[str, list[tuple[RunDir, JobRecord]]] = {}
+        for node in self.open():
+            if node.record and node.record.cluster:
+                asked.setdefault(node.record.cluster, []).append((node.run, node.record))
+        found: dict[str, Job] = {}
+        asked.setdefault(self.backend.name, [])  # so that it knows when nothing of its own is left
+        for cluster, records in asked.items():
+            found |= self._backend(cluster).poll(records)
+        return found
+
+    def _backend(self, cluster: str) -> Backend:
+        return self.backend if cluster == self.backend.name else self.backend_for(cluster)
+
+    def _is_lost(self, node: Node) -> bool:
+        """Whether a job has been over for so long that its stage's last word must be visible here, were there one."""
+        if not node.ended or node.record is None:
+            return False
+        return time.monotonic() - node.ended >= self._backend(node.record.cluster).grace
+
+    def _update(self, node: Node, job: Job | None, deciding: bool) -> None:
+        before, node.job = node.state, job if job and job.state in ("queued", "running") else None
+        over = job is not None and job.state not in ("queued", "running", "dropped")
+        node.ended = (node.ended or time.monotonic()) if over else 0.0
+        above = self._above(node)
+        # Nobody can have begun a stage whose inputs are not done, so one look at its directory is enough until then.
+        if not node.seen or job or above is None:
+            node.seen = True
+            node.status = node.run.status  # after the job: one that has ended wrote its status before
+            node.state, node.reason = self._judge(node, job, above, deciding) or above or ("ready", node.reason)
+        else:
+            node.state, node.reason = above
+        if node.state != before:
+            self.on_change(node, before)
+
+    def _above(self, node: Node) -> tuple[StageState, str] | None:
+        """What the stage's inputs make of it: "blocked" or "waiting"; None where they are done."""
+        inputs = [self.nodes[upstream.name] for upstream in node.stage.inputs.values() if upstream.name in self.nodes]
+        for upstream in inputs:
+            if upstream.state in STUCK:
+                return "blocked", f"by {upstream.run.name}, which is {upstream.state}"
+        return None if all(upstream.state == "done" for upstream in inputs) else ("waiting", node.reason)
+
+    def _judge(
+        self, node: Node, job: Job | None, above: tuple[StageState, str] | None, deciding: bool
+    ) -> tuple[StageState, str] | None:
+        """What its own directory and job make of a stage; None where nobody works on it."""
+        if node.status.state in ("done", "failed", "cancelled"):
+            return node.status.state, node.status.error
+        if job and job.state in ("queued", "running"):
+            return job.state, job.reason
+        if node.run.locked:
+            return "running", "" if node.job else f"by process {node.status.pid} on {node.status.host}"
+        if job and job.state == "dropped":  # above says why, unless that has been mended since
+            if deciding and above is None:
+                self._forget(node, node.record.losses if node.record else 0)
+            return None
+        if job and deciding and self._is_lost(node):
+            state, reason = self._lost(node, job)
+            return None if state == "ready" and above else (state, reason)
+        if job:
+            return "running" if node.state == "running" else "queued", f"{job.reason}; looking again"
+        return None
+
+    def _lost(self, node: Node, job: Job) -> tuple[StageState, str]:
+        """A job ended without its stage: start the stage again, unless that is known to be in vain."""
+        assert node.record is not None
+        node.status = node.run.status  # it may have ended since we looked
+        if node.status.state in ("done", "failed", "cancelled"):
+            return node.status.state, node.status.error
+        gained = node.status.step > node.record.step
+        losses = 1 if gained else node.record.losses + 1
+        if job.state == "lost" and losses < MAX_LOSSES:
+            self._forget(node, losses)
+            return "ready", f"again, since {job.reason}"
+        reason = job.reason if job.state != "lost" else f"{job.reason}, {losses} times without progress"
+        state: Literal["cancelled", "failed"] = "cancelled" if job.state == "cancelled" else "failed"
+        settle(node.run, state, reason)
+        return state, reason
+
+    def _forget(self, node: Node, losses: int) -> None:
+        """Write down that a stage has no job any more; with that, it may be submitted again."""
+        node.record = JobRecord(cluster="", losses=losses, step=node.status.step)
+        node.record.write(node.run)
+
+    def _submit(self, nodes: Sequence[Node], after: Sequence[JobRecord] = ()) -> None:
+        if not nodes:
+            return
+        self.allow(nodes)
+        if self.backend.name == "inline":
+            self._announce(nodes, "running")
+        self.backend.submit([node.run for node in nodes], after)
+        for node in nodes:
+            node.record = JobRecord.read(node.run)
+        if self.backend.name != "inline":
+            self._announce(nodes, "queued")
+
+    def _announce(self, nodes: Sequence[Node], state: StageState) -> None:
+        for node in nodes:
+            before, node.state = node.state, state
+            self.on_change(node, before)
+
+
+def settle(run: RunDir, state: Literal["waiting", "failed", "cancelled"], error: str) -> None:
+    """Write the end of a stage that could not do it itself. The lock makes sure that it is not at work after all."""
+    with run.lock():
+        run.update(state=state, error=error, pid=0, eta=None)
+
+
+def summarise(states: Mapping[str, str]) -> str:
+    """The state of a cell from those of its stages, inputs first: what stops it, else what moves, else what is next."""
+    values = list(states.values())
+    for state in ("failed", "cancelled", "blocked", "running", "queued", "ready", "interrupted"):
+        if state in values:
+            return state if values[-1] == state or state not in STUCK else "blocked"
+    return "done" if values and values[-1] == "done" else "waiting"

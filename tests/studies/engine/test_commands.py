@@ -1,0 +1,157 @@
+"""Looking at large studies, and at cells in every state."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fvar.config import RuntimeConfig
+from fvar.errors import UserError
+from fvar.rundir import RunDir, Status
+from studies.engine import commands
+from studies.engine.commands import Recorded
+from studies.engine.live import View, duration, row
+from studies.engine.scheduler import Node
+from studies.presets import preset
+from studies.run import main
+from studies.study import Cell
+from studies.variants import chain
+from tests.studies.test_run import ROOT, toys  # noqa: F401
+
+
+def large_study(results: Path, cells: int) -> None:
+    """cells.json and statuses as a half-finished study leaves them."""
+    entries = []
+    for number in range(cells):
+        names = [f"{kind}-{number:016x}" for kind in ("tokenizer", "tokens", "var", "samples", "scores")]
+        entries.append({"name": f"cell{number}", "variant": f"cell{number}", "chain": names})
+        for name in names:
+            (results / "runs" / name).mkdir(parents=True)
+            state = "done" if number % 2 else "waiting"
+            (results / "runs" / name / "status.json").write_text(json.dumps({"state": state, "step": 1, "steps": 1}))
+    folder = results / "big" / "smoke"
+    folder.mkdir(parents=True)
+    (folder / "cells.json").write_text(json.dumps({"title": "Big", "cells": entries}))
+
+
+def test_status_of_a_thousand_cells_takes_less_than_a_second(tmp_path: Path) -> None:
+    large_study(tmp_path, 1000)
+    best = 9.9  # of processor time, which other processes on the machine do not stretch
+    for _ in range(3):
+        started = time.process_time()
+        rows = list(commands.status_rows(Recorded.read(tmp_path, "big", "smoke")))
+        best = min(best, time.process_time() - started)
+    assert [line.state for line in rows].count("done") == 500
+    assert best < 1.0
+
+
+def test_a_cell_is_queued_once_a_job_was_submitted_for_it(tmp_path: Path) -> None:
+    large_study(tmp_path, 4)
+    record = {"cluster": "slurm", "job_id": "7_0"}
+    (tmp_path / "runs" / f"var-{0:016x}" / "job.json").write_text(json.dumps(record))
+    (tmp_path / "runs" / f"var-{2:016x}" / "job.json").write_text(json.dumps({**record, "job_id": ""}))
+    rows = commands.status_rows(Recorded.read(tmp_path, "big", "smoke"))
+    assert [line.state for line in rows] == ["queued", "done", "waiting", "done"]
+
+
+def test_status_needs_neither_torch_nor_tables(tmp_path: Path) -> None:
+    large_study(tmp_path, 2)
+    code = (
+        "import sys; from studies.__main__ import main; "
+        f"main(['status', 'big', '--results', {str(tmp_path)!r}]); "
+        "heavy = {'torch', 'mlflow', 'optuna', 'pandas', 'matplotlib', 'submitit'} & sys.modules.keys(); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "cell1" in done.stdout
+
+
+def test_unknown_study_and_cell_are_answered_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no study yet"):
+        Recorded.read(tmp_path, "big", "smoke")
+    large_study(tmp_path, 2)
+    with pytest.raises(UserError, match="did you mean 'big --preset smoke'"):
+        Recorded.read(tmp_path, "bigg", "smoke")
+    with pytest.raises(UserError, match="valid: cell0, cell1"):
+        Recorded.read(tmp_path, "big", "smoke").select(["cell7"])
+
+
+def test_a_study_is_found_without_its_preset_where_there_is_only_one(tmp_path: Path) -> None:
+    large_study(tmp_path, 1)
+    (tmp_path / "big" / "smoke").rename(tmp_path / "big" / "small-1f0c3a")
+    assert Recorded.read(tmp_path, "big").folder.name == "small-1f0c3a"
+    with pytest.raises(UserError, match="did you mean 'big --preset small-1f0c3a'"):
+        Recorded.read(tmp_path, "big", "smoke")
+
+
+def test_cancelled_cell_stays_so_until_retried_and_spares_what_others_share(
+    tmp_path: Path,
+    toys: None,  # noqa: F811
+) -> None:
+    from studies.__main__ import main as studies
+
+    where = ["--results", str(tmp_path)]
+    main(["ablation_table2", "--only", "baseline", *where])
+    assert studies(["cancel", "ablation_table2", "full", *where]) == 0  # nothing was made for it yet
+    main(["ablation_table2", "--only", "gaussian", *where])
+    found = Recorded.read(tmp_path, "ablation_table2", "smoke")
+    victim = found.select(["gaussian"])[0].chain[-1]
+    (tmp_path / "runs" / victim / "status.json").unlink()
+    assert studies(["cancel", "ablation_table2", "gaussian", *where]) == 0
+    assert main(["ablation_table2", "--only", "gaussian", *where]) == 1
+    assert studies(["retry", "ablation_table2", *where]) == 0
+    assert main(["ablation_table2", "--only", "gaussian", *where]) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ live view
+
+
+def test_row_shows_the_stage_that_moves() -> None:
+    statuses = {"var-b": Status("running", step=30, steps=300, loss=5.4321, rate=88.2, eta=61)}
+    line = row(
+        "full/seed0", ["tokenizer-a", "var-b", "scores-c"], {"var-b": "running", "scores-c": "waiting"}, statuses
+    )
+    assert (line.state, line.stage, line.step, line.loss) == ("running", "var", "30/300", "5.432")
+    assert (line.rate, line.eta) == ("88", "1:01")
+
+
+def test_row_of_a_blocked_cell_shows_the_error_above_it() -> None:
+    statuses = {"tokenizer-a": Status("failed", error="Traceback\nValueError: broken")}
+    line = row("full", ["tokenizer-a", "var-b"], {"tokenizer-a": "failed", "var-b": "blocked"}, statuses)
+    assert (line.state, line.stage, line.note) == ("blocked", "tokenizer", "ValueError: broken")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3661, "1:01:01")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_without_a_terminal_events_are_plain_lines() -> None:
+    out = io.StringIO()
+    view = View("title", out)
+    view.follow([Cell("full", "FVAR", 0, {}, chain(preset("smoke"), "full", 0))])
+    with view.showing():
+        view.say("hello")
+    assert out.getvalue() == "[0:00] hello\n"
+
+
+def test_warning_of_a_stage_reaches_a_driver_without_a_terminal(tmp_path: Path) -> None:
+    stage = next(iter(chain(preset("smoke"), "baseline", 0).chain()))
+    run = RunDir.create(tmp_path, stage, RuntimeConfig())
+    run.update(state="done", seconds=3.0, note="checkpoint 75 is damaged; continued from 35")
+    out = io.StringIO()
+    View("title", out).changed(Node(stage, run, None, state="done", status=run.status), "running")
+    assert out.getvalue() == f"[0:00] done      {run.name} in 0:03; checkpoint 75 is damaged; continued from 35\n"
+
+
+@pytest.mark.parametrize("name", ["../up", "a//b", "", "a b", "/abs", "a/../b"])
+def test_cell_names_with_path_characters_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="cell name"):
+        Cell(name or " ", "label", 0, {}, chain(preset("smoke"), "full", 0), name=name or " ")

@@ -1,0 +1,330 @@
+"""The scheduler over toy stages in this process: sharing, order, failures, restarts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from fvar.config import (
+    DataConfig,
+    RuntimeConfig,
+    SamplesConfig,
+    ScoresConfig,
+    Stage,
+    TokenizerConfig,
+    TokensConfig,
+    TrainConfig,
+    VarConfig,
+)
+from fvar.errors import UserError
+from fvar.rundir import RunDir
+from studies.engine.backends import Job, JobRecord, submitting
+from studies.engine.scheduler import MAX_LOSSES, Node, Scheduler, StageState, summarise
+from tests.studies.toy import stage as toy
+
+
+def cell(seed: int, tokenizer_seed: int = 0) -> Stage:
+    tokenizer = Stage(TokenizerConfig(train=TrainConfig(seed=tokenizer_seed)))
+    tokens = Stage(TokensConfig(data=DataConfig()), {"tokenizer": tokenizer})
+    var = Stage(VarConfig(train=TrainConfig(seed=seed)), {"tokens": tokens})
+    return Stage(ScoresConfig(), {"samples": Stage(SamplesConfig(), {"var": var})})
+
+
+@pytest.fixture(autouse=True)
+def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)  # a busy disk takes its time
+
+
+class Recorder:
+    """An inline backend that notes what it was given; `answers` are the fates of jobs it claims to have."""
+
+    interval = grace = 0.0
+
+    def __init__(self, name: str = "inline", room: int = 1) -> None:
+        self.name = name
+        self.room = room
+        self.submitted: list[str] = []
+        self.answers: dict[str, Job] = {}
+        self.fates: dict[str, Job] = {}  # likewise by job id
+
+    def free(self) -> int:
+        return self.room
+
+    def check(self, say: Callable[[str], None]) -> None: ...
+
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+        for run in runs:
+            self.submitted.append(run.name)
+            if self.name == "inline":
+                try:
+                    toy.execute(run.path)
+                except UserError:
+                    continue
+            else:
+                old = JobRecord.read(run)
+                job = str(1 + (old.losses if old else 0))
+                JobRecord(self.name, job, losses=old.losses if old else 0, step=old.step if old else 0).write(run)
+
+    def poll(self, records: Sequence[tuple[RunDir, JobRecord]]) -> dict[str, Job]:
+        fates = {run.name: self.fates.get(record.job_id, Job("running")) for run, record in records}
+        return fates | {run.name: self.answers[run.name] for run, _ in records if run.name in self.answers}
+
+    def cancel(self, records: Sequence[tuple[RunDir, JobRecord]]) -> None: ...
+
+    def stop(self, records: Sequence[tuple[RunDir, JobRecord]]) -> str:
+        return ""
+
+
+def scheduler(root: Path, backend: Recorder, *stages: Stage) -> Scheduler:
+    root.mkdir(exist_ok=True)
+    made = Scheduler(root, backend, RuntimeConfig(), lambda node, before: None, lambda name: backend)
+    made.add(stages)
+    return made
+
+
+def drive(made: Scheduler) -> None:
+    made.look()
+    while made.open():
+        made.step()
+
+
+def test_stages_run_once_and_after_their_inputs(tmp_path: Path) -> None:
+    backend = Recorder()
+    drive(scheduler(tmp_path / "runs", backend, cell(0), cell(1), cell(2)))
+    assert len(backend.submitted) == len(set(backend.submitted)) == 2 + 3 * 3  # one tokenizer, one token store
+    assert [name.partition("-")[0] for name in backend.submitted][:2] == ["tokenizer", "tokens"]
+    for path in (tmp_path / "runs").glob("*-*"):
+        assert (path / "attempts").read_text().count("\n") == 1
+
+
+def test_second_driver_runs_nothing(tmp_path: Path) -> None:
+    drive(scheduler(tmp_path / "runs", Recorder(), cell(0)))
+    again = Recorder()
+    drive(scheduler(tmp_path / "runs", again, cell(0)))
+    assert again.submitted == []
+
+
+def test_finished_cell_does_not_want_back_what_it_was_made_from(tmp_path: Path) -> None:
+    drive(scheduler(tmp_path / "runs", Recorder(), cell(0)))
+    stage = cell(0)
+    tokenizer = next(stage.chain())
+    for file in (tmp_path / "runs" / tokenizer.name).iterdir():
+        file.unlink()
+    (tmp_path / "runs" / tokenizer.name).rmdir()
+    again = Recorder()
+    drive(scheduler(tmp_path / "runs", again, stage))
+    assert again.submitted == []
+
+
+def test_failure_blocks_what_needs_it_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, fine = cell(0, tokenizer_seed=1), cell(0)
+    monkeypatch.setenv("TOY_FAIL", next(broken.chain()).name)
+    backend = Recorder()
+    made = scheduler(tmp_path / "runs", backend, broken, fine)
+    drive(made)
+    assert made.nodes[fine.name].state == "done"
+    assert made.nodes[broken.name].state == "blocked"
+    states = [made.nodes[stage.name].state for stage in broken.chain()]
+    assert states == ["failed", "blocked", "blocked", "blocked", "blocked"]
+    assert next(broken.chain()).name in made.nodes[list(broken.chain())[1].name].reason
+
+
+def test_failed_stage_is_not_retried_blindly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_FAIL", "var")
+    drive(scheduler(tmp_path / "runs", Recorder(), cell(0)))
+    monkeypatch.delenv("TOY_FAIL")
+    again = Recorder()
+    drive(scheduler(tmp_path / "runs", again, cell(0)))
+    assert again.submitted == []
+
+
+def test_edited_configuration_is_refused(tmp_path: Path) -> None:
+    drive(scheduler(tmp_path / "runs", Recorder(), cell(0)))
+    config = tmp_path / "runs" / next(cell(0).chain()).name / "config.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 7'))
+    with pytest.raises(UserError, match=r"train.seed: 0 -> 7"):
+        scheduler(tmp_path / "runs", Recorder(), cell(0))
+
+
+def test_live_job_of_an_earlier_driver_is_attached_not_repeated(tmp_path: Path) -> None:
+    first = scheduler(tmp_path / "runs", Recorder("slurm"), cell(0))
+    first.step()
+    backend = Recorder("slurm")
+    second = scheduler(tmp_path / "runs", backend, cell(0))
+    second.step()
+    assert backend.submitted == []
+    assert second.nodes[next(cell(0).chain()).name].state == "running"
+
+
+def test_job_submitted_by_another_study_since_we_looked_is_ours_too(tmp_path: Path) -> None:
+    backend, other = Recorder("slurm"), Recorder("slurm")
+    ours = scheduler(tmp_path / "runs", backend, cell(0))
+    ours.look()
+    scheduler(tmp_path / "runs", other, cell(0)).step()
+    ours.step()
+    assert len(other.submitted) == 1
+    assert backend.submitted == []
+
+
+def test_stage_that_another_driver_submitted_while_its_input_ended_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, tokens = list(cell(0).chain())[:2]
+    backend, other = Recorder("slurm"), Recorder("slurm")
+    ours = scheduler(tmp_path / "runs", backend, cell(0))
+    ours.step()
+
+    @contextlib.contextmanager
+    def meanwhile(root: Path) -> Iterator[None]:
+        """The input ends, and the other driver goes on with it, just before ours may submit."""
+        monkeypatch.setattr("studies.engine.scheduler.submitting", submitting)
+        RunDir.open(root / tokenizer.name).update(state="done")
+        scheduler(root, other, cell(0)).step()
+        with submitting(root):
+            yield
+
+    ours.add([cell(0, tokenizer_seed=1)])  # gives it something to submit
+    monkeypatch.setattr("studies.engine.scheduler.submitting", meanwhile)
+    ours.step()
+    assert other.submitted == [tokens.name]
+    assert tokens.name not in backend.submitted
+    assert ours.nodes[tokens.name].state == "running"
+
+
+def test_job_lost_to_two_drivers_is_replaced_by_one(tmp_path: Path) -> None:
+    backend, other = Recorder("slurm"), Recorder("slurm")
+    ours, theirs = (scheduler(tmp_path / "runs", one, cell(0)) for one in (backend, other))
+    tokenizer = next(cell(0).chain()).name
+    theirs.step()
+    ours.step()
+    backend.fates["1"] = other.fates["1"] = Job("lost", "its node failed")
+    theirs.step()  # finds it lost and submits job 2
+    ours.step()
+    assert other.submitted == [tokenizer] * 2
+    assert backend.submitted == []
+    record = JobRecord.read(ours.nodes[tokenizer].run)
+    assert record is not None
+    assert (record.job_id, record.losses) == ("2", 1)
+
+
+def test_job_that_ended_is_not_lost_before_its_status_can_be_seen(tmp_path: Path) -> None:
+    backend = Recorder("slurm")
+    backend.grace = 3600.0
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    tokenizer = next(cell(0).chain()).name
+    made.step()
+    backend.answers[tokenizer] = Job("lost", "its job ended")
+    for _ in range(5):
+        made.step()
+    assert backend.submitted == [tokenizer]
+    made.nodes[tokenizer].run.update(state="done")
+    made.look()
+    assert made.nodes[tokenizer].state == "done"
+
+
+def test_queued_job_that_the_cluster_forgot_is_blocked_by_its_failed_input(tmp_path: Path) -> None:
+    tokenizer, tokens = list(cell(0).chain())[:2]
+    backend = Recorder("slurm")
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    made.queue_all()
+    assert backend.submitted == [stage.name for stage in cell(0).chain()]
+    made.nodes[tokenizer.name].run.update(state="failed", error="broken")
+    backend.answers = {name: Job("lost", "the cluster no longer knows its job") for name in backend.submitted}
+    for _ in range(3):
+        made.step()
+    assert made.nodes[tokens.name].state == "blocked"
+    assert len(backend.submitted) == 5
+
+
+def test_dropped_job_is_submitted_again_once_its_input_is_done(tmp_path: Path) -> None:
+    tokenizer, tokens = list(cell(0).chain())[:2]
+    backend = Recorder("slurm")
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    made.queue_all()
+    backend.answers = {name: Job("dropped", "its input failed") for name in backend.submitted[1:]}
+    made.step()
+    assert made.nodes[tokens.name].state == "waiting"
+    made.nodes[tokenizer.name].run.update(state="done")
+    made.step()
+    assert backend.submitted[5:] == [tokens.name]
+    record = JobRecord.read(made.nodes[tokens.name].run)
+    assert record is not None
+    assert record.losses == 0
+
+
+def test_lost_job_is_started_again_a_few_times_then_given_up(tmp_path: Path) -> None:
+    backend = Recorder("slurm")
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    tokenizer = next(cell(0).chain()).name
+    backend.answers[tokenizer] = Job("lost", "its node failed")
+    for _ in range(2 * MAX_LOSSES):
+        made.step()
+    assert backend.submitted == [tokenizer] * MAX_LOSSES
+    assert made.nodes[tokenizer].state == "failed"
+    assert RunDir.open(tmp_path / "runs" / tokenizer).status.error == "its node failed, 3 times without progress"
+
+
+def test_job_that_gains_steps_may_be_lost_any_number_of_times(tmp_path: Path) -> None:
+    backend = Recorder("slurm")
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    tokenizer = next(cell(0).chain()).name
+    backend.answers[tokenizer] = Job("lost", "it was preempted")
+    for step in range(1, 3 * MAX_LOSSES):
+        made.step()
+        RunDir.open(tmp_path / "runs" / tokenizer).update(step=step)
+    assert made.nodes[tokenizer].state != "failed"
+    assert len(backend.submitted) > 2 * MAX_LOSSES
+
+
+def test_job_out_of_memory_fails_with_its_reason(tmp_path: Path) -> None:
+    backend = Recorder("slurm")
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    tokenizer = next(cell(0).chain()).name
+    backend.answers[tokenizer] = Job("failed", "out of memory; raise it")
+    made.step()
+    made.step()
+    assert made.nodes[tokenizer].state == "failed"
+    assert made.nodes[cell(0).name].state in ("waiting", "blocked")
+    assert RunDir.open(tmp_path / "runs" / tokenizer).status.error == "out of memory; raise it"
+
+
+def test_no_more_is_submitted_than_there_is_room(tmp_path: Path) -> None:
+    backend = Recorder("local", room=2)
+    made = scheduler(tmp_path / "runs", backend, *(cell(0, tokenizer_seed=seed) for seed in range(5)))
+    made.step()
+    assert len(backend.submitted) == 2
+
+
+@pytest.mark.parametrize(
+    ("stages", "cell_state"),
+    [
+        (["done", "done"], "done"),
+        (["done", "running"], "running"),
+        (["running", "waiting"], "running"),
+        (["failed", "blocked"], "blocked"),
+        (["done", "failed"], "failed"),
+        (["cancelled", "blocked"], "blocked"),
+        (["done", "waiting"], "waiting"),
+        (["done", "interrupted", "waiting"], "interrupted"),
+    ],
+)
+def test_state_of_a_cell(stages: list[StageState], cell_state: str) -> None:
+    assert summarise({f"stage{index}": state for index, state in enumerate(stages)}) == cell_state
+
+
+def test_changes_are_reported_once(tmp_path: Path) -> None:
+    seen: list[tuple[str, StageState]] = []
+
+    def note(node: Node, before: StageState) -> None:
+        seen.append((node.run.kind, node.state))
+
+    backend = Recorder()
+    (tmp_path / "runs").mkdir()
+    made = Scheduler(tmp_path / "runs", backend, RuntimeConfig(), note, lambda name: backend)
+    made.add([cell(0)])
+    drive(made)
+    assert seen[:3] == [("tokenizer", "ready"), ("tokenizer", "running"), ("tokenizer", "done")]
+    assert len(seen) == len(set(seen)) == 15
