@@ -5,6 +5,12 @@ Defaults live here and nowhere else. In a comment, "paper" is the longer ReFocus
 readings are switches here (see READINGS.md). Nothing in this module needs torch.
 
 A `Stage` is one of these configurations plus the stages it needs; its `signature` hashes both and names its directory.
+
+Two things keep results valid while the code grows. A field added after the first results were kept says which value
+means "as before" (`fvar.plain.since`); while it holds that value, signatures are what they were. And each stage kind
+has a `REVISION`: whoever makes the same configuration compute something else raises it and adds a line to its history,
+so that results of two codes never share a directory. From 2 on it is part of the signature, as are those of the stages
+above.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from typing import ClassVar, Literal
 
 from fvar.errors import UserError
 from fvar.machine.precision import Precision as Precision
-from fvar.plain import Checked, fraction, positive, to_dict
+from fvar.plain import Checked, fraction, identity, positive
 
 Signal = Literal["structure", "alias"]
 Schedule = Literal["cosine", "linear", "geometric"]
@@ -251,6 +257,7 @@ class TokenizerConfig(Checked):
     """Trains one tokenizer. Inputs: none."""
 
     kind: ClassVar[str] = "tokenizer"
+    REVISION: ClassVar[int] = 1  # 1: first
     signal: Signal = "structure"
     data: DataConfig = field(default_factory=DataConfig)
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
@@ -285,6 +292,7 @@ class TokensConfig(Checked):
     """
 
     kind: ClassVar[str] = "tokens"
+    REVISION: ClassVar[int] = 1  # 1: first
     signal: Signal = "structure"
     data: DataConfig = field(default_factory=DataConfig)
     batch_size: int = 64
@@ -296,6 +304,7 @@ class VarConfig(Checked):
     """Trains the deployment network. Inputs: tokens, and alias (tokens) where there is a teacher."""
 
     kind: ClassVar[str] = "var"
+    REVISION: ClassVar[int] = 1  # 1: first
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     teacher: TeacherConfig | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -309,6 +318,7 @@ class SamplesConfig(Checked):
     """Generates class-balanced images. Inputs: var."""
 
     kind: ClassVar[str] = "samples"
+    REVISION: ClassVar[int] = 1  # 1: first
     count: int = 50_000  # VAR: 50 per class
     guidance: float = 1.5  # VAR
     top_k: int = 900  # VAR; clamped to the vocabulary
@@ -329,6 +339,7 @@ class ScoresConfig(Checked):
     """Scores samples against real images. Inputs: samples."""
 
     kind: ClassVar[str] = "scores"
+    REVISION: ClassVar[int] = 1  # 1: first
     reference: DataConfig = field(default_factory=DataConfig)
     split: Literal["train", "heldout", "all"] = "train"
     reference_count: int = 0  # 0: the whole split; otherwise a class-balanced subset
@@ -356,6 +367,7 @@ class ReadabilityConfig(Checked):
     """Has an OCR read rendered words off a structure tokenizer's reconstructions, scale by scale. Inputs: tokenizer."""
 
     kind: ClassVar[str] = "readability"
+    REVISION: ClassVar[int] = 1  # 1: first
     words: int = 512  # per font size, or as many as the held-out pages of data set text hold; ours
     batch_size: int = 16  # pages
 
@@ -383,7 +395,7 @@ class Stage:
 
     @functools.cached_property
     def signature(self) -> str:
-        """16 hex digits that change with any value of the configuration or of a stage above it."""
+        """16 hex digits that change with any value and revision, of this stage or of one above it."""
         return signature(self.config, {role: stage.signature for role, stage in self.inputs.items()})
 
     @property
@@ -405,7 +417,9 @@ class Stage:
         yield from walk(self)
 
 
-def signature(config: StageConfig, inputs: Mapping[str, str]) -> str:
-    """Hash of a stage's kind, configuration and the signatures of its inputs."""
-    identity = {"kind": config.kind, "config": to_dict(config), "inputs": dict(sorted(inputs.items()))}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+def signature(config: StageConfig, inputs: Mapping[str, str], revision: int = 0) -> str:
+    """Hash of a stage's kind, configuration, revision (0: today's) and the signatures of its inputs."""
+    body: dict[str, object] = {"kind": config.kind, "config": identity(config), "inputs": dict(sorted(inputs.items()))}
+    if (revision := revision or config.REVISION) > 1:
+        body["revision"] = revision
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]

@@ -2,6 +2,13 @@
 
 A configuration is a frozen dataclass that extends `Checked`. What is wrong with a value, a key or a path raises
 `UserError` that names the place and what is valid there. Nothing in this module needs torch.
+
+Results outlive the code that made them, so a field that is added later declares which value means "as before":
+
+    depth: int = 16
+    mixer: Mixer = since("var", before="var")
+
+While it holds that value, `identity` leaves it out, and `from_record` reads it into a record that lacks it.
 """
 
 from __future__ import annotations
@@ -11,12 +18,13 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
 from fvar.errors import UserError, unknown
 
 T = TypeVar("T")
+BEFORE = "before"  # key of a field's metadata
 
 
 class Checked:
@@ -27,6 +35,30 @@ class Checked:
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _coerce(hints[item.name], getattr(self, item.name), f"{type(self).__name__}.{item.name}")
             object.__setattr__(self, item.name, value)
+
+    def outside_identity(self) -> Collection[str]:
+        """Names of fields that say where something is found, not what is computed; see `identity`."""
+        return ()
+
+
+def since(default: Any = dataclasses.MISSING, *, before: Any, default_factory: Any = dataclasses.MISSING) -> Any:
+    """A field that configurations recorded earlier lack; `before` is the value that computes what they did."""
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={BEFORE: before})
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """What of a configuration names its results: `to_dict` without what `since` or `outside_identity` leaves out.
+
+    Adding a field by `since` therefore changes the identity of no configuration that computes what it did before.
+    """
+    hidden = config.outside_identity() if isinstance(config, Checked) else ()
+    body: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name in hidden or (BEFORE in item.metadata and value == item.metadata[BEFORE]):
+            continue
+        body[item.name] = identity(value) if dataclasses.is_dataclass(value) else json.loads(json.dumps(value))
+    return body
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -48,6 +80,33 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         if key not in names:
             raise unknown(f"key in {where}", key, names)
     return cls(**{key: _coerce(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def from_record(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """`from_dict` of what `to_dict` wrote, perhaps before some fields were added: those get their "as before" value."""
+    return from_dict(cls, _completed(cls, values), where)
+
+
+def _completed(cls: type[Any], values: Any) -> Any:
+    """`values` with the "as before" value of every field that it lacks, at every depth."""
+    if not isinstance(values, Mapping):
+        return values  # `from_dict` says what is wrong
+    complete = dict(values)
+    for item in dataclasses.fields(cls):
+        inner = _configuration(_hints(cls)[item.name])
+        if item.name not in complete and BEFORE in item.metadata:
+            complete[item.name] = item.metadata[BEFORE]
+        elif inner is not None and complete.get(item.name) is not None:
+            complete[item.name] = _completed(inner, complete[item.name])
+    return complete
+
+
+def _configuration(hint: Any) -> type[Any] | None:
+    """The dataclass that an annotation names, alone or beside None."""
+    for each in (hint, *typing.get_args(hint)):
+        if isinstance(each, type) and dataclasses.is_dataclass(each):
+            return each
+    return None
 
 
 def replace_path(config: T, path: str, value: Any) -> T:

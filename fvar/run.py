@@ -56,6 +56,7 @@ def execute(path: Path, *, echo: bool = False) -> Status:
     if run.done:
         return run.status
     _require_trainable(run)
+    _require_same_code(run)
     _require_inputs(run)
     _require_space(run)
     from fvar.machine import signals
@@ -101,6 +102,14 @@ def _require_trainable(run: RunDir) -> None:
         raise UserError(
             f"{run.name} stands for imported weights ({weights[:15]}...), which no training makes; write them with: "
             "python -m fvar.compat import"
+        )
+
+
+def _require_same_code(run: RunDir) -> None:
+    if run.revision != run.config.REVISION:
+        raise UserError(
+            f"{run.name} was begun by revision {run.revision} of the {run.kind} stage, and this code is revision "
+            f"{run.config.REVISION}: two codes must not share a result; repeat the study's command for a new one"
         )
 
 
@@ -230,10 +239,19 @@ def _version(package: str) -> str:
 
 
 def git_commit(source: Path) -> str:
-    """The commit of the source tree, with "+" if files differ from it; "" outside a repository."""
-    command = ["git", "-C", str(source), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
+    """The commit of the source tree, with "+" if files differ from it; "" for a source that is not a repository's own.
+
+    An installation or a copy may lie within another repository, whose commit says nothing of it.
+    """
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(source), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+
+    try:
+        if ask("ls-files", "--full-name", "fvar/run.py") != "fvar/run.py":
+            return ""
+        return ask("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.TimeoutExpired):
         return ""
 

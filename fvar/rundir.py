@@ -1,7 +1,7 @@
 """The run directory: one stage's configuration, status, metrics and output. It is the truth; all else is read from it.
 
     results/runs/<kind>-<signature>/
-        config.json      kind, config, inputs {role: run name}, runtime          written once
+        config.json      kind, config, inputs {role: run name}, revision (absent: 1), runtime    written once
         provenance.json  the configuration again, git commit, versions, host     written once
         status.json      state, step, loss, speed, error                         replaced atomically
         metrics.jsonl    one record per line, by step                            appended
@@ -34,7 +34,7 @@ from typing import Any, Literal
 from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
 from fvar.errors import UserError, unknown
 from fvar.machine import atomic
-from fvar.plain import differences, from_dict, to_dict
+from fvar.plain import differences, from_dict, from_record, to_dict
 
 FORMAT = 1
 State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled"]
@@ -75,8 +75,11 @@ def read_status(path: Path) -> Status:
 class RunDir:
     """One stage's directory. Make one with `create`, reach an existing one with `open`."""
 
-    def __init__(self, path: Path, config: StageConfig, inputs: Mapping[str, str], runtime: RuntimeConfig) -> None:
+    def __init__(
+        self, path: Path, config: StageConfig, inputs: Mapping[str, str], runtime: RuntimeConfig, revision: int = 0
+    ) -> None:
         self.path = path
+        self.revision = revision or config.REVISION  # of the stage kind, when the directory was made
         self.config = config
         self.input_names = dict(inputs)
         self.runtime = runtime
@@ -97,6 +100,7 @@ class RunDir:
         if not (path / "config.json").exists():
             inputs = {role: upstream.name for role, upstream in stage.inputs.items()}
             body = {"format": FORMAT, "kind": stage.kind, "config": to_dict(stage.config), "inputs": inputs}
+            body["revision"] = stage.config.REVISION
             path.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path / "provenance.json", {**body, "created": time.time(), "host": socket.gethostname()})
             atomic.write_json(path / "config.json", {**body, "runtime": to_dict(runtime)})
@@ -112,9 +116,9 @@ class RunDir:
                 raise UserError(f"{path}/config.json has no {key!r}; it is not a run directory's")
         if body["kind"] not in STAGE_CONFIGS:
             raise unknown(f"stage kind in {path}/config.json", body["kind"], STAGE_CONFIGS)
-        config = from_dict(STAGE_CONFIGS[body["kind"]], body["config"])
+        config = from_record(STAGE_CONFIGS[body["kind"]], body["config"])
         runtime = from_dict(RuntimeConfig, body.get("runtime", {}))
-        run = cls(path.resolve(), config, body["inputs"], runtime)
+        run = cls(path.resolve(), config, body["inputs"], runtime, _revision(body, path))
         for name in run.input_names.values():
             if Path(name).name != name or name.startswith("."):
                 raise UserError(f"{path}/config.json: the input {name!r} is not the name of a run directory")
@@ -126,7 +130,7 @@ class RunDir:
             return
         try:
             original = _read_object(self.path / "provenance.json")
-            keys = ("kind", "config", "inputs")
+            keys = ("kind", "config", "inputs", "revision")
             changes = differences({key: original.get(key) for key in keys}, {key: body.get(key) for key in keys})
         except UserError:
             changes = [f"its settings hash to {self.signature}"]
@@ -150,7 +154,21 @@ class RunDir:
     @property
     def signature(self) -> str:
         """Recomputed from the configuration; input signatures are the tails of the input names."""
-        return signature(self.config, {role: name.rpartition("-")[2] for role, name in self.input_names.items()})
+        inputs = {role: name.rpartition("-")[2] for role, name in self.input_names.items()}
+        return signature(self.config, inputs, self.revision)
+
+    @property
+    def outdated(self) -> str:
+        """Why today's code would compute something else here, e.g. "tokenizer of revision 1, now 2"; "" where not.
+
+        What was computed stays readable, and a run that names it as an input keeps it. A study asks for the new one.
+        """
+        if self.revision != self.config.REVISION:
+            return f"{self.kind} of revision {self.revision}, now {self.config.REVISION}"
+        for role, name in self.input_names.items():
+            if (self.path.parent / name / "config.json").exists() and (reason := self.input(role).outdated):
+                return reason
+        return ""
 
     @property
     def name(self) -> str:
@@ -256,6 +274,19 @@ def _acquire(handle: int, path: Path, patience: float = 1.0) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
+
+
+def _revision(body: Mapping[str, Any], path: Path) -> int:
+    """The revision in a config.json; directories made before there were revisions are of the first."""
+    found = body.get("revision", 1)
+    newest = STAGE_CONFIGS[body["kind"]].REVISION
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"{path}/config.json: revision must be a whole number of at least 1, got {found!r}")
+    if found > newest:
+        raise UserError(
+            f"{path} was made by a newer fvar ({body['kind']} of revision {found}, here {newest}); update fvar"
+        )
+    return found
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

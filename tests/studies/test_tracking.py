@@ -101,7 +101,7 @@ def test_an_unchanged_study_is_recognised_without_importing_mlflow(results: Path
     tracking.sync(results, study)
     code = (
         "import sys; from pathlib import Path\n"
-        "from analysis.results import StudyResults; from studies import tracking\n"
+        "from analysis.results import StudyResults; from studies.tracking import sync as tracking\n"
         f"root = Path({str(results)!r}); study = StudyResults.read(root, 'ablation_table2', 'smoke')\n"
         "print(tracking.sync(root, study), 'mlflow' in sys.modules)"
     )
