@@ -4,6 +4,7 @@
     python -m studies.run ablation_table2 --preset paper --data folder:/path/to/imagenet --cluster slurm --seeds 3
     python -m studies.run sweep_lambda --only feat1-logit0.5 --cluster local --jobs 2 --set var.train.steps=50
     python -m studies.run table1 --dry-run
+    python -m studies.run table1 --recompute tokenizer
     python -m studies.run table1 --cluster slurm --detach --max-gpu-hours 500
 
 Exit status: 0 all cells done, 1 some failed, 2 the command is wrong or nothing could be started, 75 stopped by a
@@ -17,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fvar.errors import UserError, run_main, unknown
-from studies.engine import preflight
+from studies.engine import preflight, recompute
 from studies.engine.backends import CLUSTERS, factory
 from studies.engine.driver import Driver
 from studies.engine.plan import Plan
 from studies.engine.profile import DEFAULT, Profile
 from studies.engine.settings import Settings
 from studies.presets import PRESETS, preset
-from studies.study import STUDIES, Context, study
+from studies.study import STUDIES, Cell, Context, study
 
 SLURM_WIDTH = 8  # trials an adaptive study leaves open on a cluster
 
@@ -56,16 +57,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     driver = Driver(ctx, settings, arguments.only, arguments.max_gpu_hours)
     make_backend = factory(arguments.results, Profile.read(arguments.profile, settings.slurm()), arguments.jobs)
     if arguments.dry_run:
-        print(Plan.of(ctx, driver.selected(driver.cells())).text())
+        chosen_cells = driver.selected(driver.cells())
+        print(Plan.of(ctx, chosen_cells).text())
+        for name in _recompute(ctx, arguments.recompute, chosen_cells, dry=True):
+            print(f"would be set aside and computed anew: {name}")
         return 0
     preflight.require_data(chosen)
     preflight.require_writable(ctx.results)
     if not ctx.study.adaptive:
         preflight.require_space(ctx.results, Plan.of(ctx, driver.selected(driver.cells())).to_run())
+    for name in _recompute(ctx, arguments.recompute, driver.selected(driver.cells())):
+        print(f"set aside, to be computed anew: {name}")
     from studies.engine.live import View
 
     view = View(f"{ctx.study.title} · {ctx.folder.name}")
-    return driver.detach(make_backend, view) if arguments.detach else driver.run(arguments.cluster, make_backend, view)
+    if arguments.detach:
+        return driver.detach(make_backend, view)
+    status = driver.run(arguments.cluster, make_backend, view)
+    if status == 0:
+        recompute.end(ctx.folder)
+    return status
+
+
+def _recompute(ctx: Context, kinds: Sequence[str], cells: Sequence[Cell], dry: bool = False) -> list[str]:
+    """Set aside what `--recompute` names; the names of the run directories."""
+    if not kinds:
+        return []
+    return recompute.begin(ctx.folder, ctx.results / "runs", kinds, (cell.stage for cell in cells), dry)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     add("--trials", type=int, default=0, metavar="N", help="cells a search may propose; 0: its own choice")
     add("--only", action="append", default=[], metavar="VARIANT", help="a variant or cell, * allowed; repeatable")
     add("--set", action="append", default=[], metavar="KIND.PATH=VALUE", help="change a setting; repeatable")
+    add("--recompute", action="append", default=[], metavar="KIND", help="compute a stage kind anew; repeatable")
     add("--data", default="", metavar="DATASET[:ROOT]", help="other images than the preset's")
     add("--profile", type=Path, default=DEFAULT, metavar="FILE", help="what to ask SLURM for")
     add("--detach", action="store_true", help="queue everything in SLURM and return")
