@@ -89,7 +89,7 @@ def disk_otf(radius: float, fx: Tensor, fy: Tensor) -> Tensor:
 def radius_schedule(num_states: int, rho_max: float, kind: Schedule = "cosine") -> tuple[float, ...]:
     """Radii of the focus states in px, falling from `rho_max` to exactly 0; a single state is in focus.
 
-    cosine: rho_k = rho_max (1 + cos(pi (k-1)/(K-1))) / 2. The paper's Eq. 2 prints a minus, which would rise.
+    cosine: rho_k = rho_max (1 + cos(pi (k-1)/(K-1))) / 2, Eq. 2 with its sign mended: as printed, the radii would rise.
     linear: equal steps. geometric: each state halves the radius, and the last is 0.
     Raises ValueError for num_states < 1, a negative or infinite rho_max, or an unknown kind.
     """

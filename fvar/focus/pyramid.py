@@ -1,8 +1,9 @@
-"""Focus states of an image and what decimation aliases: x -> (L_k, D_k, A_k), paper Eq. 1-4.
+"""Focus states of an image and what decimation aliases: x -> (L_k, D_k, A_k).
 
-    L_k = (k_rho_k * x) down_s_k + beta_k eps        focused view
-    D_k = x down_s_k                                 digital view
-    A_k = D_k - L_k                                  alias residual
+    F_k = k_rho_k * x                                focus state        Eq. 1
+    L_k = F_k down_s_k + beta_k eps                  focused view       Eq. 3
+    D_k = x down_s_k                                 digital view       Eq. 4
+    A_k = D_k - L_k                                  alias residual     Eq. 4
 
 Blur first, then the *same* sampler `down` as the digital view: L_k and D_k are samples at the same points, so that no
 shift between them can fake a residual. Where those points lie is the business of `_resampling`.
@@ -56,21 +57,33 @@ def from_config(cfg: PyramidConfig) -> FocusPyramid:
 class FocusPyramid(nn.Module):
     """Builds the focused, digital and residual views of images of side `downsample_factor * patch_nums[-1]`.
 
+    The focus states k_rho_k * x of Eq. 1, sampled: `forward` computes Eq. 3 and Eq. 4.
+
     Parameters
     ----------
-    patch_nums: rising token sides p_k; view k has side downsample_factor * p_k.
-    downsample_factor: pixels per token side (1 for views given in pixels).
-    rho_max: blur radius of the coarsest state, in px of the image given; `optics.radius_schedule` brings it to 0.
-    schedule: "cosine", "linear" or "geometric".
-    kernel: "disk"; "gaussian" of equal variance (sigma = rho / 2); "none", then L_k = D_k up to the noise.
-    digital: how views are sampled, both L_k and D_k: "decimate", "area" or "bicubic", see `_resampling`.
-    beta: standard deviation of the noise on the coarsest and on the finest L_k, linear in between; in training only.
+    patch_nums
+        Rising token sides p_k; view k has side downsample_factor * p_k.
+    downsample_factor
+        Pixels per token side (1 for views given in pixels).
+    rho_max
+        Blur radius of the coarsest state, in px of the image given; `optics.radius_schedule` brings it to 0.
+    schedule
+        "cosine", "linear" or "geometric".
+    kernel
+        "disk"; "gaussian" of equal variance (sigma = rho / 2); "none", then L_k = D_k up to the noise.
+    digital
+        How views are sampled, both L_k and D_k: "decimate", "area" or "bicubic", see `_resampling`.
+    beta
+        Standard deviation of the noise on the coarsest and on the finest L_k, linear in between; in training only.
 
     Images are taken to continue as their mirror image (half-sample symmetric), under which a blur keeps the mean.
     The sharpest state is not blurred: without noise, L_K = D_K = x, and A_K = 0.
     The module has no parameters and no state to save. Blurs are computed in float32 (in float64 after `.double()`).
 
-    Raises ValueError for rising violated, sizes below 1, negative rho_max or beta, or an unknown name.
+    Raises
+    ------
+    ValueError
+        For scales that do not rise, sizes below 1, a negative rho_max or beta, or an unknown name.
     """
 
     def __init__(
@@ -104,6 +117,8 @@ class FocusPyramid(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> FocusViews:
         """Views of x (B, C, S, S), real floating point in [-1, 1], any C; views have x's dtype and device.
+
+        Eq. 3: L_k = (k_rho_k * x) down_s_k + beta_k eps. Eq. 4: D_k = x down_s_k and A_k = D_k - L_k.
 
         `generator` is used in training mode only; None draws from torch's global one. Differentiable in x.
         Raises ValueError for another shape, an integer or complex type, or values outside [-1, 1]

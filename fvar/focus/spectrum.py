@@ -97,8 +97,19 @@ def split_band(x: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     return _real(x) - beyond, beyond
 
 
+def alias_spectrum(X: Tensor, factor: float) -> Tensor:
+    """What folds into the base band, Eq. 7: (1/s) sum_{u != 0} X(w + u) per axis, for an image's DFT X (..., H, W).
+
+    The paper names it the alias residual A_k. A_k = D_k - L_k also holds what the blur took from the base band itself;
+    the two are equal only for an ideal low-pass.
+    """
+    return fold(X * _beyond_nyquist(X.real, factor), factor)
+
+
 def aliasing_energy(x: Tensor, factor: float, psf: Tensor | None = None) -> Tensor:
     """Share of a decimated view's energy that folded in from beyond its Nyquist frequency; (B,) for x (B, C, H, W).
+
+    The energy of Eq. 8 over the view's: for 2:1 in one dimension, ||A||^2 = ||X(w + pi)||^2 / 4.
 
     With X the DFT of the image filtered by `psf`: ||sum_{u != 0} X(w + u)||^2 / ||sum_u X(w + u)||^2, summed over
     channels and base band without w = 0. Components exactly at the Nyquist frequency are not beyond it; 0 for a
@@ -106,7 +117,7 @@ def aliasing_energy(x: Tensor, factor: float, psf: Tensor | None = None) -> Tens
     less energy than the alias in it. Differentiable in x. Raises ValueError for sizes that `fold` refuses.
     """
     X = _filtered(x, psf)
-    aliased = _energy_without_dc(fold(X * _beyond_nyquist(x, factor), factor))
+    aliased = _energy_without_dc(alias_spectrum(X, factor))
     return _ratio(aliased, _energy_without_dc(fold(X, factor)))
 
 
@@ -117,6 +128,18 @@ def foldable_energy(x: Tensor, factor: float, psf: Tensor | None = None) -> Tens
     """
     X = _filtered(x, psf)
     return _ratio(_energy_without_dc(X * _beyond_nyquist(x, factor)), _energy_without_dc(X))
+
+
+def wiener_gain(signal: Tensor, noise: Tensor) -> Tensor:
+    """The gain of least squared error, Eq. 12: alpha* = S_xx / (S_xx + S_nn), in [0, 1].
+
+    `signal` and `noise` are power spectral densities of one shape, such as two `radial_power`s; where both are 0 the
+    gain is 0. Raises ValueError for a negative power.
+    """
+    if bool((signal < 0).any() or (noise < 0).any()):
+        raise ValueError("power spectral densities must not be negative")
+    total = signal + noise
+    return torch.where(total > 0, signal / torch.where(total > 0, total, 1.0), 0.0)
 
 
 def hann(height: int, width: int) -> Tensor:

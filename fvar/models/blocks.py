@@ -104,7 +104,7 @@ class Block(nn.Module):
     def self_attention(
         self, x: Tensor, modulation: Tensor, scale_ends: tuple[int, ...], cache: KVCache | None = None
     ) -> Tensor:
-        """The first residual: X_L of paper Eq. 9."""
+        """The first residual, Eq. 9: X_L = WSA(E(r_k)) (B, L, C), with the block's input in place of E(r_k)."""
         gamma, _, scale, _, shift, _ = modulation
         out = self.attn(modulated_norm(x, scale, shift, self.norm_eps), scale_ends, cache)
         return torch.addcmul(x, self._kept(gamma), out)

@@ -1,6 +1,6 @@
 """The high-frequency residual teacher: the deployment network plus Alias-Gate Cross-Attention in its last blocks.
 
-Paper Eq. 9-11, with X_L (B, L, C) the output of a block's self-attention residual and E_a the alias embedding:
+With X_L (B, L, C) the output of a block's self-attention residual (Eq. 9) and E_a the alias embedding, Eq. 10 and 11:
 
     Z = X_L + alpha * Attn(X_L W_Q, E_a(a) W_K, E_a(a) W_V) W_O,    alpha = sigmoid(X_L W_Q W_alpha + b) in [0, 1]^C
 
@@ -50,7 +50,7 @@ class AliasEmbedding(nn.Module):
 
 
 class AliasGateCrossAttention(nn.Module):
-    """alpha * Attn(X_L W_Q, E_a W_K, E_a W_V) W_O: few narrow heads and a gate per channel.
+    """alpha * Attn(X_L W_Q, E_a W_K, E_a W_V) W_O: few narrow heads (Eq. 10) and a gate per channel (Eq. 11).
 
     Queries of scale k see the alias tokens of scales <= k ("own") or < k ("before"). Each scale attends to that prefix
     only, so there is no mask. Queries that see no alias token, or lie outside the last `last_scales`, receive zero.

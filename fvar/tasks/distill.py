@@ -1,4 +1,4 @@
-"""Online distillation, paper Eq. 13:
+"""Online distillation, Eq. 13:
 
     L = L_AR(student) + lambda_feat sum_l ||F_stu^l - sg(F_tea^l)||^2 + lambda_logit KL(p_tea || p_stu)
 

@@ -124,6 +124,10 @@ class VarTask(Task[TokenBatch]):
         return self.train_set.take(indices)
 
     def loss(self, phase: str, batch: TokenBatch, step: int) -> tuple[Tensor, Metrics]:
+        """L_total of Eq. 5 for a batch: the student's cross-entropy plus what `distillation_loss` adds (Eq. 13).
+
+        An online teacher's own cross-entropy is added, too; it reaches the teacher's parameters only.
+        """
         batch = batch.to(self.device)
         return self._losses(batch, self.student.drop_labels(batch.labels))
 

@@ -196,3 +196,44 @@ def test_white_noise_is_flat() -> None:
     noise = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     power = spectrum.radial_power(noise).power.mean(0)[2:-2]
     assert (power - 1).abs().max() < 0.2  # the inmost ring averages over 16 bins of 48 images
+
+
+# ----------------------------------------------------------------------------------------------------- Wiener, Eq. 12
+
+
+def test_the_wiener_gain_has_the_least_squared_error() -> None:
+    """Of all gains on x + n, alpha = S_xx / (S_xx + S_nn) leaves the smallest E|x - alpha (x + n)|^2."""
+    signal, noise = torch.rand(50, dtype=torch.float64), torch.rand(50, dtype=torch.float64)
+    gain = spectrum.wiener_gain(signal, noise)
+
+    def error(alpha: torch.Tensor) -> torch.Tensor:
+        return (1 - alpha) ** 2 * signal + alpha**2 * noise
+
+    for other in (gain + 0.01, gain - 0.01, torch.zeros(50), torch.ones(50)):
+        assert (error(gain) <= error(other)).all()
+    assert (error(gain) - signal * noise / (signal + noise)).abs().max() < 1e-12
+
+
+def test_the_wiener_gain_of_nothing_is_zero_and_negative_power_is_refused() -> None:
+    zero, one = torch.zeros(1), torch.ones(1)
+    assert spectrum.wiener_gain(zero, zero) == 0
+    assert spectrum.wiener_gain(one, zero) == 1
+    with pytest.raises(ValueError, match="must not be negative"):
+        spectrum.wiener_gain(-one, one)
+
+
+def test_a_decimated_spectrum_is_the_base_band_plus_what_folds() -> None:
+    """Eq. 6 is the low band plus Eq. 7."""
+    x = image(32)
+    low, _ = spectrum.split_band(x, 2)
+    base = spectrum.fold(fft2(low), 2)
+    assert (spectrum.fold(fft2(x), 2) - base - spectrum.alias_spectrum(fft2(x), 2)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("periods", [9, 12, 15])
+def test_the_folded_energy_is_a_quarter_of_the_upper_bands(periods: int) -> None:
+    """Eq. 8: a tone above the view's Nyquist frequency, decimated 2:1 along one axis, keeps a quarter of its energy."""
+    X = fft2(tone(32, 0, periods))
+    folded = spectrum.fold(X, 2, dims=(-1,))
+    assert float(folded.abs().square().sum() / X.abs().square().sum()) == pytest.approx(1 / 4)
+    assert (spectrum.alias_spectrum(X, 2) - spectrum.fold(X, 2)).abs().max() < 1e-9  # all of it is alias
