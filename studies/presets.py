@@ -1,18 +1,17 @@
-"""The three sizes at which every study runs, one row each, and the stage configurations they stand for.
+"""The sizes at which every study runs. A preset is the paper's settings and a row of what differs from them.
 
 smoke    two CPU cores and minutes: embedded emoji at 64 px; says that everything works and which way numbers move
 small    one GPU, or hours of CPU: embedded emoji at 128 px
 paper    8 A100 and days: ImageNet at 256 px with the paper's settings (Sec. 4.1 and 4.2)
 
-A field that is not in a row has the default of `fvar.config`, where its source is cited.
+What a row does not name is the default of `Preset`, the paper's, or of `fvar.config`, which cites its source.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from fvar.config import (
     AutoencoderConfig,
@@ -20,9 +19,9 @@ from fvar.config import (
     DataConfig,
     DistillConfig,
     Kernel,
-    Precision,
     PyramidConfig,
     QuantiserConfig,
+    ReadabilityConfig,
     Reading,
     SamplesConfig,
     ScoresConfig,
@@ -38,55 +37,40 @@ from fvar.config import (
 from fvar.errors import UserError, unknown
 
 DATASETS = get_args(get_type_hints(DataConfig)["dataset"])
-TABLE1_DEPTHS = (12, 16, 20, 24)  # the depths the paper prints
-
-
-@dataclass(frozen=True)
-class Training:
-    """Optimisation of one network; `lr` is per 256 images (see `TrainConfig`)."""
-
-    steps: int
-    batch: int
-    lr: float
-    evaluate: int  # steps between held-out evaluations
-    warmup: float = TrainConfig.warmup  # share of the steps
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One row: what is trained on, how large, how long, and how much of it is scored."""
+    """What stages are configured from at one size. The methods give a stage's configuration, one per kind of stage.
+
+    Seeds are the methods' business, and so is what a variant changes: fields hold neither.
+    """
 
     name: str
-    dataset: str
-    px: int
-    patch_nums: tuple[int, ...]
-    ch: int
-    ch_mult: tuple[int, ...]
-    blocks: int  # residual blocks per level
-    groups: int  # of group normalisation
-    z: int
-    vocab: int  # structure codebook
-    alias_vocab: int
-    codebook: tuple[float, int]  # decay of its means, and steps after which an unused code restarts
-    losses: tuple[float, float]  # weights of the perceptual and the adversarial term
-    bypass: float  # share of the tokenizer's steps that let ever fewer images through unquantised
-    tokenizer_train: Training
-    depth: int
-    head_dim: int  # the transformer is depth * head_dim wide and has depth heads
-    depths: tuple[int, int, int, int]  # stand for the paper's d12, d16, d20, d24
-    var_train: Training
-    curve: tuple[int, int]  # steps between two points of sampled FID (0: none), and samples a point
-    samples: int
-    references: int  # real images scored against; 0: the whole split
-    words: int  # per font size, that the OCR reads
-    rfid_images: int  # held-out images of the finished tokenizer's rFID; 0: none
-    precision: Precision
-    data_root: str = ""  # `--data folder:/path`
+    data: DataConfig = field(default_factory=DataConfig)
+    pyramid: PyramidConfig = field(default_factory=PyramidConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    quantiser: QuantiserConfig = field(default_factory=QuantiserConfig)
+    alias_vocab: int = 512  # codes of the alias tokenizer, paper Sec. 4.2
+    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    tokenizer_train: TrainConfig = field(default_factory=lambda: TokenizerConfig().train)
+    rfid_images: int = TokenizerConfig.rfid_images
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    var_train: TrainConfig = field(default_factory=TrainConfig)
+    curve_every: int = 20_000  # steps between two points of sampled FID; 0: none; ours
+    curve_samples: int = 10_000  # per point; ours
+    sampling: SamplesConfig = field(default_factory=SamplesConfig)
+    scoring: ScoresConfig = field(default_factory=lambda: ScoresConfig(reference_count=50_000))  # of the training split
+    readability: ReadabilityConfig = field(default_factory=ReadabilityConfig)
+
+    def on(self, dataset: str, root: str = "") -> Preset:
+        """The preset with other images. Raises `UserError` for an unknown data set."""
+        if dataset not in DATASETS:
+            raise unknown("dataset", dataset, DATASETS)
+        changes: dict[str, Any] = {"dataset": dataset, "root": root}
+        return replace(self, data=replace(self.data, **changes))
 
     # ------------------------------------------------------------------------------------------------ configurations
-
-    def data(self) -> DataConfig:
-        return DataConfig(dataset=self.dataset, root=self.data_root, image_size=self.px)  # type: ignore[arg-type]
 
     def tokenizer(
         self,
@@ -99,37 +83,25 @@ class Preset:
 
         The `latent_area` reading is VAR's own tokenizer: it sees the sharp image only, without blur or noise.
         """
-        pyramid = PyramidConfig(patch_nums=self.patch_nums, downsample_factor=2 ** (len(self.ch_mult) - 1))
         if reading == "latent_area":
-            pyramid = dataclasses.replace(pyramid, kernel="none", rho_max=0.0, beta=(0.0, 0.0))
+            pyramid = replace(self.pyramid, kernel="none", rho_max=0.0, beta=(0.0, 0.0))
         else:
-            radius = pyramid.rho_max if rho_max is None else rho_max
-            pyramid = dataclasses.replace(pyramid, kernel=kernel, rho_max=radius)
-        perceptual, adversarial = self.losses
+            radius = self.pyramid.rho_max if rho_max is None else rho_max
+            pyramid = replace(self.pyramid, kernel=kernel, rho_max=radius)
+        vocab = self.quantiser.vocab_size if signal == "structure" else self.alias_vocab
         return TokenizerConfig(
             signal=signal,
-            data=self.data(),
+            data=self.data,
             pyramid=pyramid,
-            autoencoder=AutoencoderConfig(
-                ch=self.ch,
-                ch_mult=self.ch_mult,
-                num_res_blocks=self.blocks,
-                z_channels=self.z,
-                norm_groups=self.groups,
-            ),
-            quantiser=QuantiserConfig(
-                vocab_size=self.vocab if signal == "structure" else self.alias_vocab,
-                reading=reading,
-                ema_decay=self.codebook[0],
-                dead_after=self.codebook[1],
-            ),
-            loss=TokenizerLossConfig(perceptual=perceptual, adversarial=adversarial, bypass=self.bypass),
-            train=self._train(self.tokenizer_train, seed=0),
+            autoencoder=self.autoencoder,
+            quantiser=replace(self.quantiser, vocab_size=vocab, reading=reading),
+            loss=self.loss,
+            train=self.tokenizer_train,
             rfid_images=self.rfid_images,
         )
 
     def tokens(self, signal: Signal = "structure") -> TokensConfig:
-        return TokensConfig(signal=signal, data=self.data())
+        return TokensConfig(signal=signal, data=self.data)
 
     def var(
         self,
@@ -138,61 +110,77 @@ class Preset:
         distill: DistillConfig | None = None,
         depth: int | None = None,
     ) -> VarConfig:
-        """The deployment network, trained alone or beside its teacher."""
-        depth = depth or self.depth
-        transformer = TransformerConfig(depth=depth, width=depth * self.head_dim, heads=depth)
+        """The deployment network, trained alone or beside its teacher. Another `depth` keeps the width of a head."""
+        depth, head_dim = depth or self.transformer.depth, self.transformer.dim // self.transformer.num_heads
         return VarConfig(
-            transformer=transformer,
+            transformer=replace(self.transformer, depth=depth, width=depth * head_dim, heads=depth),
             teacher=teacher,
             distill=distill or DistillConfig(),
-            train=self._train(self.var_train, seed),
-            curve=self._curve(seed),
+            train=replace(self.var_train, seed=seed),
+            curve=CurveConfig(
+                every=self.curve_every,
+                samples=replace(self.samples(seed), count=self.curve_samples),
+                scores=self.scores(),
+            ),
         )
 
-    def _curve(self, seed: int) -> CurveConfig:
-        every, count = self.curve
-        samples = dataclasses.replace(self.samples_config(seed), count=count)
-        return CurveConfig(every=every, samples=samples, scores=self.scores())
-
-    def samples_config(self, seed: int) -> SamplesConfig:
-        return SamplesConfig(count=self.samples, precision=self.precision, seed=seed)
+    def samples(self, seed: int) -> SamplesConfig:
+        return replace(self.sampling, seed=seed)
 
     def scores(self) -> ScoresConfig:
-        return ScoresConfig(reference=self.data(), reference_count=self.references)
-
-    def _train(self, row: Training, seed: int) -> TrainConfig:
-        return TrainConfig(
-            steps=row.steps,
-            batch_size=row.batch,
-            lr=row.lr,
-            eval_every=row.evaluate,
-            warmup=row.warmup,
-            precision=self.precision,
-            seed=seed,
-        )
+        """Against the preset's own images."""
+        return replace(self.scoring, reference=self.data)
 
 
-# fmt: off
-_T = Training
-PRESETS = {preset.name: preset for preset in (
-    #       name     data      px   patch_nums      ch   ch_mult       res grp  z   V_L   V_A  codebook      lpips gan  bypass tokenizer: steps batch lr   eval  depth x dim  d12 16  20  24         VAR: steps batch lr     eval   curve: every samples  samples  real  words   rfid
-    Preset("smoke", "emoji",   64, (1, 2, 4, 8),   16, (1, 1, 2, 4),    1,  4, 16,  512,  64, (0.95,  20), (0.0, 0.0), 0.8, _T(    240,   8, 6.4e-2, 120, 0.08),   4,  32, ( 2,  3,  4,  5), _T(    200,  16, 2.4e-2,  40), (     0,    225),    225,    512,  48,      0, "bf16"),
-    Preset("small", "emoji",  128, (2, 4, 8, 16),  64, (1, 1, 2, 4),    2, 32, 32, 2048, 256, (0.99, 256), (1.0, 0.5), 0.1, _T( 10_000,  64, 4e-4, 1000),   8,  64, ( 6,  8, 10, 12), _T( 20_000, 128, 4e-4,  1000), ( 2_000,  1_000),  2_000,      0, 512,  1_000, "bf16"),
-    Preset("paper", "folder", 256, (2, 4, 8, 16), 160, (1, 1, 2, 2, 4), 2, 32, 32, 8192, 512, (0.99, 256), (1.0, 0.5), 0.0, _T(100_000, 256, 1e-4, 1000),  16,  64, (12, 16, 20, 24), _T(400_000, 256, 1e-4,  1000), (20_000, 10_000), 50_000, 50_000, 512, 50_000, "bf16"),
-)}
-# fmt: on
+ROWS = (
+    Preset(
+        "smoke",
+        data=DataConfig(dataset="emoji", image_size=64),
+        pyramid=PyramidConfig(patch_nums=(1, 2, 4, 8), downsample_factor=8),
+        autoencoder=AutoencoderConfig(ch=16, ch_mult=(1, 1, 2, 4), num_res_blocks=1, z_channels=16, norm_groups=4),
+        quantiser=QuantiserConfig(vocab_size=512, ema_decay=0.95, dead_after=20),
+        alias_vocab=64,
+        loss=TokenizerLossConfig(perceptual=0.0, adversarial=0.0, bypass=0.8),
+        tokenizer_train=TrainConfig(steps=240, batch_size=8, lr=6.4e-2, warmup=0.08, eval_every=120),
+        rfid_images=0,
+        transformer=TransformerConfig(depth=4, width=128),
+        var_train=TrainConfig(steps=200, batch_size=16, lr=2.4e-2, eval_every=40),
+        curve_every=0,
+        curve_samples=225,
+        sampling=SamplesConfig(count=225),
+        scoring=ScoresConfig(reference_count=512),
+        readability=ReadabilityConfig(words=48),
+    ),
+    Preset(
+        "small",
+        data=DataConfig(dataset="emoji", image_size=128),
+        pyramid=PyramidConfig(downsample_factor=8),
+        autoencoder=AutoencoderConfig(ch=64, ch_mult=(1, 1, 2, 4)),
+        quantiser=QuantiserConfig(vocab_size=2048),
+        alias_vocab=256,
+        loss=TokenizerLossConfig(bypass=0.1),
+        tokenizer_train=TrainConfig(steps=10_000, batch_size=64, lr=4e-4),
+        rfid_images=1_000,
+        transformer=TransformerConfig(depth=8),
+        var_train=TrainConfig(steps=20_000, batch_size=128, lr=4e-4),
+        curve_every=2_000,
+        curve_samples=1_000,
+        sampling=SamplesConfig(count=2_000),
+        scoring=ScoresConfig(reference_count=0),
+    ),
+    Preset("paper"),
+)
+PRESETS = {row.name: row for row in ROWS}
 
 
 def preset(name: str, data: str = "") -> Preset:
     """A preset by name, on other data where `data` is "DATASET" or "DATASET:ROOT". Raises `UserError`."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
-    row = PRESETS[name]
     if not data:
-        return row
+        return PRESETS[name]
     dataset, _, root = data.partition(":")
-    if dataset not in DATASETS:
-        raise unknown("dataset", dataset, DATASETS)
+    chosen = PRESETS[name].on(dataset, str(Path(root).resolve()) if root else "")
     if root and not Path(root).is_dir():
         raise UserError(f"--data {data}: {root} is not a folder")
-    return dataclasses.replace(row, dataset=dataset, data_root=str(Path(root).resolve()) if root else "")
+    return chosen

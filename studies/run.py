@@ -43,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--max-gpu-hours must not be negative, got {arguments.max_gpu_hours:g}")
     settings = Settings.parse(arguments.set)
     chosen = preset(arguments.preset, arguments.data)
-    same_data = chosen.dataset == PRESETS[arguments.preset].dataset
+    same_data = chosen.data.dataset == PRESETS[arguments.preset].data.dataset
     ctx = Context(
         study=study(arguments.study),
         preset=chosen,
         seeds=arguments.seeds,
         results=arguments.results,
-        label=settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.dataset}"),
+        label=settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.data.dataset}"),
         trials=arguments.trials,
         width={"inline": 1, "local": arguments.jobs, "slurm": SLURM_WIDTH}[arguments.cluster],
         dry=arguments.dry_run,

@@ -51,7 +51,7 @@ def cells(ctx: Context) -> Iterator[Cell]:
 
 def metric(ctx: Context) -> str:
     """What is minimised."""
-    return "fid" if ctx.preset.samples >= 10_000 else "kid"
+    return "fid" if ctx.preset.sampling.count >= 10_000 else "kid"
 
 
 def trial(ctx: Context, number: int, params: Mapping[str, Any]) -> Cell:

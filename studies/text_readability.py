@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fvar.config import ReadabilityConfig, Stage
+from fvar.config import Stage
 from fvar.machine import atomic
 from studies.presets import Preset
 from studies.study import Cell, Context, Study
@@ -34,23 +34,22 @@ READABLE = 0.10  # error rate up to which a size counts as readable in the summa
 
 def cells(ctx: Context) -> Iterator[Cell]:
     """VAR's and FVAR's tokenizer, learned on the preset's images, and learned on text."""
-    rows = {"": ctx.preset} if ctx.preset.dataset == "text" else {"": ctx.preset, "-text": on_text(ctx.preset)}
+    rows = {"": ctx.preset} if ctx.preset.data.dataset == "text" else {"": ctx.preset, "-text": on_text(ctx.preset)}
     for suffix, preset in rows.items():
         for name, (label, variant) in PYRAMIDS.items():
             for seed in range(ctx.seeds):
-                stage = Stage(
-                    ReadabilityConfig(words=preset.words), {"tokenizer": structure_tokenizer(preset, variant, seed)}
-                )
-                params = {"pyramid": name, "learned_on": preset.dataset}
-                yield Cell(name + suffix, f"{label}, learned on {preset.dataset}", seed, params, stage)
+                stage = Stage(preset.readability, {"tokenizer": structure_tokenizer(preset, variant, seed)})
+                images = preset.data.dataset
+                params = {"pyramid": name, "learned_on": images}
+                yield Cell(name + suffix, f"{label}, learned on {images}", seed, params, stage)
 
 
 def on_text(preset: Preset) -> Preset:
     """The preset with rendered words for images, and tokenizers that train long enough to write them."""
     train = preset.tokenizer_train
     steps = max(train.steps, TEXT_STEPS)
-    train = dataclasses.replace(train, steps=steps, evaluate=max(train.evaluate, steps // 2))
-    return dataclasses.replace(preset, dataset="text", data_root="", tokenizer_train=train)
+    train = dataclasses.replace(train, steps=steps, eval_every=max(train.eval_every, steps // 2))
+    return dataclasses.replace(preset.on("text"), tokenizer_train=train)
 
 
 def structure_tokenizer(preset: Preset, variant: str, seed: int) -> Stage:

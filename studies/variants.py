@@ -55,5 +55,5 @@ def chain(
         inputs["alias"] = Stage(preset.tokens("alias"), {"tokenizer": coder})
     taught_by = (teacher or TeacherConfig()) if kind.teacher else None
     var = Stage(preset.var(taught_by, seed, distill, depth), inputs)
-    samples = Stage(preset.samples_config(seed), {"var": var})
+    samples = Stage(preset.samples(seed), {"var": var})
     return Stage(preset.scores(), {"samples": samples})

@@ -23,9 +23,9 @@ SPARE = 64 << 20  # logs, metrics, tables
 
 def require_data(preset: Preset) -> None:
     """Raises `UserError` where the preset's images are not shipped and nobody said where they are."""
-    if preset.dataset in NEEDS_ROOT and not preset.data_root:
+    if preset.data.dataset in NEEDS_ROOT and not preset.data.root:
         raise UserError(
-            f"preset {preset.name} needs images that are not shipped; add --data {preset.dataset}:/path/to/images"
+            f"preset {preset.name} needs images that are not shipped; add --data {preset.data.dataset}:/path/to/images"
         )
 
 

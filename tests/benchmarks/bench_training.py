@@ -41,12 +41,13 @@ from studies.presets import preset
 STEPS = 8
 IMAGES = 1669  # emoji's training split
 SMOKE = preset("smoke")
+PATCH_NUMS, VOCAB, ALIAS_VOCAB = SMOKE.pyramid.patch_nums, SMOKE.quantiser.vocab_size, SMOKE.alias_vocab
 CLASSES = 9
 
 
 def random_tokens(vocab: int) -> TokenSplit:
     generator = np.random.default_rng(0)
-    maps = [generator.integers(0, vocab, (IMAGES, p * p)).astype(np.uint16) for p in SMOKE.patch_nums]
+    maps = [generator.integers(0, vocab, (IMAGES, p * p)).astype(np.uint16) for p in PATCH_NUMS]
     return TokenSplit(maps, generator.integers(0, CLASSES, IMAGES))
 
 
@@ -54,11 +55,11 @@ def smoke_task(config: VarConfig) -> VarTask:
     """The smoke preset's networks over random tokens."""
     torch.manual_seed(0)
     tokenizer = SMOKE.tokenizer()
-    vqvae = VQVAE(tokenizer.autoencoder, tokenizer.quantiser, SMOKE.patch_nums).eval().requires_grad_(False)
-    shape = (CLASSES, SMOKE.vocab, SMOKE.z, SMOKE.patch_nums)
+    vqvae = VQVAE(tokenizer.autoencoder, tokenizer.quantiser, PATCH_NUMS).eval().requires_grad_(False)
+    shape = (CLASSES, VOCAB, SMOKE.autoencoder.z_channels, PATCH_NUMS)
     student = VAR(config.transformer, *shape)
-    teacher = Teacher(config.transformer, config.teacher, *shape, SMOKE.alias_vocab) if config.teacher else None
-    tokens = TokenSet(random_tokens(SMOKE.vocab), random_tokens(SMOKE.alias_vocab) if teacher else None)
+    teacher = Teacher(config.transformer, config.teacher, *shape, ALIAS_VOCAB) if config.teacher else None
+    tokens = TokenSet(random_tokens(VOCAB), random_tokens(ALIAS_VOCAB) if teacher else None)
     return VarTask(
         student, vqvae, tokens, tokens, teacher=teacher, distill=config.distill, eval_images=64, eval_batch=64
     )
@@ -128,14 +129,14 @@ def smoke_run(root: Path, **changes: Any) -> RunDir:
     run = RunDir.create(root, Stage(config, {"tokens": tokens}), RuntimeConfig(device="cpu", log_every=1))
     store, tokenizer = run.input("tokens"), SMOKE.tokenizer()
     torch.manual_seed(0)
-    vqvae = VQVAE(tokenizer.autoencoder, tokenizer.quantiser, SMOKE.patch_nums)
-    save_tokenizer(store.input("tokenizer"), {"vqvae": vqvae, "scaler": SignalScaler(len(SMOKE.patch_nums))})
-    drawn = random_tokens(SMOKE.vocab)
+    vqvae = VQVAE(tokenizer.autoencoder, tokenizer.quantiser, PATCH_NUMS)
+    save_tokenizer(store.input("tokenizer"), {"vqvae": vqvae, "scaler": SignalScaler(len(PATCH_NUMS))})
+    drawn = random_tokens(VOCAB)
     for split in SPLITS:
         for k, indices in enumerate(drawn.indices):
             write_array(store.path / split / f"scale_{k}.npy", indices)
         write_array(store.path / split / "labels.npy", drawn.labels)
-    write_manifest(store, SMOKE.patch_nums, SMOKE.vocab, [str(number) for number in range(CLASSES)])
+    write_manifest(store, PATCH_NUMS, VOCAB, [str(number) for number in range(CLASSES)])
     for done in (store, store.input("tokenizer")):
         done.update(state="done")
     return run
@@ -208,9 +209,9 @@ def input_share(config: VarConfig, step_seconds: float) -> float:
 def main() -> None:
     alone = SMOKE.var(None, 0)
     separate, shared = (SMOKE.var(TeacherConfig(trunk=trunk), 0) for trunk in ("separate", "shared"))
-    length, train_config = sum(p * p for p in SMOKE.patch_nums), alone.train
+    length, train_config = sum(p * p for p in PATCH_NUMS), alone.train
     computed_in = computed(train_config.precision, torch.device("cpu"))
-    print(f"smoke: depth {SMOKE.depth}, {length} tokens, batch {train_config.batch_size}, {computed_in}; "
+    print(f"smoke: depth {SMOKE.transformer.depth}, {length} tokens, batch {train_config.batch_size}, {computed_in}; "
           f"{torch.get_num_threads()} threads")  # fmt: skip
     step = median_step(alone)
     print(f"student step                  {step * 1e3:8.0f} ms")

@@ -124,7 +124,7 @@ def test_images_are_what_png_files_of_them_hold(run: RunDir, tmp_path: Path) -> 
 
 
 def test_the_paper_preset_draws_50_images_of_every_class_as_var_does() -> None:
-    config = PRESETS["paper"].samples_config(seed=0)
+    config = PRESETS["paper"].samples(seed=0)
     assert (config.count, config.guidance, config.top_k, config.top_p) == (50_000, 1.5, 900, 0.96)
     assert set(np.bincount(np.arange(config.count) % 1000)) == {50}
 

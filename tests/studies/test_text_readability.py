@@ -75,7 +75,7 @@ def test_a_seed_is_one_of_the_tokenizers_training(row: Preset) -> None:
 
 
 def test_on_text_already_there_is_no_second_pair() -> None:
-    assert set(cells(dataclasses.replace(PRESETS["smoke"], dataset="text"))) == {"var/seed0", "fvar/seed0"}
+    assert set(cells(PRESETS["smoke"].on("text"))) == {"var/seed0", "fvar/seed0"}
 
 
 # --------------------------------------------------------------------------------------------------------------- report

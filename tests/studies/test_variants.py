@@ -9,6 +9,7 @@ import pytest
 from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
 from studies.presets import PRESETS, Preset, preset
 from studies.study import Context, study
+from studies.table1 import depths
 from studies.variants import VARIANTS, chain
 
 
@@ -116,6 +117,6 @@ def test_table_1_at_paper_size_passes_through_table_2() -> None:
 
 def test_scaled_down_table_1_says_so() -> None:
     labels = [cell.label for cell in study("table1").cells(Context(study("table1"), preset("smoke")))]
-    assert labels[0] == f"VAR-d12 at depth {preset('smoke').depths[0]}"
+    assert labels[0] == f"VAR-d12 at depth {depths(preset('smoke'))[0]}"
     paper = [cell.label for cell in study("table1").cells(Context(study("table1"), preset("paper")))]
     assert paper[0] == "VAR-d12"

@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from analysis.results import StudyResults
-from fvar.config import RuntimeConfig
+from fvar.config import RuntimeConfig, SamplesConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 from studies import presets, search_distillation
@@ -163,7 +163,7 @@ def drive(ctx: Context, ends: int, fail: tuple[str, ...] = ()) -> list[Cell]:
 
 @pytest.fixture
 def ctx(results: Path) -> Context:
-    small = replace(presets.PRESETS["smoke"], samples=fakes.COUNT)
+    small = replace(presets.PRESETS["smoke"], sampling=SamplesConfig(count=fakes.COUNT))
     return Context(search_distillation.STUDY, small, results=results, trials=8, width=2)
 
 
