@@ -249,7 +249,7 @@ def git_commit(source: Path) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
 
     try:
-        if ask("ls-files", "--full-name", "fvar/run.py") != "fvar/run.py":
+        if ask("ls-files", "--full-name", "fvar/__init__.py") != "fvar/__init__.py":
             return ""
         return ask("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.TimeoutExpired):

@@ -210,7 +210,7 @@ def git(folder: Path, *words: str) -> str:
 def test_the_commit_is_the_sources_own_not_that_of_a_repository_around_it(tmp_path: Path) -> None:
     around, source = tmp_path, tmp_path / "venv" / "site-packages"
     (source / "fvar").mkdir(parents=True)
-    (source / "fvar" / "run.py").write_text("")
+    (source / "fvar" / "__init__.py").write_text("")
     git(around, "init", "-q")
     git(around, "add", ".")
     git(around, "commit", "-qm", "around")
@@ -219,5 +219,5 @@ def test_the_commit_is_the_sources_own_not_that_of_a_repository_around_it(tmp_pa
     git(source, "add", ".")
     git(source, "commit", "-qm", "own")
     assert git_commit(source) == git(source, "rev-parse", "HEAD") != git(around, "rev-parse", "HEAD")
-    (source / "fvar" / "run.py").write_text("changed")
+    (source / "fvar" / "__init__.py").write_text("changed")
     assert git_commit(source).endswith("+")
