@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.plot_sweep import varied
+from analysis.provenance import commits, of_one_revision
 from analysis.results import CellResult, StudyResults
 from analysis.stats import Spread, spread
 from fvar.errors import UserError
@@ -120,8 +121,9 @@ def tidy(results: StudyResults) -> pd.DataFrame:
 def _measured(cells: Sequence[CellResult]) -> dict[str, Any]:
     """The measured part of a variant's row, from its cells (one per seed)."""
     states = [cell.state for cell in cells]
-    done = [cell for cell, (state, _) in zip(cells, states, strict=True) if state == "done"]
-    state, detail = next(((s, d) for s, d in states if s != "done"), ("done", ""))
+    finished = [cell for cell, (state, _) in zip(cells, states, strict=True) if state == "done"]
+    done, mixed = of_one_revision(finished)
+    state, detail = next(((s, d) for s, d in states if s != "done"), ("outdated" if mixed else "done", mixed))
     row: dict[str, Any] = {"variant": cells[0].variant, "label": cells[0].label, "state": state, "detail": detail}
     row |= {"seeds": len(cells), "seeds_done": len(done)}
     row |= {f"param_{key}": value for key, value in cells[0].params.items()}
@@ -231,6 +233,7 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
         lines.append(
             "Held-out cross-entropy (nats per token) and accuracy compare only variants that share a tokenizer."
         )
+    lines += commits(results)
     lines += [f"{text}." for text in results.shortfalls()]
     caveats = dict.fromkeys(text for text in frame["caveats"].dropna() if text)
     lines += [f"{text}." for text in caveats]
