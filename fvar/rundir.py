@@ -1,17 +1,21 @@
 """The run directory: one stage's configuration, status, metrics and output. It is the truth; all else is read from it.
 
     results/runs/<kind>-<signature>/
-        config.json      kind, config, inputs {role: run name}, revision (absent: 1), runtime    written once
-        provenance.json  the configuration again, git commit, versions, host     written once
-        status.json      state, step, loss, speed, error                         replaced atomically
-        metrics.jsonl    one record per line, by step                            appended
-        checkpoints/     written by fvar.training.checkpoint
-        snapshots/       weights still to be measured, by fvar.training.probes
-        attempts.jsonl   what each attempt ran on: versions, device, precision   appended
-        log              what the stage printed
+        config.json      kind, config, inputs {role: run name}, revision, runtime    written once
+        provenance.json  the same without runtime, when and where it was made        written once
+        status.json      state, step, loss, speed, error                             replaced atomically
+        metrics.jsonl    one record per line, by step                                appended
+        attempts.jsonl   what each attempt ran on: commit, versions, device          appended
+        bad_batches.json items of the steps that were skipped as not finite          by fvar.training.guards
+        checkpoints/     what a training continues from                              by fvar.training.checkpoint
+        snapshots/       weights still to be measured                                by fvar.training.probes
+        log              what the stage printed                                      appended
         lock             held (flock) while a process works here
+        job.json         the job last submitted for it                               by the driver
+        jobs.jsonl       start and end of each job                                   by the jobs, see fvar.usage
 
-One process writes a run directory; everyone may read it at any time.
+and the stage's output, which its file in fvar/stages names. One process works in a run directory, holding its lock; the
+driver writes job.json, and status.json where a stage ended without a word. Everyone may read it at any time.
 """
 
 from __future__ import annotations
