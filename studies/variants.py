@@ -42,13 +42,15 @@ def chain(
     distill: DistillConfig | None = None,
     teacher: TeacherConfig | None = None,
     depth: int | None = None,
+    reading: Reading | None = None,
 ) -> Stage:
     """The scores stage of a variant, with everything it needs above it. `rho_max` is in px of a 256 px image.
 
-    `teacher` replaces the settings of the teacher in a variant that has one.
+    `teacher` replaces the settings of the teacher in a variant that has one, `reading` what its structure tokenizer
+    codes.
     """
     kind = VARIANTS[variant]
-    structure = Stage(preset.tokenizer("structure", kind.kernel, kind.reading, rho_max))
+    structure = Stage(preset.tokenizer("structure", kind.kernel, reading or kind.reading, rho_max))
     inputs = {"tokens": Stage(preset.tokens("structure"), {"tokenizer": structure})}
     if kind.teacher:
         coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max)) if kind.dual else structure

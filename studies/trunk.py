@@ -1,0 +1,26 @@
+"""What a teacher of its own trunk buys over one that shares the student's: quality against training cost.
+
+    python -m studies.run trunk --preset smoke
+
+The paper lets both networks process the batch, which doubles a step, yet claims 6-15 % more FLOPs, which only a shared
+trunk can reach (see READINGS.md). All three cells share one pair of tokenizers.
+"""
+
+from collections.abc import Iterator
+from typing import get_args
+
+from fvar.config import TeacherConfig, Trunk
+from studies.study import Cell, Context, Study
+from studies.variants import chain
+
+
+def cells(ctx: Context) -> Iterator[Cell]:
+    for trunk in get_args(Trunk):
+        for seed in range(ctx.seeds):
+            stage = chain(ctx.preset, "full", seed, teacher=TeacherConfig(trunk=trunk))
+            yield Cell(trunk, f"FVAR, {trunk} trunk", seed, {"trunk": trunk}, stage)
+    for seed in range(ctx.seeds):
+        yield Cell("no_teacher", "FVAR without teacher", seed, {"trunk": "none"}, chain(ctx.preset, "no_teacher", seed))
+
+
+STUDY = Study("trunk", "The teacher's trunk: quality against cost", cells)
