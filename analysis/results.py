@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,9 +86,9 @@ class CellResult:
         return body
 
     def score(self, metric: str) -> float | None:
-        """One score, or None where it was not (or could not be) measured."""
+        """One score; None where it was not (or could not be) measured, or came out as no finite number."""
         value = self.scores.get(metric, {}).get("value")
-        return None if value is None else float(value)
+        return None if value is None or not math.isfinite(value) else float(value)
 
     @property
     def scores_config(self) -> ScoresConfig | None:
@@ -95,9 +96,9 @@ class CellResult:
         return run.config if run is not None and isinstance(run.config, ScoresConfig) else None
 
     def metrics(self, split: str, role: str = "var") -> list[dict[str, Any]]:
-        """Records of one stage's metrics.jsonl; numbers that were written as strings ("nan") are numbers again."""
+        """Records of one stage's metrics.jsonl."""
         run = self.chain.get(role)
-        return [] if run is None else [numeric(record) for record in run.metrics(split)]
+        return [] if run is None else run.metrics(split)
 
     def heldout(self, key: str) -> float | None:
         """The deployment network's last held-out value of a metric, once its training is done."""
@@ -178,8 +179,3 @@ class StudyResults:
         for cell in self.cells:
             groups.setdefault(cell.variant, []).append(cell)
         return groups
-
-
-def numeric(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A metrics record with its numbers as floats, "nan" and "inf" among them; `split` stays text."""
-    return {key: value if key in ("split", "step") else float(value) for key, value in record.items()}

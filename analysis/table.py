@@ -43,7 +43,8 @@ class Metric:
         if self.heldout:
             value, reason = cell.heldout(self.key), "no held-out evaluation was recorded"
         else:
-            value, reason = cell.score(self.key), str(cell.scores.get(self.key, {}).get("reason") or "not scored")
+            found = cell.scores.get(self.key, {})
+            value, reason = found.get("value"), str(found.get("reason") or "not scored")
         if value is not None and not math.isfinite(value):
             value, reason = None, f"{cell.name} gave {value}"
         return value, "" if value is not None else reason

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -121,6 +122,15 @@ def replace_path(config: T, path: str, value: Any) -> T:
     hint = _hints(type(config))[head]
     new = replace_path(current, rest, value) if rest else _coerce(hint, value, f"{type(config).__name__}.{head}")
     return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
+
+
+def finite(value: Any) -> Any:
+    """Nested plain values with None for every number that is not finite: JSON has no place for one."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -216,9 +216,9 @@ class RunDir:
             file.write(line)
 
     def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
-        """All complete records, in the order written; a torn last line is left out."""
+        """All complete records, in the order written, "nan" and "inf" as numbers again; a torn line is left out."""
         records = _read_lines(self.path / "metrics.jsonl")
-        return [record for record in records if split is None or record["split"] == split]
+        return [_numeric(record) for record in records if split is None or record["split"] == split]
 
     def attempts(self) -> list[dict[str, Any]]:
         """What every attempt ran on (see fvar.run), in order."""
@@ -226,7 +226,7 @@ class RunDir:
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the records of steps that will be repeated after a resume."""
-        kept = [record for record in self.metrics() if record["step"] <= step]
+        kept = [record for record in _read_lines(self.path / "metrics.jsonl") if record["step"] <= step]
         if (self.path / "metrics.jsonl").exists():
             atomic.write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -304,6 +304,10 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return records
+
+
+def _numeric(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value if key in ("split", "step") else float(value) for key, value in record.items()}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

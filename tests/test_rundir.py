@@ -107,8 +107,11 @@ def test_metrics_keep_what_is_not_finite_and_skip_a_torn_line(run: RunDir) -> No
     run.log_metrics(2, {"loss": 2.0}, split="heldout")
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "spl')
-    assert [record["loss"] for record in run.metrics()] == ["inf", 2.0]
+    assert [record["loss"] for record in run.metrics()] == [math.inf, 2.0]
     assert [record["step"] for record in run.metrics("heldout")] == [2]
+    run.forget_metrics_after(2)
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (run.path / "metrics.jsonl").open()]
+    assert [line["loss"] for line in lines] == ["inf", 2.0]
 
 
 def test_steps_to_be_repeated_are_forgotten(run: RunDir) -> None:

@@ -106,7 +106,7 @@ def _lines(body: dict[str, dict[str, Any]]) -> str:
     lines = []
     for entry in body.values():
         value = "-" if entry["value"] is None else f"{entry['value']:.6g}"
-        if "spread" in entry:
+        if entry.get("spread") is not None:
             value += f" +- {entry['spread']:.2g}"
         lines.append(f"{entry['label']:<16}{value:<24}{entry['reason'] or entry.get('note', '')}".rstrip())
     first = next(iter(body.values()))

@@ -5,6 +5,7 @@ torch-fidelity's convention throughout: input 1 is generated, input 2 is real.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,8 +18,15 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 from fvar.errors import unknown
 from fvar.metrics.features import Extractor
 from fvar.metrics.frechet import RESAMPLES, Reference, fid, fid_infinity, fid_spread, images_for_infinity, is_singular
+from fvar.plain import finite
 
-METRICS = ("fid", "kid", "prc", "is")
+NAMES = {  # of the scores that a metric gives: key, label
+    "fid": (("fid", "FID"), ("fid_infinity", "FIDinf")),
+    "kid": (("kid", "KID"),),
+    "prc": (("precision", "Precision"), ("recall", "Recall")),
+    "is": (("is", "IS"),),
+}
+METRICS = tuple(NAMES)
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # torch-fidelity's defaults
 KID_BESIDE_FID = 10_000  # fewer images: FID is biased, and never stands alone
 NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)
@@ -40,10 +48,13 @@ class Score:
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, the details beside the rest."""
+        """Plain values for JSON, details beside the rest; a value that is not finite is a blank with that reason."""
         body = asdict(self)
+        if self.value is not None and not math.isfinite(self.value):
+            body["reason"] = f"it came out as {self.value}"
         details: dict[str, Any] = body.pop("details")
-        return body | details
+        plain: dict[str, Any] = finite(body | details)
+        return plain
 
 
 def score(
@@ -72,6 +83,10 @@ def score(
 
     needs_images = "the reference holds statistics only, no images"
     scores: dict[str, Score] = {}
+    if reason := _not_finite(generated, real):
+        for key, name in (pair for metric in metrics for pair in NAMES[metric]):
+            scores |= label(key, name, None, reason)
+        return scores
     if "fid" in metrics:
         if min(count, len(real) if isinstance(real, Tensor) else count) < 2:
             scores |= label("fid", "FID", None, "a covariance needs at least 2 images on either side")
@@ -117,6 +132,14 @@ def score(
             found = isc_features_to_metric(logits, splits=IS_SPLITS)
             scores |= label("is", "IS", found[KEY_METRIC_ISC_MEAN], spread=found[KEY_METRIC_ISC_STD], splits=IS_SPLITS)
     return scores
+
+
+def _not_finite(generated: Tensor, real: Reference) -> str:
+    """Which features are NaN or infinite, as one sentence; empty where all are numbers."""
+    sides = {"generated": generated} | ({"real": real} if isinstance(real, Tensor) else {})
+    counts = {side: int((~features.isfinite().all(1)).sum()) for side, features in sides.items()}
+    bad = [f"{count} of {len(sides[side])} {side} images" for side, count in counts.items() if count]
+    return f"the extractor gave features that are not finite for {' and '.join(bad)}" if bad else ""
 
 
 def precision_recall(generated: Tensor, real: Tensor) -> dict[str, float]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from fvar.config import TokenizerConfig
 from fvar.errors import UserError, run_main, unknown
+from fvar.plain import finite
 
 if TYPE_CHECKING:
     from fvar.data import Split
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
 
     run = RunDir.open(args.run)
     body = measure(run, args.split, args.count, args.extractor, args.batch_size, args.device)
-    print(json.dumps(body, indent=1, allow_nan=False) if args.json else table(body))
+    print(json.dumps(finite(body), indent=1, allow_nan=False) if args.json else table(body))
 
 
 def measure(

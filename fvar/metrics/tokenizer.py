@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fvar.config import TokenizerConfig
 from fvar.errors import UserError, run_main
+from fvar.plain import finite
 
 if TYPE_CHECKING:
     from fvar.rundir import RunDir
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     from fvar.rundir import RunDir
 
     body = measure(RunDir.open(args.run), args.count, args.batch_size, args.device)
-    print(json.dumps(body, indent=1, allow_nan=False) if args.json else _lines(body))
+    print(json.dumps(finite(body), indent=1, allow_nan=False) if args.json else _lines(body))
 
 
 def measure(run: RunDir, count: int, batch_size: int = 16, device: str = "auto") -> dict[str, Any]:

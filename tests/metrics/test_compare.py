@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from fvar.errors import UserError
-from fvar.metrics.compare import PRC_BLOCK, precision_recall, score
+from fvar.metrics.compare import PRC_BLOCK, Score, precision_recall, score
 from fvar.metrics.features import Extractor
 from fvar.metrics.frechet import Statistics, fid, fid_infinity, fid_spread, statistics_of
 from tests.metrics.scored import number
@@ -122,6 +122,34 @@ def test_too_few_images_give_reasons_instead_of_numbers() -> None:
     assert "singular" in few["fid"].details["note"]
     assert "KID" in few["fid"].details["note"]
     assert score(normal(100), normal(100), NETWORK)["fid"].details["note"] == ""
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("side", ["generated", "real"])
+def test_features_that_are_not_finite_blank_every_score_and_say_how_many_images_have_them(
+    value: float, side: str
+) -> None:
+    features = {"generated": normal(60), "real": normal(70)}
+    features[side][3, 0] = value
+    scores = score(features["generated"], features["real"], NETWORK)
+    assert scores.keys() == score(normal(60), normal(70), NETWORK).keys()
+    assert {entry.value for entry in scores.values()} == {None}
+    assert all(f"1 of {len(features[side])} {side} images" in entry.reason for entry in scores.values())
+
+
+def test_equal_images_on_either_side_give_finite_scores() -> None:
+    """As a collapsed generator makes, or a data set of one colour."""
+    scores = score(torch.ones(40, 8), torch.ones(40, 8), NETWORK)
+    values = {key: entry.value for key, entry in scores.items() if entry.value is not None}
+    assert values["fid"] == pytest.approx(0, abs=1e-6)
+    assert all(map(math.isfinite, values.values()))
+
+
+def test_a_value_that_is_not_finite_is_written_as_a_blank_with_that_reason() -> None:
+    body = Score("FID@9", math.nan, details={"spread": math.inf, "octaves": {"low": math.nan, "high": 1.0}}).as_dict()
+    assert (body["value"], body["reason"]) == (None, "it came out as nan")
+    assert (body["spread"], body["octaves"]) == (None, {"low": None, "high": 1.0})
+    json.dumps(body, allow_nan=False)
 
 
 def test_labels_name_the_number_of_samples_and_entries_are_json() -> None:

@@ -1,5 +1,6 @@
 """The stage as a run directory: what it leaves, and that a stopped one ends the same."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_what_the_finished_tokenizer_keeps_is_logged_scale_by_scale(tmp_path: Pa
         assert record[f"psnr/scale{k}"] == row["psnr"]
         assert record[f"rfid_9/scale{k}"] == row["rfid"]["value"] > 0
     assert "ssim/scale3" in record
+
+
+def test_images_of_one_colour_train_to_the_end_though_no_variance_is_there_to_explain(tmp_path: Path) -> None:
+    """1 - error / power is then 0/0 or x/0; the stage used to fail in the sentence that closes its log."""
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (16, 16), (128, 128, 128)).save(tmp_path / "images" / label / f"{number}.png")
+    run = made(tmp_path, data__dataset="folder", data__root=str(tmp_path / "images"), train__batch_size=4)
+    stage.run(run)
+    assert not math.isfinite(run.metrics("heldout")[-1]["explained"])
+    assert "explained variance" in stage.summary(run)
 
 
 def test_stopped_and_continued_stage_ends_with_the_same_weights(
