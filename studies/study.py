@@ -42,6 +42,7 @@ STUDIES: tuple[str, ...] = (
     "quantiser_reading",
     "trunk",
     "resolution",
+    "cost",
     "search_distillation",
     "text_readability",
     "spectral",
