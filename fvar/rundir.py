@@ -11,7 +11,7 @@
         snapshots/       weights still to be measured                                by fvar.training.probes
         log              what the stage printed                                      appended
         lock             held (flock) while a process works here
-        job.json         the job last submitted for it                               by the driver
+        job.json         the job last submitted for it                               by the driver, see fvar.job
         jobs.jsonl       start and end of each job                                   by the jobs, see fvar.usage
 
 and the stage's output, which its file in fvar/stages names. One process works in a run directory, holding its lock; the
@@ -37,7 +37,7 @@ from typing import Any, Literal
 
 from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
 from fvar.errors import UserError, unknown
-from fvar.machine import atomic
+from fvar.machine import atomic, records
 from fvar.plain import differences, from_dict, from_record, to_dict
 
 FORMAT = 1
@@ -64,16 +64,30 @@ class Status:
     note: str = ""  # one line for the live view, e.g. "checkpoint 400 was damaged; continued from 300"
 
 
-_STATUS_FIELDS = frozenset(item.name for item in dataclasses.fields(Status))
-
-
 def read_status(path: Path) -> Status:
-    """The status in a run directory, without opening it; of one that does not exist, that it is waiting."""
+    """The status in a run directory, without opening it.
+
+    A directory that does not exist is waiting, and so is one whose status cannot be read: its `note` says so.
+    """
     try:
-        body = json.loads((path / "status.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return Status()
-    return Status(**{key: value for key, value in body.items() if key in _STATUS_FIELDS})
+        return records.read(Status, f"{path}/status.json") or Status()
+    except records.Damaged as error:
+        return Status(note=f"{error}; the stage counts as not begun, and repeating the study's command runs it again")
+
+
+def locked(path: Path) -> bool:
+    """Whether some process is at work in a run directory now."""
+    try:
+        handle = os.open(f"{path}/lock", os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 class RunDir:
@@ -112,8 +126,22 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """Read a run directory. Raises `UserError` if it is none, or if its configuration was edited."""
-        path = Path(path)
+        """Read a run directory, once for as long as its config.json stays the same file.
+
+        Raises `UserError` if it is not one, or if its configuration was edited.
+        """
+        key = os.path.abspath(path)
+        try:
+            found = os.stat(f"{key}/config.json")
+        except OSError:  # `_open` says what is wrong
+            return cls._open(Path(path))
+        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if _OPENED.get(key, (None,))[0] != stamp:
+            _OPENED[key] = (stamp, cls._open(Path(path)))
+        return _OPENED[key][1]
+
+    @classmethod
+    def _open(cls, path: Path) -> RunDir:
         body = _read_object(path / "config.json")
         for key in ("kind", "config", "inputs"):
             if key not in body:
@@ -252,17 +280,11 @@ class RunDir:
     @property
     def locked(self) -> bool:
         """Whether some process is at work here now."""
-        try:
-            handle = os.open(self.path / "lock", os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        return locked(self.path)
+
+
+# What `RunDir.open` has read, by absolute path, with the inode, size and time of the config.json it was read from.
+_OPENED: dict[str, tuple[tuple[int, int, int], RunDir]] = {}
 
 
 def _acquire(handle: int, path: Path, patience: float = 1.0) -> bool:

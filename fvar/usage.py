@@ -39,7 +39,8 @@ class Span:
 def spans(run: Path) -> list[Span]:
     """Every job that worked on a run directory, in order; a running one until its last sign of life."""
     try:
-        lines = (run / JOBS_FILE).read_text().splitlines()
+        with open(f"{run}/{JOBS_FILE}") as file:
+            lines = file.read().splitlines()
     except FileNotFoundError:
         return []
     found: list[Span] = []

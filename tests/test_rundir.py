@@ -46,6 +46,21 @@ def test_edited_config_is_refused_with_the_difference(run: RunDir) -> None:
         RunDir.open(run.path)
 
 
+def test_a_directory_is_read_and_hashed_once_until_its_config_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(VarConfig(), {"tokens": Stage(TokensConfig(), {"tokenizer": Stage(TokenizerConfig())})})
+    run = RunDir.create(tmp_path, stage, RuntimeConfig())
+    upstream = run.input("tokens").input("tokenizer")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "_open", lambda path: pytest.fail(f"{path} was read again"))
+        assert run.input("tokens").input("tokenizer") is upstream
+        assert RunDir.open(run.path) is run
+    edit(upstream, "lr", 0.5)
+    with pytest.raises(UserError, match="was edited"):
+        run.input("tokens").input("tokenizer")
+
+
 def test_runtime_settings_may_be_edited(run: RunDir) -> None:
     body = json.loads((run.path / "config.json").read_text())
     body["runtime"]["log_every"] = 3

@@ -9,9 +9,9 @@ import pytest
 
 from fvar.config import RuntimeConfig, Stage
 from fvar.errors import UserError
+from fvar.job import JobRecord
 from fvar.rundir import RunDir
 from fvar.usage import gpu_hours, recording, spans
-from studies.engine.backends import JobRecord
 from studies.engine.budget import Budget
 from studies.engine.plan import planned_gpu_hours
 from studies.engine.scheduler import Node

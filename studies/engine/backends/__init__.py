@@ -7,11 +7,9 @@ none of its business: that stands in the run directory.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
 import importlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fvar.errors import UserError, unknown
-from fvar.machine import atomic
+from fvar.job import JobRecord
 from fvar.rundir import RunDir
 from studies.engine.profile import Profile
 
@@ -41,38 +39,6 @@ class Job:
 
     state: JobState
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """job.json in a run directory: the job last submitted for it. Written by the driver alone."""
-
-    cluster: str
-    job_id: str = ""  # empty between the decision to submit and the scheduler's answer
-    wave: str = ""  # SLURM: name of the job array
-    index: int = 0  # SLURM: place in the array
-    host: str = ""
-    submitted: float = 0.0
-    born: str = ""  # local: tells the process from a later one with the same id
-    losses: int = 0  # jobs lost in a row without a step gained
-    step: int = 0  # when the last one was lost
-
-    @classmethod
-    def read(cls, run: RunDir) -> JobRecord | None:
-        return cls.read_in(run.path)
-
-    @classmethod
-    def read_in(cls, path: Path) -> JobRecord | None:
-        """The record in a run directory, without opening that."""
-        try:
-            body = json.loads((path / "job.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        known = {item.name for item in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in body.items() if key in known})
-
-    def write(self, run: RunDir) -> None:
-        atomic.write_json(run.path / "job.json", dataclasses.asdict(self))
 
 
 def in_parallel(function: Callable[..., object], *arguments: Iterable[Any]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fvar.errors import UserError
+from fvar.job import JobRecord
 from fvar.rundir import RunDir
 from fvar.usage import recording, visible_gpus
-from studies.engine.backends import Job, JobRecord
+from studies.engine.backends import Job
 
 
 class Inline:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fvar.job import JobRecord
 from fvar.rundir import RunDir
 from fvar.usage import visible_gpus
-from studies.engine.backends import Job, JobRecord
+from studies.engine.backends import Job
 from studies.engine.backends.job import StageJob
 
 STOP_SECONDS = 60.0  # a stage writes a checkpoint within this

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fvar.errors import UserError
+from fvar.job import JobRecord
 from fvar.rundir import RunDir
-from studies.engine.backends import Job, JobRecord, in_parallel
+from studies.engine.backends import Job, in_parallel
 from studies.engine.backends.clients import SlurmDown, call
 from studies.engine.backends.probe import require_shared
 from studies.engine.backends.snapshot import snapshot
