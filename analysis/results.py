@@ -1,12 +1,7 @@
 """What a study left behind: the one reader behind its tables, figures, MLflow runs and search.
 
-The driver writes which cells there are to `results/<study>/<preset>/cells.json`; all else is in the run directories:
-
-    {"study": "ablation_table2", "preset": "smoke", "title": "Table 2: ...",
-     "cells": [{"name": "full/seed0", "variant": "full", "label": "FVAR (full)", "seed": 0,
-                "params": {"rho_max": 12.0}, "stages": {"scores": "scores-0123456789abcdef"}}]}
-
-`stages` names the cell's last stage; the stages above it are found through the run directories' inputs.
+cells.json says which cells there are (`analysis.cells`) and names the last stage of each; the stages above it are found
+through the run directories' inputs.
 """
 
 from __future__ import annotations
@@ -18,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from analysis import cells as cells_json
+from analysis import standing
+from analysis.cells import CellRecord, Place
 from fvar.config import ScoresConfig
-from fvar.errors import UserError
 from fvar.rundir import RunDir
-
-CellState = Literal["waiting", "running", "done", "failed", "blocked", "interrupted", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,12 @@ class CellResult:
     params: Mapping[str, Any]
     stages: Mapping[str, str]
     runs: Path  # the folder of all run directories
+    recorded: tuple[str, ...]  # names of its run directories, inputs first
+
+    @classmethod
+    def of(cls, cell: CellRecord, runs: Path) -> CellResult:
+        """What a cell has come to, whose run directories lie in the folder `runs`."""
+        return cls(cell.name, cell.variant, cell.label, cell.seed, cell.params, cell.stages, runs, cell.chain)
 
     @cached_property
     def chain(self) -> dict[str, RunDir]:
@@ -59,22 +60,14 @@ class CellResult:
         return found
 
     @property
-    def state(self) -> tuple[CellState, str]:
+    def state(self) -> tuple[standing.State, str]:
         """Where the cell stands, and one line saying which stage it stands at and, if that failed, why."""
-        last = next(iter(self.stages.values()))
-        statuses = {run.name: run.status for run in self.chain.values()}
-        if last in statuses and statuses[last].state == "done":
-            return "done", ""
-        for name, status in statuses.items():
-            if status.state == "failed":
-                error = status.error.strip().splitlines()
-                detail = f"{name}: {error[-1]}" if error else name
-                return ("failed" if name == last else "blocked"), detail
-        for state in ("running", "cancelled", "interrupted"):
-            for name, status in statuses.items():
-                if status.state == state:
-                    return state, f"{name}: step {status.step} of {status.steps}"
-        return "waiting", ""
+        *_, own = self.recorded
+        found = {own: standing.of_stage(self.runs / own)}
+        if found[own].state != "done":
+            found = {name: standing.of_stage(self.runs / name) for name in self.recorded}
+        state, stage = standing.of_cell({name: at.state for name, at in found.items()})
+        return state, standing.detail(state, stage, found[stage].status)
 
     @property
     def scores(self) -> dict[str, dict[str, Any]]:
@@ -120,36 +113,22 @@ class StudyResults:
     @classmethod
     def read(cls, results: Path, study: str, preset: str) -> StudyResults:
         """Raises `UserError`, saying what to run first, where the study was never run at this preset."""
-        folder = results / study / preset
-        try:
-            body = json.loads((folder / "cells.json").read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(
-                f"{folder} holds no results; run `python -m studies.run {study} --preset {preset}` first"
-            ) from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{folder}/cells.json is not valid JSON ({error}); run the study again") from None
-        cells = tuple(
-            CellResult(
-                cell["name"],
-                cell["variant"],
-                cell["label"],
-                cell["seed"],
-                cell["params"],
-                cell["stages"],
-                results / "runs",
-            )
-            for cell in body["cells"]
-        )
-        return cls(body["study"], body["preset"], body["title"], folder, cells)
+        return cls.at(Place(results, study, preset))
+
+    @classmethod
+    def at(cls, place: Place) -> StudyResults:
+        """`read`, of a study whose place is known."""
+        record = cells_json.read(place)
+        cells = tuple(CellResult.of(cell, place.runs) for cell in record.cells)
+        return cls(place.study, place.preset, record.title, place.folder, cells)
 
     @property
     def fingerprint(self) -> str:
         """Hash of the cells, their states, metrics and scores: whatever is drawn from them changes only if it does."""
-        digest = hashlib.sha256((self.folder / "cells.json").read_bytes())
+        digest = hashlib.sha256((self.folder / cells_json.FILE).read_bytes())
         for cell in self.cells:
             for role, run in cell.chain.items():
-                digest.update(f"{role} {run.name} {run.status.state}\n".encode())
+                digest.update(f"{role} {run.name} {standing.of_stage(run.path).state}\n".encode())
                 for name in ("metrics.jsonl", "scores.json"):
                     path = run.path / name
                     digest.update(path.read_bytes() if path.exists() else b"")

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fvar.errors import run_main
+from analysis import cells
+from analysis.cells import StudyRecord
+from fvar.errors import UserError, run_main
 from studies.engine import commands
 from studies.engine.backends import factory
-from studies.engine.commands import Recorded
 from studies.engine.live import show
 from studies.engine.profile import DEFAULT, Profile
 from studies.study import STUDIES, study
@@ -50,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def list_studies(arguments: argparse.Namespace) -> int:
-    width = max(map(len, STUDIES))
+    width, places = max(map(len, STUDIES)), cells.started(arguments.results)
     for name in STUDIES:
-        presets = [path.parent.name for path in commands.cells_files(arguments.results) if path.parts[-3] == name]
+        presets = [place.preset for place in places if place.study == name]
         started = f"   started at: {', '.join(presets)}" if presets else ""
         print(f"{name:<{width}}   {study(name).title}{started}")
     return 0
@@ -91,12 +92,18 @@ def _watch(arguments: argparse.Namespace) -> None:
 def _overview(results: Path) -> int:
     from collections import Counter
 
-    for path in commands.cells_files(results):
-        recorded = Recorded.read(results, path.parts[-3], path.parts[-2])
+    unread = 0
+    for place in cells.started(results):
+        try:
+            recorded = cells.read(place)
+        except UserError as error:  # of one study; the others can be shown
+            print(f"{place}: {error}")
+            unread += 1
+            continue
         counts = Counter(line.state for line in commands.status_rows(recorded))
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
-        print(f"{path.parts[-3]} --preset {path.parts[-2]}: {len(recorded.cells)} cells, {states}")
-    return 0
+        print(f"{place}: {len(recorded.cells)} cells, {states}")
+    return 2 if unread else 0
 
 
 def logs(arguments: argparse.Namespace) -> int:
@@ -108,7 +115,7 @@ def logs(arguments: argparse.Namespace) -> int:
 
 def diff(arguments: argparse.Namespace) -> int:
     first = _recorded(arguments)
-    second = Recorded.read(arguments.results, arguments.study, arguments.with_preset or arguments.preset)
+    second = cells.read(cells.find(arguments.results, arguments.study, arguments.with_preset or arguments.preset))
     print("\n".join(commands.compare((first, arguments.cell), (second, arguments.other))))
     return 0
 
@@ -117,9 +124,9 @@ def report(arguments: argparse.Namespace) -> int:
     from analysis.results import StudyResults
     from studies.engine import outputs
 
-    name, preset = _recorded(arguments).folder.parts[-2:]
-    draw = study(name).report or outputs.report
-    for path in draw(StudyResults.read(arguments.results, name, preset)):
+    place = cells.find(arguments.results, arguments.study, arguments.preset)
+    draw = study(place.study).report or outputs.report
+    for path in draw(StudyResults.at(place)):
         print(path)
     return 0
 
@@ -161,17 +168,17 @@ def sync(arguments: argparse.Namespace) -> int:
     from analysis.results import StudyResults
     from studies.tracking.sync import sync as bring_up_to_date
 
-    for path in commands.cells_files(arguments.results):
-        changed = bring_up_to_date(arguments.results, StudyResults.read(arguments.results, *path.parts[-3:-1]))
-        print(f"{path.parts[-3]} --preset {path.parts[-2]}: {'brought up to date' if changed else 'is up to date'}")
+    for place in cells.started(arguments.results):
+        changed = bring_up_to_date(arguments.results, StudyResults.at(place))
+        print(f"{place}: {'brought up to date' if changed else 'is up to date'}")
     return 0
 
 
 # --------------------------------------------------------------------------------------------------------------- inside
 
 
-def _recorded(arguments: argparse.Namespace) -> Recorded:
-    return Recorded.read(arguments.results, arguments.study, arguments.preset)
+def _recorded(arguments: argparse.Namespace) -> StudyRecord:
+    return cells.read(cells.find(arguments.results, arguments.study, arguments.preset))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -188,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
             )
         return part
 
-    cells = {"nargs": "*", "metavar": "CELL", "help": "cells or variants; none: all"}
+    chosen = {"nargs": "*", "metavar": "CELL", "help": "cells or variants; none: all"}
     add("list", "The studies there are, and where they were started.", study=False)
     add("status", "Where every cell stands.").add_argument("--watch", action="store_true")
     part = add("logs", "What a cell's stage printed.")
@@ -200,9 +207,9 @@ def parser() -> argparse.ArgumentParser:
     part.add_argument("other", metavar="CELL")
     part.add_argument("--with-preset", default="", metavar="NAME", help="preset of the second cell")
     add("report", "Draw the tables and figures again.")
-    add("retry", "Let failed and cancelled stages be started again.").add_argument("cells", **cells)  # type: ignore[arg-type]
+    add("retry", "Let failed and cancelled stages be started again.").add_argument("cells", **chosen)  # type: ignore[arg-type]
     part = add("cancel", "Stop stages for good.")
-    part.add_argument("cells", **cells)  # type: ignore[arg-type]
+    part.add_argument("cells", **chosen)  # type: ignore[arg-type]
     part.add_argument("--profile", type=Path, default=DEFAULT, metavar="FILE", help="of the SLURM cluster")
     add("gc", "Run directories that no study names.", study=False).add_argument("--delete", action="store_true")
     add("ui", "MLflow on 127.0.0.1.", study=False).add_argument("--port", type=int, default=5000)

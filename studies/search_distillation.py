@@ -31,15 +31,15 @@ def cells(ctx: Context) -> Iterator[Cell]:
         yield first
         return
     search = Search(ctx.results, f"{ctx.study.name}/{ctx.folder.name}", SPACE, PAPER, identity=first.stage.signature)
-    results = {cell.name: cell for cell in ctx.read().cells} if ctx.started else {}
     proposals = search.proposals()
     still_open = 0
     for proposal in proposals:
         cell = trial(ctx, proposal.number, proposal.params)
         yield cell
-        state, detail = results[cell.name].state if cell.name in results else ("waiting", "")
+        result = ctx.result(cell)
+        state, detail = result.state
         if state == "done":
-            search.tell(proposal.number, results[cell.name].score(metric(ctx)))
+            search.tell(proposal.number, result.score(metric(ctx)))
         elif state in ("failed", "blocked", "cancelled"):
             search.tell(proposal.number, None, detail)
         else:

@@ -8,7 +8,7 @@ A study is a module of this package with one constant:
         for seed in range(ctx.seeds):
             yield Cell("full", "FVAR", seed, {}, chain(ctx.preset, "full", seed))
 
-The driver asks for the cells again whenever one has ended, so that a study may propose more from `ctx.read()`.
+The driver asks for the cells again whenever one has ended, so that a study may propose more from `ctx.result(cell)`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import cells
+from analysis.cells import CellRecord, Place, StudyRecord
 from fvar.config import Stage
 from fvar.errors import UserError, unknown
-from fvar.machine import atomic
 from fvar.plain import to_dict
 from studies.presets import Preset
 
 if TYPE_CHECKING:
-    from analysis.results import StudyResults
+    from analysis.results import CellResult, StudyResults
 
 STUDIES: tuple[str, ...] = (
     "ablation_table2",
@@ -65,6 +66,11 @@ class Cell:
         if not re.fullmatch(r"[\w.=+-]+(/[\w.=+-]+)*", self.name) or ".." in self.name:
             raise UserError(f"cell name {self.name!r}: use letters, digits and _ . = + - between slashes")
 
+    def record(self) -> CellRecord:
+        """The cell as cells.json has it."""
+        names = tuple(stage.name for stage in self.stage.chain())
+        return CellRecord(self.name, self.variant, self.label, self.seed, self.params, names)
+
 
 @dataclass(frozen=True)
 class Context:
@@ -80,9 +86,14 @@ class Context:
     dry: bool = False  # only a plan is wanted: write nothing
 
     @property
+    def place(self) -> Place:
+        """Where the study at this preset is kept."""
+        return Place(self.results, self.study.name, self.label or self.preset.name)
+
+    @property
     def folder(self) -> Path:
         """results/<study>/<preset>: cells.json, tables and figures."""
-        return self.results / self.study.name / (self.label or self.preset.name)
+        return self.place.folder
 
     def read(self) -> StudyResults:
         """The cells so far with their states and scores (see `analysis.results`).
@@ -91,11 +102,13 @@ class Context:
         """
         from analysis.results import StudyResults
 
-        return StudyResults.read(self.results, self.study.name, self.label or self.preset.name)
+        return StudyResults.at(self.place)
 
-    @property
-    def started(self) -> bool:
-        return (self.folder / "cells.json").exists()
+    def result(self, cell: Cell) -> CellResult:
+        """What a cell has come to, recorded or not."""
+        from analysis.results import CellResult
+
+        return CellResult.of(cell.record(), self.place.runs)
 
 
 @dataclass(frozen=True)
@@ -118,29 +131,9 @@ def study(name: str) -> Study:
     return found
 
 
-def record(ctx: Context, cells: Iterable[Cell], settings: Iterable[str] = ()) -> None:
-    """Write cells.json, from which everything downstream finds the run directories (see `analysis.results`).
-
-    `chain` lists all run directories of a cell, inputs first, so that states can be looked up without opening one.
-    """
-    settings = list(settings)
-    body = {
-        "study": ctx.study.name,
-        "preset": ctx.label or ctx.preset.name,
-        "title": ctx.study.title + (f", with {', '.join(settings)}" if settings else ""),
-        "settings": settings,
-        "row": to_dict(ctx.preset),
-        "cells": [
-            {
-                "name": cell.name,
-                "variant": cell.variant,
-                "label": cell.label,
-                "seed": cell.seed,
-                "params": dict(cell.params),
-                "stages": {cell.stage.kind: cell.stage.name},
-                "chain": [stage.name for stage in cell.stage.chain()],
-            }
-            for cell in cells
-        ],
-    }
-    atomic.write_json(ctx.folder / "cells.json", body)
+def record(ctx: Context, wanted: Iterable[Cell], settings: Iterable[str] = ()) -> None:
+    """Write cells.json, from which everything downstream finds the run directories (see `analysis.cells`)."""
+    settings = tuple(settings)
+    title = ctx.study.title + (f", with {', '.join(settings)}" if settings else "")
+    recorded = tuple(cell.record() for cell in wanted)
+    cells.write(StudyRecord(ctx.place, title, recorded, settings, to_dict(ctx.preset)))

@@ -125,7 +125,8 @@ def cell(variant: str, seed: int, stage: Stage, label: str = "", **params: objec
         "label": label or VARIANTS.get(variant, variant),
         "seed": seed,
         "params": params,
-        "stages": {"scores": stage.name},
+        "stages": {stage.kind: stage.name},
+        "chain": [part.name for part in stage.chain()],
     }
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from analysis import standing
+from analysis.standing import State
 from fvar.rundir import Status
-from studies.engine.scheduler import Node, StageState, summarise
+from studies.engine.scheduler import Node
 from studies.study import Cell
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ MANY = 200  # rows above which a drawn table is slow
 HEARTBEAT = 30.0  # seconds between two lines about the same running stage without a terminal
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of the live table, as text."""
 
     cell: str
@@ -50,14 +49,15 @@ class Row:
     note: str = ""
 
 
-def row(name: str, chain: Sequence[str], states: Mapping[str, str], statuses: Mapping[str, Status]) -> Row:
-    """A cell's line: the stage that stops it or moves it, and how far that is. `chain` names its run directories."""
-    state = summarise({stage: states.get(stage, "done") for stage in chain})
-    culprit = "failed" if state == "blocked" and "failed" in states.values() else state
-    stage = next((stage for stage in chain if states.get(stage) == culprit), chain[-1] if chain else "")
-    if state in ("done", "waiting"):
-        return Row(name, state)
+def row(name: str, chain: Sequence[str], states: Mapping[str, State], statuses: Mapping[str, Status]) -> Row:
+    """A cell's line: the stage that stops it or moves it, and how far that is. `chain` names its run directories.
+
+    A stage without a state is done: nobody looks above a finished one.
+    """
+    state, stage = standing.of_cell({stage: states.get(stage, "done") for stage in chain})
     status = statuses.get(stage, Status())
+    if state in ("done", "waiting"):
+        return Row(name, state, note=_first_note(chain, states, statuses) if state == "waiting" else "")
     return Row(
         name,
         state,
@@ -66,8 +66,14 @@ def row(name: str, chain: Sequence[str], states: Mapping[str, str], statuses: Ma
         "" if status.loss is None else f"{status.loss:.4g}",
         "" if status.rate is None else f"{status.rate:.0f}",
         "" if status.eta is None else duration(status.eta),
-        note=(status.error.strip().splitlines() or [""])[-1] if state in ("failed", "blocked") else status.note,
+        note=standing.last_line(status.error) if state in ("failed", "blocked") else status.note,
     )
+
+
+def _first_note(chain: Sequence[str], states: Mapping[str, State], statuses: Mapping[str, Status]) -> str:
+    """What a stage that has not begun has to say: that its status cannot be read."""
+    notes = (statuses[stage].note for stage in chain if states.get(stage) == "waiting" and stage in statuses)
+    return next(filter(None, notes), "")
 
 
 def table(rows: Iterable[Row], title: str = "") -> Table:
@@ -100,7 +106,7 @@ def show(rows: Sequence[Row], title: str) -> None:
 
         Console().print(table(rows, title))
         return
-    lines = [COLUMNS, *(dataclasses.astuple(row) for row in rows)]
+    lines = [COLUMNS, *rows]
     used = [index for index, heading in enumerate(COLUMNS) if any(line[index] for line in lines[1:]) or not heading]
     widths = {index: max(len(line[index]) for line in lines) for index in used}
     print(title)
@@ -159,7 +165,7 @@ class View:
         else:
             print(f"[{duration(time.monotonic() - self.started)}] {text}", file=self.out, flush=True)
 
-    def changed(self, node: Node, before: StageState) -> None:
+    def changed(self, node: Node, before: State) -> None:
         """A stage went from one state to another."""
         long_ago = node.state == "done" and before == "waiting"
         if self.terminal or long_ago or node.state in ("ready", "waiting"):
@@ -174,7 +180,7 @@ class View:
 
     def _rows(self) -> Iterator[Row]:
         nodes = dict(self.nodes)
-        states = {name: node.state for name, node in nodes.items()}
+        states = {name: node.shown for name, node in nodes.items()}
         statuses = {name: node.run.status if node.state == "running" else node.status for name, node in nodes.items()}
         for name, chain in self._chains.items():
             yield row(name, chain, states, statuses)

@@ -50,10 +50,10 @@ def track(ctx: Context, say: Callable[[str], None]) -> None:
     """Bring MLflow up to date. It is a projection: where it fails, the study goes on and says so."""
     from studies.tracking.sync import sync
 
-    if not _read(ctx.folder / "cells.json").get("cells"):
-        return
     try:
-        sync(ctx.results, ctx.read())
+        results = ctx.read()
+        if results.cells:
+            sync(ctx.results, results)
     except UserError as error:
         say(f"warning: MLflow is not up to date: {error}")
 

@@ -4,10 +4,12 @@ Nothing is remembered that is not on disk: a driver that starts anew over the sa
 One look at a stage gives its state:
 
     done, failed, cancelled    its status says so; these are final
-    queued, running            a backend has a job for it, or some process holds its lock
+    queued, running            a backend has a job for it, or it runs by the looks of its directory
     blocked                    a stage above it failed, was cancelled or is blocked itself
     ready                      its inputs are done and nobody works on it: it is submitted
     waiting                    neither of these
+
+What its directory alone says of a stage is `analysis.standing`'s to tell; here comes on top what backends know.
 """
 
 from __future__ import annotations
@@ -15,18 +17,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from analysis import standing
+from analysis.standing import SETTLED, STOPPING, State
 from fvar.config import RuntimeConfig, Stage
+from fvar.job import JobRecord
 from fvar.rundir import RunDir, Status
-from studies.engine.backends import Backend, Job, JobRecord, in_parallel, submitting
+from studies.engine.backends import Backend, Job, in_parallel, submitting
 
-StageState = Literal["waiting", "ready", "queued", "running", "done", "failed", "cancelled", "blocked"]
-FINAL: frozenset[str] = frozenset({"done", "failed", "cancelled", "blocked"})
-STUCK: frozenset[str] = frozenset({"failed", "cancelled", "blocked"})
+FINAL: frozenset[State] = SETTLED | {"blocked"}
 FEW = 64  # stages whose directories are looked at between polls
 MAX_LOSSES = 3  # jobs lost in a row without a step gained, before a stage is given up
 
@@ -38,12 +41,18 @@ class Node:
     stage: Stage
     run: RunDir
     record: JobRecord | None
-    state: StageState = "waiting"
+    state: State = "waiting"
     status: Status = dataclasses.field(default_factory=Status)
     reason: str = ""  # why it is where it is, for people
     job: Job | None = None
+    on_disk: State = "waiting"  # by its directory alone
     seen: bool = False  # whether its directory was looked at
     ended: float = 0.0  # since when its job is known to have ended without the stage; 0: it has not
+
+    @property
+    def shown(self) -> State:
+        """Its state for people: one that stopped half-way is "interrupted" until it goes on."""
+        return "interrupted" if self.on_disk == "interrupted" and self.state in ("waiting", "ready") else self.state
 
 
 class Scheduler:
@@ -59,7 +68,7 @@ class Scheduler:
         root: Path,
         backend: Backend,
         runtime: RuntimeConfig,
-        on_change: Callable[[Node, StageState], None],
+        on_change: Callable[[Node, State], None],
         backend_for: Callable[[str], Backend],
         allow: Callable[[Sequence[Node]], None] = lambda nodes: None,
     ) -> None:
@@ -208,31 +217,31 @@ class Scheduler:
         # Nobody can have begun a stage whose inputs are not done, so one look at its directory is enough until then.
         if not node.seen or job or above is None:
             node.seen = True
-            node.status = node.run.status  # after the job: one that has ended wrote its status before
+            node.on_disk, node.status = standing.of_stage(node.run.path)  # after the job, which wrote before it ended
             node.state, node.reason = self._judge(node, job, above, deciding) or above or ("ready", node.reason)
         else:
             node.state, node.reason = above
         if node.state != before:
             self.on_change(node, before)
 
-    def _above(self, node: Node) -> tuple[StageState, str] | None:
+    def _above(self, node: Node) -> tuple[State, str] | None:
         """What the stage's inputs make of it: "blocked" or "waiting"; None where they are done."""
         inputs = [self.nodes[upstream.name] for upstream in node.stage.inputs.values() if upstream.name in self.nodes]
         for upstream in inputs:
-            if upstream.state in STUCK:
+            if upstream.state in STOPPING:
                 return "blocked", f"by {upstream.run.name}, which is {upstream.state}"
         return None if all(upstream.state == "done" for upstream in inputs) else ("waiting", node.reason)
 
     def _judge(
-        self, node: Node, job: Job | None, above: tuple[StageState, str] | None, deciding: bool
-    ) -> tuple[StageState, str] | None:
+        self, node: Node, job: Job | None, above: tuple[State, str] | None, deciding: bool
+    ) -> tuple[State, str] | None:
         """What its own directory and job make of a stage; None where nobody works on it."""
-        if node.status.state in ("done", "failed", "cancelled"):
-            return node.status.state, node.status.error
+        if node.on_disk in SETTLED:
+            return node.on_disk, node.status.error
         if job and job.state in ("queued", "running"):
             return job.state, job.reason
-        if node.run.locked:
-            return "running", "" if node.job else f"by process {node.status.pid} on {node.status.host}"
+        if node.on_disk == "running":
+            return "running", f"by process {node.status.pid} on {node.status.host}"
         if job and job.state == "dropped":  # above says why, unless that has been mended since
             if deciding and above is None:
                 self._forget(node, node.record.losses if node.record else 0)
@@ -244,12 +253,12 @@ class Scheduler:
             return "running" if node.state == "running" else "queued", f"{job.reason}; looking again"
         return None
 
-    def _lost(self, node: Node, job: Job) -> tuple[StageState, str]:
+    def _lost(self, node: Node, job: Job) -> tuple[State, str]:
         """A job ended without its stage: start the stage again, unless that is known to be in vain."""
         assert node.record is not None
-        node.status = node.run.status  # it may have ended since we looked
-        if node.status.state in ("done", "failed", "cancelled"):
-            return node.status.state, node.status.error
+        node.on_disk, node.status = standing.of_stage(node.run.path)  # it may have ended since we looked
+        if node.on_disk in SETTLED:
+            return node.on_disk, node.status.error
         gained = node.status.step > node.record.step
         losses = 1 if gained else node.record.losses + 1
         if job.state == "lost" and losses < MAX_LOSSES:
@@ -277,7 +286,7 @@ class Scheduler:
         if self.backend.name != "inline":
             self._announce(nodes, "queued")
 
-    def _announce(self, nodes: Sequence[Node], state: StageState) -> None:
+    def _announce(self, nodes: Sequence[Node], state: State) -> None:
         for node in nodes:
             before, node.state = node.state, state
             self.on_change(node, before)
@@ -287,12 +296,3 @@ def settle(run: RunDir, state: Literal["waiting", "failed", "cancelled"], error:
     """Write the end of a stage that could not do it itself. The lock makes sure that it is not at work after all."""
     with run.lock():
         run.update(state=state, error=error, pid=0, eta=None)
-
-
-def summarise(states: Mapping[str, str]) -> str:
-    """The state of a cell from those of its stages, inputs first: what stops it, else what moves, else what is next."""
-    values = list(states.values())
-    for state in ("failed", "cancelled", "blocked", "running", "queued", "ready", "interrupted"):
-        if state in values:
-            return state if values[-1] == state or state not in STUCK else "blocked"
-    return "done" if values and values[-1] == "done" else "waiting"

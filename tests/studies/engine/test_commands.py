@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from analysis import cells
+from analysis.cells import Place
 from fvar.config import RuntimeConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir, Status
 from studies.engine import commands
-from studies.engine.commands import Recorded
 from studies.engine.live import View, duration, row
 from studies.engine.scheduler import Node
 from studies.presets import preset
@@ -25,10 +26,10 @@ from studies.variants import chain
 from tests.studies.test_run import ROOT, toys  # noqa: F401
 
 
-def large_study(results: Path, cells: int) -> None:
+def large_study(results: Path, count: int) -> None:
     """cells.json and statuses as a half-finished study leaves them."""
     entries = []
-    for number in range(cells):
+    for number in range(count):
         names = [f"{kind}-{number:016x}" for kind in ("tokenizer", "tokens", "var", "samples", "scores")]
         entries.append({"name": f"cell{number}", "variant": f"cell{number}", "chain": names})
         for name in names:
@@ -45,7 +46,7 @@ def test_status_of_a_thousand_cells_takes_less_than_a_second(tmp_path: Path) -> 
     best = 9.9  # of processor time, which other processes on the machine do not stretch
     for _ in range(3):
         started = time.process_time()
-        rows = list(commands.status_rows(Recorded.read(tmp_path, "big", "smoke")))
+        rows = list(commands.status_rows(cells.read(Place(tmp_path, "big", "smoke"))))
         best = min(best, time.process_time() - started)
     assert [line.state for line in rows].count("done") == 500
     assert best < 1.0
@@ -56,7 +57,7 @@ def test_a_cell_is_queued_once_a_job_was_submitted_for_it(tmp_path: Path) -> Non
     record = {"cluster": "slurm", "job_id": "7_0"}
     (tmp_path / "runs" / f"var-{0:016x}" / "job.json").write_text(json.dumps(record))
     (tmp_path / "runs" / f"var-{2:016x}" / "job.json").write_text(json.dumps({**record, "job_id": ""}))
-    rows = commands.status_rows(Recorded.read(tmp_path, "big", "smoke"))
+    rows = commands.status_rows(cells.read(Place(tmp_path, "big", "smoke")))
     assert [line.state for line in rows] == ["queued", "done", "waiting", "done"]
 
 
@@ -75,20 +76,20 @@ def test_status_needs_neither_torch_nor_tables(tmp_path: Path) -> None:
 
 def test_unknown_study_and_cell_are_answered_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no study yet"):
-        Recorded.read(tmp_path, "big", "smoke")
+        cells.find(tmp_path, "big", "smoke")
     large_study(tmp_path, 2)
     with pytest.raises(UserError, match="did you mean 'big --preset smoke'"):
-        Recorded.read(tmp_path, "bigg", "smoke")
+        cells.find(tmp_path, "bigg", "smoke")
     with pytest.raises(UserError, match="valid: cell0, cell1"):
-        Recorded.read(tmp_path, "big", "smoke").select(["cell7"])
+        cells.read(cells.find(tmp_path, "big", "smoke")).select(["cell7"])
 
 
 def test_a_study_is_found_without_its_preset_where_there_is_only_one(tmp_path: Path) -> None:
     large_study(tmp_path, 1)
     (tmp_path / "big" / "smoke").rename(tmp_path / "big" / "small-1f0c3a")
-    assert Recorded.read(tmp_path, "big").folder.name == "small-1f0c3a"
+    assert cells.find(tmp_path, "big").preset == "small-1f0c3a"
     with pytest.raises(UserError, match="did you mean 'big --preset small-1f0c3a'"):
-        Recorded.read(tmp_path, "big", "smoke")
+        cells.find(tmp_path, "big", "smoke")
 
 
 def test_cancelled_cell_stays_so_until_retried_and_spares_what_others_share(
@@ -101,7 +102,7 @@ def test_cancelled_cell_stays_so_until_retried_and_spares_what_others_share(
     main(["ablation_table2", "--only", "baseline", *where])
     assert studies(["cancel", "ablation_table2", "full", *where]) == 0  # nothing was made for it yet
     main(["ablation_table2", "--only", "gaussian", *where])
-    found = Recorded.read(tmp_path, "ablation_table2", "smoke")
+    found = cells.read(Place(tmp_path, "ablation_table2", "smoke"))
     victim = found.select(["gaussian"])[0].chain[-1]
     (tmp_path / "runs" / victim / "status.json").unlink()
     assert studies(["cancel", "ablation_table2", "gaussian", *where]) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.standing import State
 from fvar.config import (
     DataConfig,
     RuntimeConfig,
@@ -20,9 +21,10 @@ from fvar.config import (
     VarConfig,
 )
 from fvar.errors import UserError
+from fvar.job import JobRecord
 from fvar.rundir import RunDir
-from studies.engine.backends import Job, JobRecord, submitting
-from studies.engine.scheduler import MAX_LOSSES, Node, Scheduler, StageState, summarise
+from studies.engine.backends import Job, submitting
+from studies.engine.scheduler import MAX_LOSSES, Node, Scheduler
 from tests.studies.toy import stage as toy
 
 
@@ -298,27 +300,10 @@ def test_no_more_is_submitted_than_there_is_room(tmp_path: Path) -> None:
     assert len(backend.submitted) == 2
 
 
-@pytest.mark.parametrize(
-    ("stages", "cell_state"),
-    [
-        (["done", "done"], "done"),
-        (["done", "running"], "running"),
-        (["running", "waiting"], "running"),
-        (["failed", "blocked"], "blocked"),
-        (["done", "failed"], "failed"),
-        (["cancelled", "blocked"], "blocked"),
-        (["done", "waiting"], "waiting"),
-        (["done", "interrupted", "waiting"], "interrupted"),
-    ],
-)
-def test_state_of_a_cell(stages: list[StageState], cell_state: str) -> None:
-    assert summarise({f"stage{index}": state for index, state in enumerate(stages)}) == cell_state
-
-
 def test_changes_are_reported_once(tmp_path: Path) -> None:
-    seen: list[tuple[str, StageState]] = []
+    seen: list[tuple[str, State]] = []
 
-    def note(node: Node, before: StageState) -> None:
+    def note(node: Node, before: State) -> None:
         seen.append((node.run.kind, node.state))
 
     backend = Recorder()
