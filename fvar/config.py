@@ -398,23 +398,19 @@ class Stage:
         """16 hex digits that change with any value and revision, of this stage or of one above it."""
         return signature(self.config, {role: stage.signature for role, stage in self.inputs.items()})
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """Name of the run directory."""
         return f"{self.kind}-{self.signature}"
 
     def chain(self) -> Iterator[Stage]:
         """This stage and all above it, inputs first, each once."""
-        seen: set[str] = set()
+        return iter(self._chain)
 
-        def walk(stage: Stage) -> Iterator[Stage]:
-            for upstream in stage.inputs.values():
-                yield from walk(upstream)
-            if stage.name not in seen:
-                seen.add(stage.name)
-                yield stage
-
-        yield from walk(self)
+    @functools.cached_property
+    def _chain(self) -> tuple[Stage, ...]:
+        above = {stage.name: stage for upstream in self.inputs.values() for stage in upstream.chain()}
+        return (*above.values(), self)
 
 
 def signature(config: StageConfig, inputs: Mapping[str, str], revision: int = 0) -> str:

@@ -6,7 +6,8 @@ transformer and for the sampling, which is where runs of one method differ.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 from fvar.config import DistillConfig, Kernel, Reading, Stage, TeacherConfig
 from studies.presets import Preset
@@ -50,12 +51,20 @@ def chain(
     codes.
     """
     kind = VARIANTS[variant]
-    structure = Stage(preset.tokenizer("structure", kind.kernel, reading or kind.reading, rho_max))
-    inputs = {"tokens": Stage(preset.tokens("structure"), {"tokenizer": structure})}
-    if kind.teacher:
-        coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max)) if kind.dual else structure
-        inputs["alias"] = Stage(preset.tokens("alias"), {"tokenizer": coder})
+    kind = replace(kind, reading=reading or kind.reading)
+    inputs = _token_stores(preset, kind, rho_max)
     taught_by = (teacher or TeacherConfig()) if kind.teacher else None
     var = Stage(preset.var(taught_by, seed, distill, depth), inputs)
     samples = Stage(preset.samples(seed), {"var": var})
     return Stage(preset.scores(), {"samples": samples})
+
+
+@functools.cache  # one object for all seeds, whose signature is computed once: that is what a large plan costs
+def _token_stores(preset: Preset, kind: Variant, rho_max: float | None) -> dict[str, Stage]:
+    """What a variant's transformer reads, by role."""
+    structure = Stage(preset.tokenizer("structure", kind.kernel, kind.reading, rho_max))
+    inputs = {"tokens": Stage(preset.tokens("structure"), {"tokenizer": structure})}
+    if kind.teacher:
+        coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max)) if kind.dual else structure
+        inputs["alias"] = Stage(preset.tokens("alias"), {"tokenizer": coder})
+    return inputs

@@ -61,7 +61,7 @@ class Plan:
     def _bill(self) -> str:
         """What the training to come is expected to cost."""
         bills = [estimate(stage) for stage in self.to_run() if isinstance(stage.config, TokenizerConfig | VarConfig)]
-        hours = sum(map(planned_gpu_hours, self.to_run()))
+        hours = sum(bill.gpu_hours(DEVICES[0], UTILISATION) for bill in bills)
         flop, rounded = sum(bill.flops for bill in bills), f"{hours:,.{0 if hours > 10 else 3}f}"
         return f"training to come: {flop:.2g} FLOP, estimated at {rounded} GPU hours ({ASSUMED})"
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from fvar.config import STAGE_CONFIGS, Stage
 from fvar.errors import UserError, unknown
+from fvar.job import JobRecord
 from fvar.machine import atomic
 from fvar.rundir import RunDir, read_status
-from studies.engine.backends import JobRecord, submitting
+from studies.engine.backends import submitting
 
 REQUEST = "recompute.json"
 ASIDE = ".replaced-"  # in the names of directories that were set aside

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fvar.errors import UserError
+from fvar.job import JobRecord
 from fvar.rundir import RunDir, read_status
 from studies.engine import recompute
-from studies.engine.backends import JobRecord
 from studies.run import main
 from tests.studies.test_run import runs, toys  # noqa: F401
 
