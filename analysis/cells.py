@@ -8,6 +8,7 @@ The driver writes `results/<study>/<preset>/cells.json` whenever a study propose
      "title": "Table 2: ablation, with ...",    over tables, and in MLflow
      "settings": ["train.steps=7"],             what --set changed in what is computed; part of the title
      "row": {"name": "smoke", ...},             the preset as it was then
+     "revisions": {"var": 2, ...},              of the stage kinds then; 1 where it does not say
      "cells": [{
          "name": "full/seed0",                  unique in the study
          "variant": "full",                     the cells of one variant are its seeds
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fvar.config import STAGE_CONFIGS
 from fvar.errors import UserError, unknown
 from fvar.machine import atomic, records
 
@@ -94,6 +96,16 @@ class StudyRecord:
     cells: tuple[CellRecord, ...]
     settings: tuple[str, ...] = ()
     row: Mapping[str, Any] = field(default_factory=dict)
+    revisions: Mapping[str, int] = field(default_factory=dict)
+
+    def outdated(self) -> list[str]:
+        """Of which of its stage kinds today's code is a newer revision: "tokenizer of revision 1, now 2"."""
+        kinds = {stage.partition("-")[0] for stage in self.stages()}
+        return [
+            f"{kind} of revision {self.revisions.get(kind, 1)}, now {cls.REVISION}"
+            for kind, cls in STAGE_CONFIGS.items()
+            if kind in kinds and self.revisions.get(kind, 1) < cls.REVISION
+        ]
 
     def select(self, names: Iterable[str]) -> list[CellRecord]:
         """The cells of these names or variants; all for none. Raises `UserError` for a wrong name."""
@@ -145,6 +157,7 @@ def write(record: StudyRecord) -> None:
         "title": record.title,
         "settings": list(record.settings),
         "row": dict(record.row),
+        "revisions": dict(record.revisions),
         "cells": [
             {
                 "name": cell.name,
@@ -178,6 +191,7 @@ def read(place: Place) -> StudyRecord:
             cells,
             tuple(_words(_get(body, "settings", list, place.file, []), f"{place.file}: settings")),
             _get(body, "row", dict, place.file, {}),
+            _revisions(_get(body, "revisions", dict, place.file, {}), place.file),
         )
     except records.Damaged as error:
         preset, _, changed = place.preset.partition("-")
@@ -209,6 +223,13 @@ def _get(body: Mapping[str, Any], key: str, kind: type[T], where: object, defaul
     if not isinstance(value, kind):
         raise records.Damaged(f"{where} has {f'a wrong {key!r}' if key in body else f'no {key!r}'}")
     return value
+
+
+def _revisions(found: Mapping[str, object], where: object) -> dict[str, int]:
+    numbers = {kind: number for kind, number in found.items() if isinstance(number, int)}
+    if len(numbers) < len(found):
+        raise records.Damaged(f"{where} has a revision that is not a number")
+    return numbers
 
 
 def _words(values: Sequence[object], where: str) -> list[str]:

@@ -68,6 +68,8 @@ def status(arguments: argparse.Namespace) -> int:
     bill = commands.spent(recorded)
     rows = list(commands.status_rows(recorded, bill))
     show(rows, recorded.title)
+    if old := recorded.outdated():
+        print(f"computed by older code ({'; '.join(old)}): the study's command computes these and what follows anew")
     if total := sum(bill.values()):
         print(f"{total:.3g} GPU hours spent, each stage counted once")
     return 1 if any(line.state in ("failed", "blocked", "cancelled") for line in rows) else 0
@@ -147,9 +149,10 @@ def cancel(arguments: argparse.Namespace) -> int:
 
 
 def gc(arguments: argparse.Namespace) -> int:
-    paths = commands.unreferenced(arguments.results)
+    paths = commands.unreferenced(arguments.results, arguments.old_revisions)
     for path in paths:
-        print(f"{commands.size(path) / 2**20:10.1f} MiB  {path}")
+        old = commands.outdated(path)
+        print(f"{commands.size(path) / 2**20:10.1f} MiB  {path}{f'  ({old})' if old else ''}")
         if arguments.delete:
             commands.delete(path)
     verb = "deleted" if arguments.delete or not paths else "would be deleted; add --delete to do it"
@@ -211,7 +214,9 @@ def parser() -> argparse.ArgumentParser:
     part = add("cancel", "Stop stages for good.")
     part.add_argument("cells", **chosen)  # type: ignore[arg-type]
     part.add_argument("--profile", type=Path, default=DEFAULT, metavar="FILE", help="of the SLURM cluster")
-    add("gc", "Run directories that no study names.", study=False).add_argument("--delete", action="store_true")
+    part = add("gc", "Run directories that no study names.", study=False)
+    part.add_argument("--delete", action="store_true")
+    part.add_argument("--old-revisions", action="store_true", help="also those that an older revision of fvar computed")
     add("ui", "MLflow on 127.0.0.1.", study=False).add_argument("--port", type=int, default=5000)
     add("sync", "Bring MLflow up to date with the run directories.", study=False)
     return made

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import cells
 from analysis.cells import CellRecord, Place, StudyRecord
-from fvar.config import Stage
+from fvar.config import STAGE_CONFIGS, Stage
 from fvar.errors import UserError, unknown
 from fvar.plain import to_dict
 from studies.presets import Preset
@@ -136,4 +136,5 @@ def record(ctx: Context, wanted: Iterable[Cell], settings: Iterable[str] = ()) -
     settings = tuple(settings)
     title = ctx.study.title + (f", with {', '.join(settings)}" if settings else "")
     recorded = tuple(cell.record() for cell in wanted)
-    cells.write(StudyRecord(ctx.place, title, recorded, settings, to_dict(ctx.preset)))
+    revisions = {kind: cls.REVISION for kind, cls in STAGE_CONFIGS.items()}
+    cells.write(StudyRecord(ctx.place, title, recorded, settings, to_dict(ctx.preset), revisions))

@@ -174,14 +174,25 @@ def _settle_when_idle(run: RunDir, patience: float = 60.0) -> None:
         settle(run, "cancelled", "by `python -m studies cancel`; `python -m studies retry` undoes it")
 
 
-def unreferenced(results: Path) -> list[Path]:
+def unreferenced(results: Path, old_revisions: bool = False) -> list[Path]:
     """Run directories that no study's cells.json names and nobody works in.
+
+    With `old_revisions` also those that a study names, but that an older revision of the code computed.
 
     Raises `UserError` where a cells.json cannot be read, since nobody knows then what it names.
     """
     named = {stage for place in cells.started(results) for stage in cells.read(place).stages()}
-    unnamed = [path for path in (results / cells.RUNS).glob("*-*") if path.name not in named]
-    return sorted(path for path in unnamed if (path / "config.json").exists() and not locked(path))
+    found = [path for path in (results / cells.RUNS).glob("*-*") if (path / "config.json").exists()]
+    unnamed = [path for path in found if path.name not in named or (old_revisions and outdated(path))]
+    return sorted(path for path in unnamed if not locked(path))
+
+
+def outdated(path: Path) -> str:
+    """Why today's code would compute something else in a run directory: "var of revision 1, now 2"; "" where not."""
+    try:
+        return RunDir.open(path).outdated
+    except UserError:  # renamed or edited: whatever it holds, no study reads it
+        return ""
 
 
 def size(path: Path) -> int:
