@@ -50,8 +50,7 @@ def chain(
     `teacher` replaces the settings of the teacher in a variant that has one, `reading` what its structure tokenizer
     codes.
     """
-    kind = VARIANTS[variant]
-    kind = replace(kind, reading=reading or kind.reading)
+    kind = replace(VARIANTS[variant], reading=reading or VARIANTS[variant].reading)
     inputs = _token_stores(preset, kind, rho_max)
     taught_by = (teacher or TeacherConfig()) if kind.teacher else None
     var = Stage(preset.var(taught_by, seed, distill, depth), inputs)

@@ -128,15 +128,15 @@ def retry(study: StudyRecord, names: Iterable[str]) -> list[str]:
 
 def cancel(study: StudyRecord, names: Iterable[str], backend_for: Callable[[str], Backend]) -> list[str]:
     """Stop these cells' stages that no other cell of the study needs, for good. Returns their names."""
-    chosen = study.select(names)
-    kept = {stage for cell in study.cells if cell not in chosen for stage in cell.chain}
+    chosen, runs = {cell.name: cell for cell in study.select(names)}, study.place.runs
+    kept = {stage for cell in study.cells if cell.name not in chosen for stage in cell.chain}
+    wanted = dict.fromkeys(stage for cell in chosen.values() for stage in cell.chain if stage not in kept)
     open_runs = [
-        RunDir.open(study.place.runs / stage)
-        for stage in dict.fromkeys(stage for cell in chosen for stage in cell.chain if stage not in kept)
-        if (study.place.runs / stage / "config.json").exists()
-        and read_status(study.place.runs / stage).state not in SETTLED
+        RunDir.open(runs / stage)
+        for stage in wanted
+        if (runs / stage / "config.json").exists() and read_status(runs / stage).state not in SETTLED
     ]
-    with submitting(study.place.runs):  # a driver at work must not submit meanwhile what is being cancelled
+    with submitting(runs):  # a driver at work must not submit meanwhile what is being cancelled
         _stop_all(open_runs, backend_for)
     return [run.name for run in open_runs]
 
@@ -197,7 +197,7 @@ def outdated(path: Path) -> str:
 
 def size(path: Path) -> int:
     """Bytes of all files in a folder."""
-    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(os.lstat(f"{folder}/{name}").st_size for folder, _, names in os.walk(path) for name in names)
 
 
 def delete(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fvar.errors import UserError
 from fvar.rundir import RunDir, read_status
 from studies.engine import outputs
 from studies.run import main
@@ -239,6 +240,29 @@ def test_commands_find_cells_and_leave_named_runs_alone(
     studies(["gc", "--delete", *where])
     assert len(runs(tmp_path)) == 29
     assert len(before) > 29
+
+
+@pytest.mark.parametrize("study", ["ablation_table2", "search_distillation"])
+@pytest.mark.parametrize("damage", [b"\xff\x00", b"null", b'{"cells": [{"name": 7}]}'])
+def test_repeating_the_command_heals_a_damaged_cells_json(
+    study: str, damage: bytes, tmp_path: Path, toys: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from studies.__main__ import main as studies
+
+    command = [study, "--trials", "2", "--only", "*", "--results", str(tmp_path)]
+    assert main(command) == 0
+    file = tmp_path / study / "smoke" / "cells.json"
+    before = file.read_bytes()
+    file.write_bytes(damage)
+    capsys.readouterr()
+    for look in (["status", study], ["gc", "--delete"]):  # what nobody can read may name anything
+        with pytest.raises(UserError, match=f"cells.json.* repeat .* python -m studies.run {study} --preset smoke$"):
+            studies([*look, "--results", str(tmp_path)])
+    assert studies(["status", "--results", str(tmp_path)]) == 2
+    assert f"{study} --preset smoke: {file}" in capsys.readouterr().out
+    assert main(command) == 0
+    assert file.read_bytes() == before
+    assert all((path / "attempts").read_text().count("\n") == 1 for path in runs(tmp_path))
 
 
 def test_second_driver_is_told_who_drives(tmp_path: Path) -> None:
