@@ -169,6 +169,20 @@ class TrainConfig(Checked):
 
 
 @dataclass(frozen=True)
+class MambaConfig(Checked):
+    """Mamba-2, M-VAR's mixer of the scales (Dao & Gu 2024); all values are M-VAR's."""
+
+    d_state: int = 64  # numbers of state per channel
+    d_conv: int = 4  # tokens that the causal convolution sees
+    expand: int = 2  # inner width over the transformer's
+    head_dim: int = 64  # channels that decay alike
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_state", "d_conv", "expand", "head_dim")
+
+
+@dataclass(frozen=True)
 class TransformerConfig(Checked):
     """VAR's transformer: width = 64 * depth and heads = depth unless said otherwise."""
 

@@ -218,6 +218,29 @@ def attention(w: State, name: str, x: Tensor, hidden: Tensor, cfg: Settings) -> 
     return linear(w, f"{name}.proj", torch.einsum("bhlm,bmhd->blhd", torch.softmax(scores, -1), v).flatten(2))
 
 
+def mamba(w: State, name: str, x: Tensor) -> Tensor:
+    """Mamba-2, one token after another, from a state of zeros; all sizes are read off the weights."""
+    taps, decay, skip = w[f"{name}.conv1d.weight"], -torch.exp(w[f"{name}.A_log"]), w[f"{name}.D"]
+    inner, heads = w[f"{name}.norm.weight"].shape[0], len(decay)
+    n = (taps.shape[0] - inner) // 2
+    z, mixed, dt = (x @ w[f"{name}.in_proj.weight"].T).split([inner, inner + 2 * n, heads], dim=-1)
+    dt = torch.log1p(torch.exp(dt + w[f"{name}.dt_bias"]))
+    state, outputs = torch.zeros(len(x), heads, inner // heads, n, dtype=x.dtype), []
+    for t in range(x.shape[1]):
+        total = w[f"{name}.conv1d.bias"]
+        for back in range(min(taps.shape[-1], t + 1)):
+            total = total + taps[:, 0, taps.shape[-1] - 1 - back] * mixed[:, t - back]
+        value, b, c = (total * torch.sigmoid(total)).split([inner, n, n], dim=-1)
+        value = torch.unflatten(value, 1, (heads, -1))
+        state = torch.exp(dt[:, t] * decay)[:, :, None, None] * state
+        state = state + torch.einsum("bh,bhp,bn->bhpn", dt[:, t], value, b)
+        outputs.append((torch.einsum("bhpn,bn->bhp", state, c) + skip[:, None] * value).flatten(1))
+    y = torch.stack(outputs, dim=1) * z * torch.sigmoid(z)
+    y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w[f"{name}.norm.weight"]
+    out: Tensor = y @ w[f"{name}.out_proj.weight"].T
+    return out
+
+
 def gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
