@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 
 from fvar.errors import UserError
 from fvar.machine.precision import Precision as Precision
-from fvar.plain import Checked, fraction, identity, positive
+from fvar.plain import Checked, fraction, identity, positive, since
 
 Signal = Literal["structure", "alias"]
 Schedule = Literal["cosine", "linear", "geometric"]
@@ -32,6 +32,14 @@ Kernel = Literal["disk", "gaussian", "none"]
 Digital = Literal["decimate", "area", "bicubic"]
 Reading = Literal["focus", "independent", "latent_area"]
 Trunk = Literal["separate", "shared"]
+Mixer = Literal["var", "mvar"]
+Residual = Literal["prefix_attention", "scale_attention", "mamba2", "feed_forward"]
+
+# A block of the transformer is a list of modulated residuals; the last is what follows the teacher's cross-attention.
+RESIDUALS: dict[Mixer, tuple[Residual, ...]] = {
+    "var": ("prefix_attention", "feed_forward"),
+    "mvar": ("scale_attention", "mamba2", "feed_forward"),
+}
 
 # --------------------------------------------------------------------------------------------------------- ingredients
 
@@ -184,7 +192,7 @@ class MambaConfig(Checked):
 
 @dataclass(frozen=True)
 class TransformerConfig(Checked):
-    """VAR's transformer: width = 64 * depth and heads = depth unless said otherwise."""
+    """VAR's transformer, or M-VAR's: width = 64 * depth and heads = depth unless said otherwise."""
 
     depth: int = 16  # paper Table 2
     width: int = 0  # 0: 64 * depth; VAR
@@ -196,12 +204,25 @@ class TransformerConfig(Checked):
     shared_aln: bool = False  # one class modulation for all blocks, each with an offset; VAR: d36 at 512 px
     norm_eps: float = 1e-6  # VAR
     checkpointing: bool = False  # recompute activations in the backward pass
+    mixer: Mixer = since("var", before="var")  # what a block is made of, see RESIDUALS; mvar: M-VAR (Ren et al. 2024)
+    mamba: MambaConfig = since(default_factory=MambaConfig, before=MambaConfig())  # of mixer mvar alone
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "depth")
         if self.dim % self.num_heads:
             raise UserError(f"transformer.width {self.dim} is not a multiple of its {self.num_heads} heads")
+        inner = self.mamba.expand * self.dim
+        if self.mixer == "mvar" and inner % self.mamba.head_dim:
+            raise UserError(
+                f"transformer.mamba.head_dim {self.mamba.head_dim} does not divide the inner width "
+                f"{self.mamba.expand} * {self.dim} = {inner}"
+            )
+
+    @property
+    def residuals(self) -> tuple[Residual, ...]:
+        """What a block adds to its input, one after the other."""
+        return RESIDUALS[self.mixer]
 
     @property
     def dim(self) -> int:

@@ -1,16 +1,20 @@
-"""Block-causal self-attention over scales: a token sees its own scale and all coarser ones.
+"""Self-attention over scales: a token sees its own scale and all coarser ones (VAR), or its own alone (M-VAR).
 
 The sequence lists the token maps scale by scale, coarse to fine. Instead of masking a dense (L, L) product, every run
-of queries attends only to the prefix it may see: the hidden part is not computed at all. While sampling, the keys and
-values of earlier scales lie in a preallocated cache, and no mask exists either, since everything cached is visible.
+of queries attends only to what it may see: the hidden part is not computed at all. While sampling, the keys and values
+of earlier scales lie in a preallocated cache, and no mask exists either, since everything cached is visible.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fvar.config import TransformerConfig
 from fvar.models.gradients import prefix_attention, runs, unit_length
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, VAR's cap of the learned temperature
@@ -40,30 +44,40 @@ class KVCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
+class OneScale:
+    """A cache that keeps nothing, where no scale sees an earlier one."""
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The newest scale's keys and values, as they are."""
+        return key, value
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with l2-normalised queries and keys and a learned temperature per head (VAR).
 
-    With `l2_norm`, q and k have unit length, and q k^T is multiplied by exp(min(scale_mul, ln 100)); without it, by
-    0.25/sqrt(D), a quarter of the usual, as in VAR's code. Keys have no bias: `zero_k_bias` holds its place in the
+    With `attn_l2_norm`, q and k have unit length, and q k^T is multiplied by exp(min(scale_mul, ln 100)); without it,
+    by 0.25/sqrt(D), a quarter of the usual, as in VAR's code. Keys have no bias: `zero_k_bias` holds its place in the
     fused projection.
     """
 
     zero_k_bias: Tensor
 
-    def __init__(self, dim: int, heads: int, l2_norm: bool) -> None:
+    def __init__(self, cfg: TransformerConfig, patch_nums: Sequence[int]) -> None:
         super().__init__()
-        self.heads = heads
-        self.l2_norm = l2_norm
+        dim = cfg.dim
+        self.heads = cfg.num_heads
+        self.l2_norm = cfg.attn_l2_norm
+        self.scale_ends = scale_ends(patch_nums)
         self.mat_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.register_buffer("zero_k_bias", torch.zeros(dim))
-        if l2_norm:
-            self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), 4.0).log())
+        if self.l2_norm:
+            self.scale_mul_1H11 = nn.Parameter(torch.full((1, self.heads, 1, 1), 4.0).log())
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, scale_ends: tuple[int, ...], cache: KVCache | None = None) -> Tensor:
-        """Attend within x (B, L, C), whose scales end at `scale_ends`; with a cache, from the newest scale x to all.
+    def forward(self, x: Tensor, cache: KVCache | OneScale | None = None) -> Tensor:
+        """Attend within the whole sequence x (B, L, C) or, with a cache, from the newest scale x.
 
         Returns (B, L, C).
         """
@@ -80,9 +94,58 @@ class SelfAttention(nn.Module):
             out = attend(q, k, v, softmax_scale).transpose(1, 2)
         else:
             # A copy: the backward pass then keeps v alone, and not all of the projection it is a part of.
-            out = block_causal_attention(q, k, v.contiguous(), scale_ends, softmax_scale)
+            out = self.over_scales(q, k, v.contiguous(), softmax_scale)
         projected: Tensor = self.proj(out.reshape(batch, length, dim))
         return projected
+
+    def over_scales(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """softmax(scale q k^T) v over a whole sequence: q, k, v (B, H, L, D) -> (B, L, H, D)."""
+        raise NotImplementedError
+
+
+class PrefixAttention(SelfAttention):
+    """VAR's: a scale sees itself and all coarser ones."""
+
+    def new_cache(self, batch: int, like: Tensor) -> KVCache:
+        """Room for what later scales will see."""
+        kept = self.scale_ends[-2] if len(self.scale_ends) > 1 else 0
+        return KVCache(batch, self.heads, kept, len(self.q_bias) // self.heads, like)
+
+    def over_scales(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """See `block_causal_attention`."""
+        return block_causal_attention(q, k, v, self.scale_ends, scale)
+
+
+class ScaleAttention(SelfAttention):
+    """M-VAR's: a scale sees itself alone. Its checkpoints hold the tokens of every scale as a buffer."""
+
+    patch_nums: Tensor
+
+    def __init__(self, cfg: TransformerConfig, patch_nums: Sequence[int]) -> None:
+        super().__init__(cfg, patch_nums)
+        self.register_buffer("patch_nums", torch.tensor([p * p for p in patch_nums], dtype=torch.int32))
+
+    def new_cache(self, batch: int, like: Tensor) -> OneScale:
+        """Nothing has to be kept."""
+        return OneScale()
+
+    def over_scales(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """See `block_diagonal_attention`."""
+        return block_diagonal_attention(q, k, v, self.scale_ends, scale)
+
+
+def scale_ends(patch_nums: Sequence[int]) -> tuple[int, ...]:
+    """Where each scale ends in the sequence: (n_1, n_1 + n_2, ..., L)."""
+    return tuple(accumulate(p * p for p in patch_nums))
+
+
+def block_diagonal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float) -> Tensor:
+    """softmax(scale q k^T) v within each scale: q, k, v (B, H, L, D) -> (B, L, H, D)."""
+    parts = [
+        attend(q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], scale).transpose(1, 2)
+        for start, end in pairwise((0, *scale_ends))
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float) -> Tensor:

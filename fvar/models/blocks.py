@@ -1,18 +1,24 @@
-"""The transformer block of VAR: self-attention and feed-forward, both modulated by the class (AdaLN)."""
+"""The transformer's block: a list of residuals, all modulated by the class (AdaLN).
+
+Of which residuals it consists is a specification, `transformer.mixer` in the configuration: VAR's block has two,
+M-VAR's three.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fvar.config import TransformerConfig
+from fvar.config import Residual, TransformerConfig
 from fvar.machine import per_image
-from fvar.models.attention import KVCache, SelfAttention
+from fvar.models.attention import PrefixAttention, ScaleAttention, SelfAttention
 from fvar.models.gradients import modulated_norm, without_autocast
+from fvar.models.mamba import Mamba2
 
 BLOCK = 1 << 18  # numbers of a pass in the cache: 1 MiB of float32
 
@@ -68,50 +74,84 @@ class Modulation(nn.Sequential):
         return out.view(len(condition), self.count, 1, -1).transpose(0, 1)
 
 
-class Block(nn.Module):
-    """x + gamma1 attn(scale1, shift1 on LN x), then x + gamma2 ffn(scale2, shift2 on LN x).
+class Mixer(Protocol):
+    """A residual through which tokens see each other: a module, as far as a block needs to know it."""
 
-    The modulations are in the order gamma1, gamma2, scale1, scale2, shift1, shift2. They depend on the class alone, so
-    `modulation = modulate(condition)` (6, B, 1, C) is computed once per step or sample and passed in.
+    def __call__(self, x: Tensor, cache: Any = None) -> Tensor:
+        """The whole sequence x (B, L, C) or, with a cache, the newest scale of it; returns (B, L, C)."""
+
+    def new_cache(self, batch: int, like: Tensor) -> Any:
+        """What sampling keeps of earlier scales, before there are any; on the device and in the dtype of `like`."""
+
+
+# Where a state dict has a residual, and what makes it.
+Make = Callable[[TransformerConfig, Sequence[int]], nn.Module]
+PARTS: dict[Residual, tuple[str, Make]] = {
+    "prefix_attention": ("attn", PrefixAttention),
+    "scale_attention": ("attn", ScaleAttention),
+    "mamba2": ("mamba", lambda cfg, _: Mamba2(cfg.dim, cfg.mamba)),
+    "feed_forward": ("ffn", lambda cfg, _: FeedForward(cfg.dim, round(cfg.dim * cfg.mlp_ratio))),
+}
+
+
+class Block(nn.Module):
+    """x + gamma_i part_i(scale_i, shift_i on LN x), for the parts `cfg.residuals` one after the other.
+
+    The last is the feed-forward, those before it are mixers. The modulations are in the order gamma_1, gamma_2, ...,
+    scale_1, ..., shift_1, .... They depend on the class alone, so `modulation = modulate(condition)` (M, B, 1, C) is
+    computed once per step or sample and passed in; M is three per part.
 
     With `shared_aln` one linear layer, outside, makes the modulations of all blocks, and a block has only an offset.
     """
 
-    def __init__(self, cfg: TransformerConfig, drop_path: float) -> None:
+    attn: SelfAttention
+    ffn: FeedForward
+
+    def __init__(self, cfg: TransformerConfig, patch_nums: Sequence[int], drop_path: float) -> None:
         super().__init__()
         self.drop_path = drop_path
         self.norm_eps = cfg.norm_eps
-        self.attn = SelfAttention(cfg.dim, cfg.num_heads, cfg.attn_l2_norm)
-        self.ffn = FeedForward(cfg.dim, round(cfg.dim * cfg.mlp_ratio))
+        self.parts = [PARTS[residual][0] for residual in cfg.residuals]
+        for residual in cfg.residuals:
+            name, make = PARTS[residual]
+            self.add_module(name, make(cfg, patch_nums))
         if cfg.shared_aln:
-            self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, cfg.dim) / cfg.dim**0.5)
+            self.ada_gss = nn.Parameter(torch.randn(1, 1, 3 * len(self.parts), cfg.dim) / cfg.dim**0.5)
         else:
-            self.ada_lin = Modulation(cfg.dim, 6)
+            self.ada_lin = Modulation(cfg.dim, 3 * len(self.parts))
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """All parts but the feed-forward."""
+        return [cast(Mixer, getattr(self, name)) for name in self.parts[:-1]]
 
     def modulate(self, condition: Tensor) -> Tensor:
-        """The modulations (6, B, 1, C) of class embeddings (B, C), or of the shared modulations (6, B, 1, C)."""
+        """The modulations (M, B, 1, C) of class embeddings (B, C), or of the shared modulations (M, B, 1, C)."""
         if condition.dim() == 2:
             made: Tensor = self.ada_lin(condition)
             return made
         return condition + self.ada_gss.permute(2, 0, 1, 3)
 
-    def forward(
-        self, x: Tensor, modulation: Tensor, scale_ends: tuple[int, ...], cache: KVCache | None = None
-    ) -> Tensor:
-        """One block on x (B, L, C); see `SelfAttention.forward` for `scale_ends` and `cache`."""
-        return self.feed_forward(self.self_attention(x, modulation, scale_ends, cache), modulation)
+    def new_caches(self, batch: int, like: Tensor) -> list[Any]:
+        """What its mixers keep while sampling; see `Mixer.new_cache`."""
+        return [mixer.new_cache(batch, like) for mixer in self.mixers]
 
-    def self_attention(
-        self, x: Tensor, modulation: Tensor, scale_ends: tuple[int, ...], cache: KVCache | None = None
-    ) -> Tensor:
-        """The first residual, Eq. 9: X_L = WSA(E(r_k)) (B, L, C), with the block's input in place of E(r_k)."""
-        gamma, _, scale, _, shift, _ = modulation
-        out = self.attn(modulated_norm(x, scale, shift, self.norm_eps), scale_ends, cache)
-        return torch.addcmul(x, self._kept(gamma), out)
+    def forward(self, x: Tensor, modulation: Tensor, caches: Sequence[Any] | None = None) -> Tensor:
+        """One block on x (B, L, C), the whole sequence or, with the mixers' caches, the newest scale of it."""
+        return self.feed_forward(self.mix(x, modulation, caches), modulation)
+
+    def mix(self, x: Tensor, modulation: Tensor, caches: Sequence[Any] | None = None) -> Tensor:
+        """All residuals but the last, Eq. 9: X_L = WSA(E(r_k)) (B, L, C), with the block's input in place of E(r_k)."""
+        parts = modulation.unbind(0)
+        for index, mixer in enumerate(self.mixers):
+            gamma, scale, shift = parts[index :: len(self.parts)]
+            out = mixer(modulated_norm(x, scale, shift, self.norm_eps), caches[index] if caches else None)
+            x = torch.addcmul(x, self._kept(gamma), out)
+        return x
 
     def feed_forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """The second residual."""
-        _, gamma, _, scale, _, shift = modulation
+        """The last residual."""
+        gamma, scale, shift = modulation.unbind(0)[len(self.parts) - 1 :: len(self.parts)]
         out = self.ffn(modulated_norm(x, scale, shift, self.norm_eps))
         return torch.addcmul(x, self._kept(gamma), out)
 

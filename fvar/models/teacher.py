@@ -1,6 +1,6 @@
 """The high-frequency residual teacher: the deployment network plus Alias-Gate Cross-Attention in its last blocks.
 
-With X_L (B, L, C) the output of a block's self-attention residual (Eq. 9) and E_a the alias embedding, Eq. 10 and 11:
+With X_L (B, L, C) what a block's mixers leave to its feed-forward (Eq. 9) and E_a the alias embedding, Eq. 10 and 11:
 
     Z = X_L + alpha * Attn(X_L W_Q, E_a(a) W_K, E_a(a) W_V) W_O,    alpha = sigmoid(X_L W_Q W_alpha + b) in [0, 1]^C
 
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fvar.config import TeacherConfig, TransformerConfig
+from fvar.models.attention import scale_ends
 from fvar.models.blocks import Block
-from fvar.models.var import VAR, Trunk, VarOutput, initialise_blocks, remember_or_recompute, scale_ends
+from fvar.models.var import VAR, Trunk, VarOutput, initialise_blocks, remember_or_recompute
 
 
 class AliasEmbedding(nn.Module):
@@ -133,7 +134,7 @@ class Teacher(nn.Module):
         self.cfg = dataclasses.replace(cfg, drop_path=0.0)
         self.scale_ends = scale_ends(patch_nums)
         if teacher.trunk == "shared":
-            self.network = nn.ModuleList(Block(self.cfg, drop_path=0.0) for _ in range(teacher.blocks))
+            self.network = nn.ModuleList(Block(self.cfg, patch_nums, drop_path=0.0) for _ in range(teacher.blocks))
             initialise_blocks(self.layers, self.cfg)
         else:
             self.network = VAR(self.cfg, num_classes, vocab_size, z_channels, patch_nums)
@@ -203,7 +204,7 @@ class Teacher(nn.Module):
 
         def apply(x: Tensor, modulating: Tensor, alias: Tensor) -> Tensor:
             modulation = block.modulate(modulating)
-            x = block.self_attention(x, modulation, self.scale_ends)  # X_L, Eq. 9
+            x = block.mix(x, modulation)  # X_L, Eq. 9
             return block.feed_forward(x + cross(x, alias), modulation)
 
         return remember_or_recompute(apply, x, modulating, alias, recompute=self.cfg.checkpointing)

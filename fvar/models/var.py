@@ -1,8 +1,9 @@
 """VAR, the deployment network: a transformer that predicts one token map after another, coarse to fine.
 
-State-dict keys and shapes are those of the original (FoundationVision/VAR), so its checkpoints load strictly and ours
-load there. In this file B is the batch, K the number of scales, p_k the side of scale k's token map, n_k = p_k^2,
-L = sum of n_k, C the width, Cz the channels of the tokenizer's latent and V its vocabulary.
+State-dict keys and shapes are those of the original (FoundationVision/VAR) or, where the blocks are M-VAR's, of M-VAR's
+code (OliverRensu/MVAR): their checkpoints load strictly and ours load there. In this file B is the batch, K the number
+of scales, p_k the side of scale k's token map, n_k = p_k^2, L = sum of n_k, C the width, Cz the channels of the
+tokenizer's latent and V its vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import cast
 
 import torch
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fvar.config import TransformerConfig
 from fvar.machine import per_image
-from fvar.models.attention import KVCache
+from fvar.models.attention import scale_ends
 from fvar.models.blocks import Block, Head, Modulation
 
 
@@ -77,11 +77,11 @@ class VAR(nn.Module):
         first, length, dim = self.scale_ends[0], self.scale_ends[-1], cfg.dim
 
         rates = [cfg.drop_path_peak * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
-        self.blocks = nn.ModuleList(Block(cfg, rate) for rate in rates)
+        self.blocks = nn.ModuleList(Block(cfg, self.patch_nums, rate) for rate in rates)
         self.head_nm = Head(dim, cfg.norm_eps)
         self.head = nn.Linear(dim, vocab_size)
         if cfg.shared_aln:
-            self.shared_ada_lin = Modulation(dim, 6)
+            self.shared_ada_lin = Modulation(dim, 3 * len(cfg.residuals))
         self.word_embed = nn.Linear(z_channels, dim)
         self.class_emb = nn.Embedding(num_classes + 1, dim)
         self.pos_start = nn.Parameter(torch.empty(1, first, dim))
@@ -91,9 +91,10 @@ class VAR(nn.Module):
         sizes = torch.tensor([p * p for p in self.patch_nums])
         level = torch.repeat_interleave(torch.arange(len(sizes)), sizes, output_size=length)
         self.register_buffer("lvl_1L", level[None])
-        # Attention needs no mask; this one is here because the original's checkpoints carry it.
-        hidden = torch.where(level[:, None] >= level[None, :], 0.0, -torch.inf)
-        self.register_buffer("attn_bias_for_masking", hidden[None, None])
+        # Attention needs no mask; this one is here because the originals' checkpoints carry it.
+        prefix = "prefix_attention" in cfg.residuals
+        seen = level[:, None] >= level[None, :] if prefix else level[:, None] == level[None, :]
+        self.register_buffer("attn_bias_for_masking", torch.where(seen, 0.0, -torch.inf)[None, None])
         self._initialise()
 
     def _initialise(self) -> None:
@@ -152,7 +153,7 @@ class VAR(nn.Module):
         return x + self.position(), condition
 
     def modulating(self, condition: Tensor) -> Tensor:
-        """What the blocks make their modulations of: `condition` (B, C), or the shared modulations (6, B, 1, C)."""
+        """What the blocks make their modulations of: `condition` (B, C), or the shared modulations (M, B, 1, C)."""
         made: Tensor = self.shared_ada_lin(condition) if self.cfg.shared_aln else condition
         return made
 
@@ -160,7 +161,7 @@ class VAR(nn.Module):
         """One of the blocks on x (B, L, C)."""
 
         def apply(x: Tensor, modulating: Tensor) -> Tensor:
-            out: Tensor = block(x, block.modulate(modulating), self.scale_ends)
+            out: Tensor = block(x, block.modulate(modulating))
             return out
 
         return remember_or_recompute(apply, x, modulating, recompute=self.cfg.checkpointing)
@@ -183,11 +184,6 @@ class VAR(nn.Module):
         return level + self.pos_1LC
 
 
-def scale_ends(patch_nums: Sequence[int]) -> tuple[int, ...]:
-    """Where each scale ends in the sequence: (n_1, n_1 + n_2, ..., L)."""
-    return tuple(accumulate(p * p for p in patch_nums))
-
-
 def remember_or_recompute(apply: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
     """`apply(*inputs)`; `recompute` trades its activations for a second forward pass within the backward one."""
     if recompute and torch.is_grad_enabled():
@@ -197,7 +193,7 @@ def remember_or_recompute(apply: Callable[..., Tensor], *inputs: Tensor, recompu
 
 
 class ScaleByScale:
-    """Runs a VAR one scale at a time for sampling, remembering keys, values and all that only the class decides."""
+    """Runs a VAR one scale at a time for sampling, remembering what its mixers need and all that the class decides."""
 
     def __init__(self, var: VAR, labels: Tensor) -> None:
         self.var = var
@@ -206,9 +202,7 @@ class ScaleByScale:
         modulating = var.modulating(self.condition)
         self.modulations = [block.modulate(modulating) for block in var.layers]
         self.position = var.position()
-        kept = var.scale_ends[-2] if len(var.scale_ends) > 1 else 0
-        size = (len(labels), var.cfg.num_heads, kept, var.cfg.dim // var.cfg.num_heads)
-        self.caches = [KVCache(*size, like=self.condition) for _ in var.blocks]
+        self.caches = [block.new_caches(len(labels), self.condition) for block in var.layers]
 
     def logits(self, next_map: Tensor | None) -> Tensor:
         """Logits (B, n_k, V) of the next scale k.
@@ -221,8 +215,8 @@ class ScaleByScale:
         else:
             x = var.word_embed(next_map.flatten(2).transpose(1, 2).to(self.condition.dtype))
         x = x + self.position[:, end - x.shape[1] : end]
-        for block, modulation, cache in zip(var.layers, self.modulations, self.caches, strict=True):
-            x = block(x, modulation, (), cache)
+        for block, modulation, caches in zip(var.layers, self.modulations, self.caches, strict=True):
+            x = block(x, modulation, caches)
         self.scale += 1
         return var.classify(x, self.condition)
 
@@ -233,25 +227,32 @@ def initial_std(cfg: TransformerConfig) -> float:
 
 
 def draw(module: nn.Module, std: float) -> None:
-    """Truncated normals for the weights of all linear layers and embeddings, zeros for the biases."""
+    """Truncated normals for the weights of all linear layers and embeddings, zeros for the biases.
+
+    Those of convolutions are of width 0.02, whatever `std`, as in M-VAR's code.
+    """
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding)):
-            nn.init.trunc_normal_(part.weight, std=std)
-        if isinstance(part, nn.Linear) and part.bias is not None:
+        if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv1d)):
+            nn.init.trunc_normal_(part.weight, std=0.02 if isinstance(part, nn.Conv1d) else std)
+        if isinstance(part, (nn.Linear, nn.Conv1d)) and part.bias is not None:
             nn.init.zeros_(part.bias)
 
 
 def initialise_blocks(blocks: Sequence[Block], cfg: TransformerConfig) -> None:
     """VAR's initial values of some of its blocks.
 
-    At the start the residual branches are nearly closed: what makes gamma of the modulations is 1e-5 of the rest.
+    At the start the residual branches are nearly closed: what makes gamma of the modulations is 1e-5 of the rest. Of
+    M-VAR's three gammas that holds for the first two, as in its code (see READINGS.md).
     """
-    c = cfg.dim
+    c, count = cfg.dim, 3 * len(cfg.residuals)
     for block in blocks:
         draw(block, initial_std(cfg))
         with torch.no_grad():
             block.attn.proj.weight.div_(math.sqrt(2 * cfg.depth))
             block.ffn.fc2.weight.div_(math.sqrt(2 * cfg.depth))
-            made = block.ada_gss.view(6 * c, 1).normal_(std=c**-0.5) if cfg.shared_aln else block.ada_lin.linear.weight
+            if cfg.shared_aln:
+                made = block.ada_gss.view(count * c, 1).normal_(std=c**-0.5)
+            else:
+                made = block.ada_lin.linear.weight
             made.mul_(0.5)
             made[: 2 * c].mul_(1e-5)
