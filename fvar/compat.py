@@ -1,4 +1,6 @@
-"""The original VAR's checkpoints (FoundationVision/VAR), in and out, and proof that both codes compute the same.
+"""Checkpoints of the originals, in and out, and proof that they and fvar compute the same.
+
+The originals are VAR (FoundationVision/VAR) and M-VAR (OliverRensu/MVAR), whose tokenizer is VAR's.
 
     python -m fvar.compat verify FILE.safetensors
     python -m fvar.compat export RUN_DIR --vae vae.pth --var var.pth

@@ -1,8 +1,10 @@
-"""Golden files: inputs, weights, and what the original VAR code (FoundationVision/VAR) computes with them.
+"""Golden files: inputs, weights, and what the public code of VAR or M-VAR computes with them.
 
-A safetensors file with `vae.*` and `var.*` (two state dicts under the original's names), `in.image` (B, 3, H, W) in
-[-1, 1], `in.label` (B,), the outputs `out.*` listed in TOLERANCES plus `out.idx.K` (token indices of scale K), and a
-metadata entry `config` in JSON.
+A safetensors file with a metadata entry `config` in JSON and the tensors
+
+- `var.*`, the transformer's state dict under the public code's names, `in.label` (B,), and `out.logits`;
+- `vae.*`, the tokenizer's, with `in.image` (B, 3, H, W) in [-1, 1], `out.idx.K` (token indices of scale K) and all that
+  TOLERANCES lists besides. A file without a tokenizer holds the transformer's input, `out.var_input`, as given.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fvar.errors import UserError
-from fvar.models.loading import VarShape, build_var
+from fvar.config import RESIDUALS, TransformerConfig
+from fvar.errors import UserError, unknown
+from fvar.models.loading import VarShape, build_var, new_var
 from fvar.sampling import decode, sample
 from fvar.tokenizer.loading import build_vqvae
 
@@ -45,6 +48,8 @@ def verify(path: Path) -> int:
     expected = {key.removeprefix("out."): value for key, value in tensors.items() if key.startswith("out.")}
     computed = recompute(config, tensors, str(path))
     failures = 0
+    if not _has_tokenizer(tensors):
+        del expected["var_input"]  # it is given
     for name, value in expected.items():
         mine = computed.get(name)
         tolerance = 0.0 if name.startswith("idx.") else TOLERANCES.get(name)
@@ -76,20 +81,50 @@ def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = json.loads(metadata["config"])
     except (KeyError, json.JSONDecodeError):
         raise UserError(f"{path} has no metadata entry `config` in JSON, which a golden file has") from None
-    missing = [name for name in ("patch_nums", "norm_eps", "cfg", "top_k") if name not in config]
-    missing += [name for name in ("in.image", "in.label") if name not in tensors]
+    tokenizer = _has_tokenizer(tensors)
+    settings = ("patch_nums", "norm_eps", *(("cfg", "top_k") if tokenizer else ()))
+    missing = [name for name in settings if name not in config]
+    missing += [name for name in ("in.label", "in.image" if tokenizer else "out.var_input") if name not in tensors]
     if missing:
-        raise UserError(f"{path} is no golden file: expected {', '.join(missing)}, not found")
+        raise UserError(f"{path} is not a golden file: expected {', '.join(missing)}, not found")
     return config, tensors
+
+
+def _has_tokenizer(tensors: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith("vae.") for key in tensors)
 
 
 def recompute(config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Every output of a golden file, from its inputs and weights alone, in float32 on the CPU."""
-    vae = {key.removeprefix("vae."): value for key, value in tensors.items() if key.startswith("vae.")}
-    weights = {key.removeprefix("var."): value for key, value in tensors.items() if key.startswith("var.")}
-    vqvae = build_vqvae(vae, tuple(config["patch_nums"]), where)
-    cfg = VarShape.of(weights, where).transformer(int(config.get("heads", 0)))
+    weights = _under("var", tensors)
+    shape = VarShape.of(weights, where)
+    if (mixer := config.get("mixer", shape.mixer)) not in RESIDUALS:
+        raise unknown(f"mixer in {where}", mixer, RESIDUALS)
+    shape.require_mixer(mixer, where)
+    cfg = shape.transformer(int(config.get("heads", 0)))
     cfg = dataclasses.replace(cfg, norm_eps=float(config["norm_eps"]))
+    if _has_tokenizer(tensors):
+        return _with_tokenizer(config, tensors, weights, cfg, where)
+    if shape.patch_nums != tuple(config["patch_nums"]):
+        raise UserError(f"{where} does not fit: expected patch_nums {config['patch_nums']}, found {shape.patch_nums}")
+    var = new_var(shape, cfg, weights, where)
+    with torch.no_grad():
+        return {"logits": var(tensors["in.label"], tensors["out.var_input"]).logits}
+
+
+def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _with_tokenizer(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    cfg: TransformerConfig,
+    where: str,
+) -> dict[str, Tensor]:
+    """What tokenizer and transformer compute together, sampling included."""
+    vqvae = build_vqvae(_under("vae", tensors), tuple(config["patch_nums"]), where)
     var = build_var(weights, cfg, vqvae, where)
     image, labels = tensors["in.image"], tensors["in.label"]
     with torch.no_grad():

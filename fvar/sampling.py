@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from fvar.config import Precision
 from fvar.data.images import to_uint8
 from fvar.machine.precision import computed, dtype_of
+from fvar.models.mamba import RATES
 from fvar.models.var import VAR, ScaleByScale
 from fvar.tokenizer.vqvae import VQVAE
 
@@ -60,10 +61,14 @@ def prepare(var: VAR, vqvae: VQVAE, precision: Precision, device: torch.device) 
 
     Half precision becomes float32 where the processor has no kernels of it (fvar.machine.precision).
 
-    The quantiser stays in float32: it is cheap, and its latent map accumulates over the scales.
+    The quantiser stays in float32: it is cheap, and its latent map accumulates over the scales. So do the rates of
+    Mamba-2, whose errors would grow with every token.
     """
     dtype = dtype_of(computed(precision, device))
+    exact = {name: p.detach().clone() for name, p in var.named_parameters() if name.rpartition(".")[2] in RATES}
     var.eval().to(device, dtype)
+    for name, rates in exact.items():
+        var.get_parameter(name).data = rates.to(device)
     vqvae.eval().to(device)
     for module in (vqvae.post_quant_conv, vqvae.decoder):
         module.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

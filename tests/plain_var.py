@@ -1,4 +1,4 @@
-"""VAR once more, literally: both networks of a golden file in float64, from their state dicts and nothing of fvar.
+"""VAR and M-VAR once more, literally: the networks of a golden file in float64, from state dicts and nothing of fvar.
 
 Written from tests/golden/README.md, for files of other shapes than the original's. Interpolation, averaging, attention
 and normalisation are spelled out; attention runs over the whole sequence under a dense mask, sampling recomputes it
@@ -196,12 +196,12 @@ def modulations(w: State, name: str, condition: Tensor, count: int) -> list[Tens
     return list(linear(w, f"{name}.ada_lin.1", silu)[:, None].chunk(count, dim=-1))
 
 
-def block_modulations(w: State, name: str, condition: Tensor) -> list[Tensor]:
+def block_modulations(w: State, name: str, condition: Tensor, count: int) -> list[Tensor]:
     """A block's own linear layer, or the layer all blocks share and the block's offset."""
     if f"{name}.ada_gss" not in w:
-        return modulations(w, name, condition, 6)
+        return modulations(w, name, condition, count)
     silu = condition * torch.sigmoid(condition)
-    shared = linear(w, "shared_ada_lin.1", silu).reshape(len(condition), 1, 6, -1)
+    shared = linear(w, "shared_ada_lin.1", silu).reshape(len(condition), 1, count, -1)
     return list((shared + w[f"{name}.ada_gss"]).unbind(2))
 
 
@@ -253,15 +253,20 @@ def logits(w: State, labels: Tensor, var_input: Tensor | None, cfg: Settings) ->
         x = torch.cat([x, linear(w, "word_embed", var_input)], dim=1)
     scale = torch.cat([torch.full((p * p,), k) for k, p in enumerate(cfg.patch_nums)])[: x.shape[1]]
     x = x + w["lvl_embed.weight"][scale] + w["pos_1LC"][:, : x.shape[1]]
-    hidden = scale[:, None] < scale[None, :]
+    m_var = "blocks.0.mamba.D" in w
+    hidden = scale[:, None] != scale[None, :] if m_var else scale[:, None] < scale[None, :]
     depth = sum(key.endswith(".attn.mat_qkv.weight") for key in w)
     for i in range(depth):
         block = f"blocks.{i}"
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = block_modulations(w, block, condition)
-        normed = layer_norm(x, cfg.norm_eps) * (1 + scale1) + shift1
-        x = x + gamma1 * attention(w, f"{block}.attn", normed, hidden, cfg)
-        normed = layer_norm(x, cfg.norm_eps) * (1 + scale2) + shift2
-        x = x + gamma2 * linear(w, f"{block}.ffn.fc2", gelu(linear(w, f"{block}.ffn.fc1", normed)))
+        made = block_modulations(w, block, condition, 9 if m_var else 6)
+        gamma, factor, shift = (made[part : part + len(made) // 3] for part in range(0, len(made), len(made) // 3))
+        normed = layer_norm(x, cfg.norm_eps) * (1 + factor[0]) + shift[0]
+        x = x + gamma[0] * attention(w, f"{block}.attn", normed, hidden, cfg)
+        if m_var:
+            normed = layer_norm(x, cfg.norm_eps) * (1 + factor[1]) + shift[1]
+            x = x + gamma[1] * mamba(w, f"{block}.mamba", normed)
+        normed = layer_norm(x, cfg.norm_eps) * (1 + factor[-1]) + shift[-1]
+        x = x + gamma[-1] * linear(w, f"{block}.ffn.fc2", gelu(linear(w, f"{block}.ffn.fc1", normed)))
     last_scale, last_shift = modulations(w, "head_nm", condition, 2)
     return linear(w, "head", layer_norm(x, cfg.norm_eps) * (1 + last_scale) + last_shift)
 

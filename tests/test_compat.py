@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fvar import compat, sample
-from fvar.config import AutoencoderConfig, QuantiserConfig, TransformerConfig
+from fvar.config import AutoencoderConfig, MambaConfig, Mixer, QuantiserConfig, TransformerConfig
 from fvar.editing import known_tokens
 from fvar.errors import UserError, run_main
 from fvar.golden import read_golden, verify
@@ -21,6 +21,7 @@ from fvar.tokenizer.vqvae import VQVAE
 from tests import plain_var, tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "var_tiny.safetensors"
+MVAR_GOLDEN = GOLDEN.with_name("mvar_tiny.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +70,27 @@ def test_the_plain_second_implementation_gives_the_originals_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch_nums", "vocab", "depth", "width", "heads", "l2_norm", "aln", "num_phi", "ch_mult", "guidance", "eps"),
+    (
+        "patch_nums",
+        "vocab",
+        "depth",
+        "width",
+        "heads",
+        "l2_norm",
+        "aln",
+        "num_phi",
+        "ch_mult",
+        "guidance",
+        "eps",
+        "mixer",
+    ),
     [
-        ((1, 2, 3, 5), 96, 3, 96, 3, True, False, 4, (1, 2), 4.0, 1e-6),
-        ((2, 4, 8), 30, 1, 48, 4, True, False, 0, (1, 1, 2), 0.5, 1e-5),
-        ((1, 2, 4), 24, 2, 32, 2, True, True, 1, (1, 2), 2.0, 1e-6),
-        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 40, 2, 48, 3, False, True, 3, (1,), 1.5, 1e-6),
+        ((1, 2, 3, 5), 96, 3, 96, 3, True, False, 4, (1, 2), 4.0, 1e-6, "var"),
+        ((2, 4, 8), 30, 1, 48, 4, True, False, 0, (1, 1, 2), 0.5, 1e-5, "var"),
+        ((1, 2, 4), 24, 2, 32, 2, True, True, 1, (1, 2), 2.0, 1e-6, "var"),
+        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 40, 2, 48, 3, False, True, 3, (1,), 1.5, 1e-6, "var"),
+        ((1, 3, 5), 32, 2, 64, 2, False, False, 4, (1, 2), 2.0, 1e-6, "mvar"),
+        ((2, 4, 8), 30, 1, 96, 3, True, False, 1, (1,), 1.5, 1e-5, "mvar"),
     ],
 )
 def test_files_of_other_shapes_are_verified(
@@ -91,13 +107,15 @@ def test_files_of_other_shapes_are_verified(
     ch_mult: tuple[int, ...],
     guidance: float,
     eps: float,
+    mixer: Mixer,
 ) -> None:
     """Sizes, scale lists, vocabularies and guidance other than the tiny file's; every output is the second
     implementation's (tests/plain_var.py), only the names and shapes of the weights are fvar's."""
     torch.manual_seed(0)
     autoencoder = AutoencoderConfig(ch=32, ch_mult=ch_mult, num_res_blocks=1, z_channels=6)
     vae = VQVAE(autoencoder, QuantiserConfig(vocab_size=vocab, num_phi=num_phi, reading="latent_area"), patch_nums)
-    var = VAR(TransformerConfig(depth, width, heads, attn_l2_norm=l2_norm, shared_aln=aln), 7, vocab, 6, patch_nums)
+    network = TransformerConfig(depth, width, heads, attn_l2_norm=l2_norm, shared_aln=aln, mixer=mixer)
+    var = VAR(network, 7, vocab, 6, patch_nums)
     tiny.awake(vae)
     tiny.awake(var, seed=1)
     states = [{k: v.contiguous() for k, v in module.state_dict().items()} for module in (vae, var)]
@@ -107,11 +125,64 @@ def test_files_of_other_shapes_are_verified(
     tensors = plain_var.golden(states[0], states[1], image, labels, guidance, cfg)
     for name, state in zip(("vae", "var"), states, strict=True):
         tensors |= {f"{name}.{key}": value for key, value in state.items()}
-    config = {"patch_nums": patch_nums, "heads": heads, "norm_eps": eps, "cfg": guidance, "top_k": 1}
+    config = {"patch_nums": patch_nums, "heads": heads, "norm_eps": eps, "cfg": guidance, "top_k": 1, "mixer": mixer}
     path = tmp_path / "other.safetensors"
     save_file(tensors | {"in.image": image, "in.label": labels}, path, {"config": json.dumps(config)})
     assert verify(path) == 0, capsys.readouterr().out
     assert f"{9 + len(patch_nums)} of {9 + len(patch_nums)} outputs agree" in capsys.readouterr().out
+
+
+def test_the_public_codes_logits_of_m_var_are_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(MVAR_GOLDEN) == 0
+    assert "1 of 1 outputs agree" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("l2_norm", [True, False])
+def test_m_var_files_of_other_shapes_are_verified_without_a_tokenizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], l2_norm: bool
+) -> None:
+    mamba = MambaConfig(d_state=16, d_conv=3, expand=1, head_dim=8)
+    cfg = TransformerConfig(3, 48, 3, attn_l2_norm=l2_norm, mixer="mvar", mamba=mamba)
+    var = tiny.var(cfg, (1, 2, 9))
+    labels, var_input = torch.tensor([0, tiny.CLASSES]), torch.randn(2, 85, tiny.CHANNELS)
+    exact = {key: value.double() if value.is_floating_point() else value for key, value in var.state_dict().items()}
+    logits = plain_var.logits(exact, labels, var_input.double(), plain_var.Settings((1, 2, 9), 3, l2_norm, 1e-4))
+    tensors = {f"var.{key}": value for key, value in var.state_dict().items()}
+    tensors |= {"in.label": labels, "out.var_input": var_input, "out.logits": logits.float()}
+    config = {"patch_nums": [1, 2, 9], "heads": 3, "norm_eps": 1e-4, "mixer": "mvar"}
+    for name, settings, changes, status in (
+        ("right", config, {}, 0),
+        ("wrong", config, {"out.logits": logits.float() + 1e-3}, 1),
+    ):
+        save_file({**tensors, **changes}, tmp_path / name, {"config": json.dumps(settings)})
+        assert verify(tmp_path / name) == status
+        assert f"{1 - status} of 1 outputs agree" in capsys.readouterr().out
+    for name, settings, message in (
+        ("scales", {**config, "patch_nums": [1, 2, 3]}, r"expected patch_nums \[1, 2, 3\], found \(1, 2, 9\)"),
+        ("kind", {**config, "mixer": "var"}, "holds an M-VAR .* where a VAR .* is expected"),
+        ("unknown", {**config, "mixer": "rnn"}, "unknown mixer in .* 'rnn'; valid: mvar, var"),
+    ):
+        save_file(tensors, tmp_path / name, {"config": json.dumps(settings)})
+        with pytest.raises(UserError, match=message):
+            verify(tmp_path / name)
+
+
+def test_an_m_var_checkpoint_goes_in_and_out_and_samples(original: tuple[Path, Path], tmp_path: Path) -> None:
+    """With VAR's tokenizer. A released checkpoint without l2-normalised attention has as many heads as blocks."""
+    cfg = TransformerConfig(2, 64, 2, attn_l2_norm=False, mixer="mvar")
+    vocab, channels = torch.load(original[0], weights_only=True)["quantize.embedding.weight"].shape
+    var = VAR(cfg, 10, vocab, channels, (1, 2, 4))
+    tiny.awake(var)
+    torch.save(var.state_dict(), tmp_path / "mvar.pth")
+    run, out = tmp_path / "runs" / "mvar", (tmp_path / "vae.pth", tmp_path / "out.pth")
+    compat.main(["import", "--vae", str(original[0]), "--var", str(tmp_path / "mvar.pth"), str(run)])
+    compat.main(["export", str(run), "--vae", str(out[0]), "--var", str(out[1])])
+    returned = torch.load(out[1], weights_only=True)
+    assert returned.keys() == var.state_dict().keys()
+    assert all(torch.equal(returned[key], value) for key, value in var.state_dict().items())
+    few = run_sample(run, tmp_path / "few", "--class", "3", "--count", "2")
+    many = run_sample(run, tmp_path / "many", "--class", "3", "--count", "3")
+    assert np.array_equal(few["001.png"], many["001.png"])
 
 
 def test_every_variant_of_the_original_has_the_originals_names() -> None:

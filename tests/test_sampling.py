@@ -17,8 +17,8 @@ LABELS = torch.arange(9) % tiny.CLASSES
 pytestmark = pytest.mark.usefixtures("half_precision")
 
 
-def networks(precision: str = "fp32") -> tuple[VAR, VQVAE]:
-    var, vqvae = tiny.var(), tiny.vqvae()
+def networks(precision: str = "fp32", mixer: str = "var") -> tuple[VAR, VQVAE]:
+    var, vqvae = tiny.var(tiny.CFG if mixer == "var" else tiny.MVAR), tiny.vqvae()
     prepare(var, vqvae, precision, torch.device("cpu"))  # type: ignore[arg-type]
     return var, vqvae
 
@@ -44,8 +44,9 @@ def make(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
-def test_an_image_is_the_same_in_any_batch(precision: str, guidance: float, size: int) -> None:
-    var, vqvae = networks(precision)
+@pytest.mark.parametrize("mixer", ["var", "mvar"])
+def test_an_image_is_the_same_in_any_batch(precision: str, guidance: float, size: int, mixer: str) -> None:
+    var, vqvae = networks(precision, mixer)
     whole = make(var, vqvae, guidance=guidance)
     parts = [
         make(var, vqvae, LABELS[i : i + size], indices=range(i, min(i + size, 9)), guidance=guidance)
@@ -110,9 +111,10 @@ def test_top_k_above_the_vocabulary_keeps_all() -> None:
     assert torch.equal(make(var, vqvae, top_k=10**6).images, make(var, vqvae, top_k=0).images)
 
 
-def test_guidance_extrapolates_from_unconditional_to_conditional() -> None:
+@pytest.mark.parametrize("mixer", ["var", "mvar"])
+def test_guidance_extrapolates_from_unconditional_to_conditional(mixer: str) -> None:
     """Greedy tokens at the last scale equal argmax of (1 + t) conditional - t unconditional, by teacher forcing."""
-    var, vqvae = networks()
+    var, vqvae = networks(mixer=mixer)
     made = make(var, vqvae, LABELS[:3], guidance=2.0, top_k=1)
     var_input = vqvae.var_input(made.tokens)
     conditional = var(LABELS[:3], var_input).logits
@@ -125,7 +127,7 @@ def test_guidance_extrapolates_from_unconditional_to_conditional() -> None:
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000), share=st.floats(0, 1))
 def test_held_tokens_are_kept_and_the_others_drawn(seed: int, share: float) -> None:
-    var, vqvae = networks()
+    var, vqvae = networks(mixer=("var", "mvar")[seed % 2])
     generator = torch.Generator().manual_seed(seed)
     shapes = [(2, p * p) for p in tiny.PATCH_NUMS]
     known = Known(
@@ -144,6 +146,15 @@ def test_smoothing_changes_the_picture_and_ends_near_the_codes() -> None:
     sharp, smooth = make(var, vqvae), make(var, vqvae, smooth=True)
     assert not torch.equal(sharp.images, smooth.images)
     assert smooth.f_hats[-1].isfinite().all()
+
+
+def test_half_precision_leaves_the_rates_of_mamba_as_they_are() -> None:
+    mixer = networks("bf16", "mvar")[0].layers[0].get_submodule("mamba")
+    exact = networks("fp32", "mvar")[0].layers[0].get_submodule("mamba")
+    for name, parameter in mixer.named_parameters():
+        rates = name in ("dt_bias", "A_log")
+        assert parameter.dtype == (torch.float32 if rates else torch.bfloat16)
+        assert not rates or torch.equal(parameter, exact.get_parameter(name))
 
 
 def test_bfloat16_agrees_with_float32_within_its_rounding() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fvar.config import AutoencoderConfig, QuantiserConfig, TeacherConfig, TransformerConfig
+from fvar.config import AutoencoderConfig, MambaConfig, QuantiserConfig, TeacherConfig, TransformerConfig
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.tokenizer.vqvae import VQVAE
@@ -14,6 +14,7 @@ PATCH_NUMS = (1, 2, 3)
 LENGTH = 14
 CLASSES, VOCAB, CHANNELS, ALIAS_VOCAB = 5, 40, 4, 16
 CFG = TransformerConfig(depth=3, width=32, heads=2)
+MVAR = TransformerConfig(depth=3, width=32, heads=2, mixer="mvar", mamba=MambaConfig(d_state=8, head_dim=16))
 
 
 def awake(module: nn.Module, seed: int = 0) -> None:

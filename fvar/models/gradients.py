@@ -38,7 +38,7 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         bias: (D,).
 
     Returns:
-        (B, L, D), of x's dtype; the sum is made in the weights'.
+        (B, L, D), of x's dtype; the sum is made in float32 at least.
     """
     return _CausalConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -118,18 +118,19 @@ class _CausalConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight, bias = ctx.saved_tensors
-        length = gradient.shape[1]
-        dsum = torch.ops.aten.silu_backward(gradient.to(weight.dtype), _shifted_sum(x, weight, bias))
-        dx, dweight = torch.zeros_like(x, dtype=weight.dtype), torch.empty_like(weight)
-        for shift, column in enumerate(weight.unbind(2)):
+        length, total = gradient.shape[1], _shifted_sum(x, weight, bias)
+        dsum = torch.ops.aten.silu_backward(gradient.to(total.dtype), total)
+        dx, dweight = torch.zeros_like(x, dtype=total.dtype), torch.empty_like(weight)
+        for shift, column in enumerate(weight.to(total.dtype).unbind(2)):
             seen = slice(shift, shift + length)
             dx[:, seen].addcmul_(dsum, column[:, 0])
             dweight[:, 0, shift] = (x[:, seen] * dsum).sum((0, 1))
-        return dx.to(x.dtype), dweight, dsum.sum((0, 1))
+        return dx.to(x.dtype), dweight, dsum.sum((0, 1)).to(bias.dtype)
 
 
 def _shifted_sum(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The convolution itself: (B, L, D) in the weights' dtype."""
+    """The convolution itself: (B, L, D) in float32 at least."""
+    weight, bias = (t.to(_exact(weight.dtype)) for t in (weight, bias))
     taps = weight.shape[-1]
     length = x.shape[1] - taps + 1
     total = torch.addcmul(bias, x[:, :length], weight[:, 0, 0])
@@ -165,7 +166,7 @@ class _GatedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-        gated = F.silu(gate.to(weight.dtype)).mul_(x)
+        gated = F.silu(gate.to(_exact(weight.dtype))).mul_(x)
         rstd = gated.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, gate, weight, rstd)
         return gated.mul_(rstd).mul_(weight).to(x.dtype)
@@ -173,14 +174,18 @@ class _GatedNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, gate, weight, rstd = ctx.saved_tensors
-        exact, gradient = gate.to(weight.dtype), gradient.to(weight.dtype)
+        exact, gradient = (t.to(rstd.dtype) for t in (gate, gradient))
         silu = F.silu(exact)
         normed = (silu * x).mul_(rstd)
         dweight = (gradient * normed).sum((0, 1))
         dnormed = gradient * weight
         dgated = dnormed.sub_(normed.mul_((dnormed * normed).mean(-1, keepdim=True))).mul_(rstd)
         dgate = torch.ops.aten.silu_backward(dgated * x, exact)
-        return silu.mul_(dgated).to(x.dtype), dgate.to(gate.dtype), dweight, None
+        return silu.mul_(dgated).to(x.dtype), dgate.to(gate.dtype), dweight.to(weight.dtype), None
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 class _PrefixAttention(torch.autograd.Function):

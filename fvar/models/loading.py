@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fvar.config import TransformerConfig, VarConfig
+from fvar.config import MambaConfig, Mixer, TransformerConfig, VarConfig
 from fvar.errors import UserError
 from fvar.machine.weights import load_strictly, some
 from fvar.models.var import VAR
@@ -18,6 +18,8 @@ from fvar.rundir import RunDir
 from fvar.tokenizer.vqvae import VQVAE
 
 MODEL_FILE = "model.safetensors"  # in a var run directory: the student under the original's keys
+MAMBA = "blocks.0.mamba.A_log"  # a tensor that only M-VAR has
+NAMES: dict[Mixer, str] = {"var": "a VAR", "mvar": "an M-VAR"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class VarShape:
     mlp_ratio: float
     attn_l2_norm: bool
     shared_aln: bool
+    mixer: Mixer
+    mamba: MambaConfig | None  # of mixer mvar
     num_classes: int
     vocab_size: int
     z_channels: int
@@ -50,6 +54,8 @@ class VarShape:
                 mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / width,
                 attn_l2_norm=scale_mul is not None,
                 shared_aln="shared_ada_lin.1.weight" in state,
+                mixer="mvar" if MAMBA in state else "var",
+                mamba=_mamba(state, width) if MAMBA in state else None,
                 num_classes=state["class_emb.weight"].shape[0] - 1,
                 vocab_size=vocab_size,
                 z_channels=state["word_embed.weight"].shape[1],
@@ -62,8 +68,9 @@ class VarShape:
     def configured(cls, cfg: TransformerConfig, num_classes: int, vqvae: VQVAE) -> VarShape:
         """The shape of a VAR for this tokenizer."""
         tokenizer = (num_classes, vqvae.vocab_size, vqvae.z_channels, vqvae.patch_nums)
-        heads = cfg.num_heads if cfg.attn_l2_norm else 0
-        return cls(cfg.depth, cfg.dim, heads, cfg.mlp_ratio, cfg.attn_l2_norm, cfg.shared_aln, *tokenizer)
+        heads, mamba = cfg.num_heads if cfg.attn_l2_norm else 0, cfg.mamba if cfg.mixer == "mvar" else None
+        form = (cfg.depth, cfg.dim, heads, cfg.mlp_ratio, cfg.attn_l2_norm, cfg.shared_aln, cfg.mixer, mamba)
+        return cls(*form, *tokenizer)
 
     def transformer(self, heads: int = 0) -> TransformerConfig:
         """A configuration of this shape; what the weights do not tell keeps its default, or is `heads`."""
@@ -74,11 +81,35 @@ class VarShape:
             mlp_ratio=self.mlp_ratio,
             attn_l2_norm=self.attn_l2_norm,
             shared_aln=self.shared_aln,
+            mixer=self.mixer,
+            mamba=self.mamba or MambaConfig(),
         )
+
+    def require_mixer(self, expected: Mixer, where: str) -> None:
+        """Raise `UserError` where the weights at `where` are M-VAR's and VAR's are expected, or the other way round."""
+        if self.mixer != expected:
+            raise UserError(
+                f"{where} holds {NAMES[self.mixer]} (transformer.mixer {self.mixer}) where {NAMES[expected]} "
+                f"(transformer.mixer {expected}) is expected"
+            )
+
+
+def _mamba(state: Mapping[str, Tensor], width: int) -> MambaConfig:
+    """The sizes of the first block's Mamba-2."""
+    inner, heads = state["blocks.0.mamba.norm.weight"].numel(), state[MAMBA].numel()
+    mixed, _, d_conv = state["blocks.0.mamba.conv1d.weight"].shape
+    return MambaConfig((mixed - inner) // 2, d_conv, inner // width, inner // heads)
+
+
+def new_var(shape: VarShape, cfg: TransformerConfig, state: Mapping[str, Tensor], where: str) -> VAR:
+    """A VAR of this shape with these weights, loaded strictly, in eval mode. Raises `UserError` if they do not fit."""
+    var = VAR(cfg, shape.num_classes, shape.vocab_size, shape.z_channels, shape.patch_nums)
+    load_strictly(var, state, where)
+    return var.eval()
 
 
 def build_var(state: Mapping[str, Tensor], cfg: TransformerConfig, vqvae: VQVAE, where: str) -> VAR:
-    """The VAR of a state dict, loaded strictly, in eval mode.
+    """The VAR of a state dict, loaded strictly, in eval mode, where it is what is configured.
 
     Args:
         cfg: the configuration the weights should fit; the number of classes is taken from the weights.
@@ -86,9 +117,10 @@ def build_var(state: Mapping[str, Tensor], cfg: TransformerConfig, vqvae: VQVAE,
         where: where the state dict came from, for error messages.
 
     Raises:
-        UserError: in one line, which of depth, width, heads, scales, vocabulary or channels was expected and found.
+        UserError: in one line, which of mixer, depth, width, heads, scales, vocabulary ... was expected and found.
     """
     found = VarShape.of(state, where)
+    found.require_mixer(cfg.mixer, where)
     expected = VarShape.configured(cfg, found.num_classes, vqvae)
     wrong = [
         f"{name} {getattr(expected, name)}, found {getattr(found, name)}"
@@ -97,9 +129,7 @@ def build_var(state: Mapping[str, Tensor], cfg: TransformerConfig, vqvae: VQVAE,
     ]
     if wrong:
         raise UserError(f"{where} does not fit: expected {'; '.join(wrong)}")
-    var = VAR(cfg, found.num_classes, found.vocab_size, found.z_channels, found.patch_nums)
-    load_strictly(var, state, where)
-    return var.eval()
+    return new_var(found, cfg, state, where)
 
 
 def load_var(run: RunDir, vqvae: VQVAE) -> VAR:

@@ -31,6 +31,7 @@ from fvar.models.gradients import causal_convolution, gated_norm, segment_decay,
 
 CHUNK = 64  # tokens at most; see tests/benchmarks/bench_mvar.py
 NORM_EPS = 1e-5
+RATES = ("dt_bias", "A_log")  # parameters that are computed with in float32 even where all others are in half precision
 DT_RANGE = (1e-3, 1e-1)  # of the steps at the start, Dao & Gu
 DECAY_RANGE = (1.0, 16.0)  # of -A at the start, Dao & Gu
 
