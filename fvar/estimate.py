@@ -12,11 +12,13 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import ceil
 from pathlib import Path
 
 from fvar.config import (
     AutoencoderConfig,
     DataConfig,
+    Residual,
     Stage,
     TeacherConfig,
     TokenizerConfig,
@@ -38,6 +40,7 @@ class Device:
     memory: float
 
 
+CHUNK = 64  # tokens that Mamba-2 takes at a time, as fvar.models.mamba
 DEVICES = (Device("A100", 312e12, 80e9), Device("H100", 989e12, 80e9), Device("H200", 989e12, 141e9))
 CLASSES = {"emoji": 9, "text": 9, "cifar10": 10}  # folders and shards are taken for ImageNet
 IMAGENET_CLASSES = 1000
@@ -161,35 +164,56 @@ def _network(
 
     Without, embeddings and classifier are another network's, which only lets a gradient through.
     """
-    dim, hidden = cfg.dim, round(cfg.dim * cfg.mlp_ratio)
-    sizes = [p * p for p in patch_nums]
+    dim, sizes = cfg.dim, [p * p for p in patch_nums]
     length, first = sum(sizes), sizes[0]
-    seen = sum(n * end for n, end in zip(sizes, accumulate(sizes), strict=True))  # pairs of query and visible key
-
-    scales = cfg.num_heads if cfg.attn_l2_norm else 0
-    block_parameters = 4 * dim * dim + 3 * dim + scales + 2 * dim * hidden + hidden + dim
-    block = 2 * length * (4 * dim * dim + 2 * dim * hidden) + 4 * seen * dim
+    parts = [_residual(residual, cfg, sizes) for residual in cfg.residuals]
+    block_parameters, block, again, kept = (sum(column) for column in zip(*parts, strict=True))
+    made = 3 * len(parts) * dim  # modulations of a block
     if cfg.shared_aln:
-        block_parameters += 6 * dim
+        block_parameters += made
     else:
-        block_parameters, block = block_parameters + 6 * dim * (dim + 1), block + 12 * dim * dim
+        block_parameters, block = block_parameters + made * (dim + 1), block + 2 * made * dim
     head_parameters = 2 * dim * (dim + 1) + vocab * (dim + 1)
     modulation, logits = 4 * dim * dim, 2 * length * dim * vocab
     parameters, forward = depth * block_parameters, depth * block + modulation + logits
-    backward, recomputed = 2 * depth * block + logits, (depth * block if cfg.checkpointing else 0)
+    backward, recomputed = 2 * depth * block + logits, depth * again + (depth * block if cfg.checkpointing else 0)
     if embeddings:
         classes, z = embeddings
         parameters += head_parameters + (z + 1) * dim + (classes + 1) * dim + (first + length + len(sizes)) * dim
         embed = 2 * (length - first) * z * dim
         if cfg.shared_aln:
-            parameters, modulation = parameters + 6 * dim * (dim + 1), modulation + 12 * dim * dim
-            forward += 12 * dim * dim
+            parameters, modulation = parameters + made * (dim + 1), modulation + 2 * made * dim
+            forward += 2 * made * dim
         forward, backward = forward + embed, backward + 2 * modulation + logits + embed  # its input needs no gradient
-    # 17 numbers per channel and block: Korthikanti et al. 2022, Eq. 1 without the attention matrix.
-    kept = length * ((1 if cfg.checkpointing else 17) * depth * dim + 5 * vocab)
+    kept = depth * (length * dim if cfg.checkpointing else kept) + 5 * length * vocab
     if not learns:
         return Part(f"{name} (frozen)", 0, forward, 0)
     return Part(name, parameters, forward, backward, kept, recomputed)
+
+
+def _residual(residual: Residual, cfg: TransformerConfig, sizes: Sequence[int]) -> tuple[float, float, float, float]:
+    """Of one residual of a block: parameters, FLOPs forward, FLOPs of what is always recomputed, numbers kept.
+
+    Attention and feed-forward keep 17 numbers per channel: Korthikanti et al. 2022, Eq. 1, without the scores.
+    """
+    dim, length = cfg.dim, sum(sizes)
+    if residual == "feed_forward":
+        hidden = round(dim * cfg.mlp_ratio)
+        return 2 * dim * hidden + hidden + dim, 4 * length * dim * hidden, 0, 11.5 * length * dim
+    if residual == "mamba2":
+        heads, width, n = cfg.mamba.expand * dim // cfg.mamba.head_dim, cfg.mamba.head_dim, cfg.mamba.d_state
+        inner, projected = heads * width, 2 * heads * width + 2 * n + heads
+        parameters = dim * projected + (inner + 2 * n) * (cfg.mamba.d_conv + 1) + 3 * heads + inner + inner * dim
+        chunks = ceil(length / CHUNK)
+        size = ceil(length / chunks)
+        scan = 2 * chunks * size * (size * (n + inner) + 2 * n * inner)
+        # Kept: the projections' inputs, what they make, and the convolution's input and output.
+        return parameters, 2 * length * dim * (projected + inner) + scan, scan, length * (2 * dim + 8 * inner)
+    pairs = sum(n * n for n in sizes)  # of query and visible key
+    if residual == "prefix_attention":
+        pairs = sum(n * end for n, end in zip(sizes, accumulate(sizes), strict=True))
+    temperatures = cfg.num_heads if cfg.attn_l2_norm else 0
+    return 4 * dim * dim + 3 * dim + temperatures, 8 * length * dim * dim + 4 * pairs * dim, 0, 5.5 * length * dim
 
 
 def _cross_attention(

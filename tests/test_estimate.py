@@ -17,6 +17,7 @@ from fvar import estimate
 from fvar.config import (
     AutoencoderConfig,
     DataConfig,
+    Mixer,
     PyramidConfig,
     QuantiserConfig,
     Reading,
@@ -29,6 +30,7 @@ from fvar.config import (
     VarConfig,
 )
 from fvar.errors import UserError
+from fvar.models import mamba
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
@@ -36,6 +38,7 @@ from fvar.tokenizer.vqvae import VQVAE
 
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 ALIAS_VOCAB = 512
+MIXERS: tuple[Mixer, ...] = ("var", "mvar")
 
 
 def stages(transformer: TransformerConfig, teacher: TeacherConfig | None, vocab: int = 4096) -> Stage:
@@ -57,16 +60,18 @@ def learned(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("depth", [12, 16, 20, 24])
-def test_student_parameters_are_those_of_the_published_sizes(depth: int) -> None:
-    cfg = TransformerConfig(depth=depth)
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_student_parameters_are_those_of_the_published_sizes(depth: int, mixer: Mixer) -> None:
+    cfg = TransformerConfig(depth=depth, mixer=mixer)
     with torch.device("meta"):
         built = learned(VAR(cfg, 1000, 4096, 32, SCALES))
     student = estimate.estimate(stages(cfg, None)).parts[1]
     assert student.parameters == built
 
 
-def test_modulations_that_all_blocks_share_are_billed_once() -> None:
-    cfg = TransformerConfig(depth=4, width=256, shared_aln=True)
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_modulations_that_all_blocks_share_are_billed_once(mixer: Mixer) -> None:
+    cfg = TransformerConfig(depth=4, width=256, shared_aln=True, mixer=mixer)
     with torch.device("meta"):
         student = VAR(cfg, 1000, 4096, 32, SCALES)
         labels, targets = torch.zeros(2, dtype=torch.long), torch.zeros(2 * 680, dtype=torch.long)
@@ -92,8 +97,9 @@ TEACHERS = [
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_transformer_bill_matches_the_flop_counter(teacher: TeacherConfig) -> None:
-    cfg = TransformerConfig(depth=4, width=256)
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_transformer_bill_matches_the_flop_counter(teacher: TeacherConfig, mixer: Mixer) -> None:
+    cfg = TransformerConfig(depth=4, width=256, mixer=mixer)
     bill = {part.name: part for part in estimate.estimate(stages(cfg, teacher)).parts}
     shape = (1000, 4096, 32, SCALES)
     with torch.device("meta"):
@@ -167,6 +173,15 @@ def test_more_ranks_need_less_memory_and_checkpointing_trades_it_for_flops() -> 
     assert thrifty.memory(8) < plain.memory(8)
     assert thrifty.flops == pytest.approx(plain.flops * 4 / 3, rel=0.1)
     assert thrifty.model_flops_per_image == plain.model_flops_per_image == plain.flops_per_image
+
+
+def test_m_var_costs_half_as_much_again_and_its_scan_is_recomputed() -> None:
+    var, mvar = (estimate.estimate(stages(TransformerConfig(mixer=mixer), None)) for mixer in MIXERS)
+    assert 1.4 < mvar.parameters / var.parameters < 1.6
+    assert 1.3 < mvar.model_flops_per_image / var.model_flops_per_image < 1.6
+    assert 0 < mvar.flops_per_image - mvar.model_flops_per_image < 0.03 * mvar.flops_per_image
+    assert mvar.memory(8) > var.memory(8)
+    assert mamba.CHUNK == estimate.CHUNK
 
 
 def test_shards_hold_a_share_of_weights_and_optimiser_each() -> None:

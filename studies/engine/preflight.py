@@ -57,9 +57,12 @@ def expected_bytes(stage: Stage) -> int:
     """About what a stage has on disk at its worst moment. Ours; parameters by the leading terms of each network."""
     config = stage.config
     if isinstance(config, VarConfig):
-        # Per block: 4 C^2 attention, 2 r C^2 feed-forward, 6 C^2 adaptive layer norm; a teacher's trunk doubles it.
-        per_block = (4 if config.transformer.shared_aln else 10) + 2 * config.transformer.mlp_ratio
-        parameters = config.transformer.depth * per_block * config.transformer.dim**2
+        # Per block and C^2: 4 attention, 2 r feed-forward, 3 e Mamba-2, and 3 per residual for adaptive layer norm; a
+        # teacher's trunk doubles it.
+        network = config.transformer
+        per_block = 4 + 2 * network.mlp_ratio + (3 * network.mamba.expand if "mamba2" in network.residuals else 0)
+        per_block += 0 if network.shared_aln else 3 * len(network.residuals)
+        parameters = network.depth * per_block * network.dim**2
         parameters *= 2 if config.teacher and config.teacher.trunk == "separate" else 1
         return int(4 * parameters * (1 + STATES * CHECKPOINTS))
     if isinstance(config, TokenizerConfig):

@@ -91,9 +91,12 @@ def test_the_scale_survives_a_stop(tmp_path: Path) -> None:
     assert scale_of(run) == scale_of(whole) < 2.0**16  # torch's first scale
 
 
-@pytest.mark.slow  # compiles for two minutes
-def test_compiled_networks_train_alike_and_keep_their_keys(tmp_path: Path) -> None:
-    stage = tiny.var_stage(tiny.TEACHER)
+@pytest.mark.slow  # compiles for two minutes each
+@pytest.mark.parametrize(
+    "transformer", [TransformerConfig(depth=2, width=32, heads=2), tiny.MVAR], ids=["VAR", "M-VAR"]
+)
+def test_compiled_networks_train_alike_and_keep_their_keys(tmp_path: Path, transformer: TransformerConfig) -> None:
+    stage = tiny.var_stage(tiny.TEACHER, transformer=transformer)
     eager, compiled = (tiny.make_run(tmp_path / str(flag), stage, compile=flag) for flag in (False, True))
     for run in (eager, compiled):
         execute(run.path)

@@ -73,8 +73,9 @@ FEWER_FEATURES = DistillConfig(feature_blocks=1)  # a shared trunk leaves one bl
         stage(None),
         stage(SHARED, FEWER_FEATURES),
         stage(checkpointing=True),
+        tiny.var_stage(tiny.TEACHER, transformer=tiny.MVAR, train=TRAIN),
     ],
-    ids=["no teacher", "shared trunk", "recomputed activations"],
+    ids=["no teacher", "shared trunk", "recomputed activations", "M-VAR"],
 )
 def test_sharding_suits_every_kind_of_network(tmp_path: Path, variant: Stage) -> None:
     alone, run = (tiny.make_run(tmp_path / kind, variant, parallel=kind) for kind in ("ddp", "fsdp"))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fvar.config import DistillConfig, TransformerConfig, Trunk
+from fvar.config import DistillConfig, TransformerConfig, Trunk, VarConfig
 from fvar.errors import StageFailed, UserError
 from fvar.models.var import VAR
 from fvar.run import execute
@@ -30,6 +30,14 @@ NO_DISTILLATION = DistillConfig(lambda_feat=0.0, lambda_logit=0.0)
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A student with its teacher, trained to the end."""
     run = tiny.make_run(tmp_path_factory.mktemp("runs"), tiny.var_stage(tiny.TEACHER))
+    execute(run.path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def mvar(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """The same training of an M-VAR."""
+    run = tiny.make_run(tmp_path_factory.mktemp("mvar"), tiny.var_stage(tiny.TEACHER, transformer=tiny.MVAR))
     execute(run.path)
     return run
 
@@ -144,8 +152,22 @@ def test_damaged_token_store_ends_the_stage_with_its_file(tmp_path: Path) -> Non
         execute(run.path)
 
 
-def test_command_continues_after_sigterm_and_sigkill_to_the_identical_end(trained: RunDir, tmp_path: Path) -> None:
-    run = tiny.make_run(tmp_path, tiny.var_stage(tiny.TEACHER), checkpoint_steps=5)
+def test_m_var_trains_beside_var_to_a_comparable_loss_and_its_teacher_sees_more(trained: RunDir, mvar: RunDir) -> None:
+    for key in ("cross_entropy", "teacher/cross_entropy"):
+        theirs, ours = column(trained, key, "heldout")[-1], column(mvar, key, "heldout")[-1]
+        assert ours == pytest.approx(theirs, rel=0.15)
+    assert column(mvar, "cross_entropy")[-1] < 0.9 * column(mvar, "cross_entropy")[0]
+    assert column(mvar, "teacher/cross_entropy")[-1] < 0.8 * column(mvar, "cross_entropy")[-1]
+
+
+@pytest.mark.parametrize("undisturbed", ["trained", "mvar"])
+def test_command_continues_after_sigterm_and_sigkill_to_the_identical_end(
+    undisturbed: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    whole: RunDir = request.getfixturevalue(undisturbed)
+    assert isinstance(whole.config, VarConfig)
+    stage = tiny.var_stage(tiny.TEACHER, transformer=whole.config.transformer)
+    run = tiny.make_run(tmp_path, stage, checkpoint_steps=5)
     command = [sys.executable, "-m", "fvar.run", str(run.path)]
 
     def stop_by(number: signal.Signals, after_step: int) -> int:
@@ -162,8 +184,8 @@ def test_command_continues_after_sigterm_and_sigkill_to_the_identical_end(traine
     assert read_status(run.path).state == "running"
     assert not run.locked
     assert execute(run.path).attempts == 3
-    assert records(run.path) == records(trained.path)
-    assert same_weights(run.path / "model.safetensors", trained.path / "model.safetensors")
+    assert records(run.path) == records(whole.path)
+    assert same_weights(run.path / "model.safetensors", whole.path / "model.safetensors")
 
 
 def test_more_features_than_a_shared_teacher_has_are_refused(tmp_path: Path) -> None:
