@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fvar.config import TransformerConfig
 from fvar.errors import Interrupted
 from fvar.run import execute
 from fvar.rundir import RunDir
