@@ -22,11 +22,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import math
-import os
 import socket
 import threading
 import time
@@ -37,7 +34,7 @@ from typing import Any, Literal
 
 from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
 from fvar.errors import UserError, unknown
-from fvar.machine import atomic, records
+from fvar.machine import atomic, locks, records
 from fvar.plain import differences, from_dict, from_record, to_dict
 
 FORMAT = 1
@@ -77,17 +74,7 @@ def read_status(path: Path) -> Status:
 
 def locked(path: Path) -> bool:
     """Whether some process is at work in a run directory now."""
-    try:
-        handle = os.open(f"{path}/lock", os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return locks.is_held(path / "lock")
 
 
 class RunDir:
@@ -266,16 +253,12 @@ class RunDir:
 
         Raises `UserError` if another process holds it.
         """
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if not _acquire(handle, self.path):
-                owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-                raise UserError(f"{self.path} is being written by {owner}; wait for it or stop it first")
-            os.ftruncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        with locks.holding(
+            self.path / "lock",
+            lambda owner: f"{self.path} is being written by {owner}; wait for it or stop it first",
+            patience=1.0,  # a reader asking `locked` holds it for an instant
+        ):
             yield
-        finally:
-            os.close(handle)
 
     @property
     def locked(self) -> bool:
@@ -285,21 +268,6 @@ class RunDir:
 
 # What `RunDir.open` has read, by absolute path, with the inode, size and time of the config.json it was read from.
 _OPENED: dict[str, tuple[tuple[int, int, int], RunDir]] = {}
-
-
-def _acquire(handle: int, path: Path, patience: float = 1.0) -> bool:
-    """Take the exclusive lock; wait a moment, since a reader asking `locked` holds it for an instant."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(f"{path} is on a file system without locks ({error.strerror})") from error
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
 
 
 def _revision(body: Mapping[str, Any], path: Path) -> int:

@@ -4,6 +4,7 @@ atomic.py       files that are either the old or the new version
 cache.py        where fvar keeps what it can compute again
 distributed.py  several processes as one run: torchrun's or SLURM's
 heap.py         memory that a backward pass has freed, given back
+locks.py        a file that one process holds
 per_image.py    random numbers that belong to images, not to the process that computes them
 precision.py    half precision where the processor can, float32 where it cannot
 seeds.py        random seeds from labels

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
 from fvar.errors import UserError
+from fvar.machine import locks
 from studies.presets import Preset
 
 NEEDS_ROOT = ("folder", "webdataset")
@@ -90,18 +89,10 @@ def _gib(size: int) -> str:
 def driver_lock(folder: Path) -> Iterator[None]:
     """One driver per study and preset; the kernel lets go however it ends. Raises `UserError` naming the other one."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "driver.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-            raise UserError(
-                f"this study is being driven by {owner}; watch it with `python -m studies status`, or stop it first"
-            ) from None
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    with locks.holding(
+        folder / "driver.lock",
+        lambda owner: (
+            f"this study is being driven by {owner}; watch it with `python -m studies status`, or stop it first"
+        ),
+    ):
         yield
-    finally:
-        os.close(handle)

@@ -7,19 +7,17 @@ none of its business: that stands in the run directory.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import importlib
-import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from fvar.errors import UserError, unknown
+from fvar.errors import unknown
 from fvar.job import JobRecord
+from fvar.machine import locks
 from fvar.rundir import RunDir
 from studies.engine.profile import Profile
 
@@ -101,19 +99,9 @@ def factory(results: Path, profile: Profile, jobs: int = 1) -> Callable[[str], B
 @contextlib.contextmanager
 def submitting(root: Path, patience: float = 600.0) -> Iterator[None]:
     """Hold the right to submit stages below `root`: two studies must not both start the tokenizer they share."""
-    handle = os.open(root / ".submitting", os.O_RDWR | os.O_CREAT, 0o666)
-    deadline = time.monotonic() + patience
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"another driver has been submitting to {root} for {patience:g} s; stop it"
-                    ) from None
-                time.sleep(0.05)
+    with locks.holding(
+        root / ".submitting",
+        lambda owner: f"another driver ({owner}) has been submitting to {root} for {patience:g} s; stop it",
+        patience,
+    ):
         yield
-    finally:
-        os.close(handle)
