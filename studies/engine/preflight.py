@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
 from fvar.errors import UserError
+from fvar.estimate import estimate
 from fvar.machine import locks
 from studies.presets import Preset
 
@@ -53,22 +54,10 @@ def require_space(results: Path, stages: Iterable[Stage]) -> None:
 
 
 def expected_bytes(stage: Stage) -> int:
-    """About what a stage has on disk at its worst moment. Ours; parameters by the leading terms of each network."""
+    """About what a stage has on disk at its worst moment."""
     config = stage.config
-    if isinstance(config, VarConfig):
-        # Per block and C^2: 4 attention, 2 r feed-forward, 3 e Mamba-2, and 3 per residual for adaptive layer norm; a
-        # teacher's trunk doubles it.
-        network = config.transformer
-        per_block = 4 + 2 * network.mlp_ratio + (3 * network.mamba.expand if "mamba2" in network.residuals else 0)
-        per_block += 0 if network.shared_aln else 3 * len(network.residuals)
-        parameters = network.depth * per_block * network.dim**2
-        parameters *= 2 if config.teacher and config.teacher.trunk == "separate" else 1
-        return int(4 * parameters * (1 + STATES * CHECKPOINTS))
-    if isinstance(config, TokenizerConfig):
-        # 3x3 convolutions, encoder and decoder, about three residual blocks of two each per level.
-        widths = [config.autoencoder.ch * m for m in config.autoencoder.ch_mult]
-        parameters = sum(2 * 3 * 2 * 9 * width**2 for width in widths)
-        return int(4 * parameters * (1 + STATES * CHECKPOINTS))
+    if isinstance(config, TokenizerConfig | VarConfig):
+        return int(4 * estimate(stage).parameters * (1 + STATES * CHECKPOINTS))
     if isinstance(config, SamplesConfig):
         return config.count * _image_size(stage) ** 2 * 3
     if isinstance(config, TokensConfig):
