@@ -101,6 +101,17 @@ def barrier() -> None:
         dist.barrier()
 
 
+@contextlib.contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Rank 0 goes through the block before the others enter it; all leave it together."""
+    if rank() > 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+    barrier()
+
+
 def _adopt_slurm_environment() -> None:
     """Give submitit's tasks the variables torchrun would have set."""
     if "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) == 1 or "SLURM_PROCID" not in os.environ:

@@ -11,7 +11,8 @@ signal is no picture, so neither the perceptual nor the adversarial loss applies
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,17 @@ MEASURED_IMAGES = 512  # on which the alias amplitudes are measured
 COARSE_SHARE = 4  # one image in so many also reconstructs a blurred view
 
 
-class TokenizerTask(Task[Tensor]):
-    """The networks, losses and data of one tokenizer. A batch is (B, 3, S, S) uint8."""
+@dataclass
+class TokenizerBatch:
+    """Images, and what the generator's loss makes of them for those who come after it in the same step."""
+
+    pixels: Tensor  # (B, 3, S, S) uint8
+    coded: Quantised | None = None  # for the codebook's statistics, in `after_step`
+    judged: tuple[Tensor, Tensor] | None = None  # real and made (B, 3, S, S) in [-1, 1], for the discriminator's loss
+
+
+class TokenizerTask(Task[TokenizerBatch]):
+    """The networks, losses and data of one tokenizer."""
 
     def __init__(
         self, config: TokenizerConfig, device: torch.device, workers: int = 2, flops_per_item: float = 0.0
@@ -60,10 +70,6 @@ class TokenizerTask(Task[Tensor]):
         if config.signal == "alias":
             self._measure_signal()
         self._build_judges()
-        self._coded: list[Quantised] = []  # of this step's micro-batches, for `after_step`
-        self._pairs: list[
-            tuple[Tensor, Tensor]
-        ] = []  # (real, fake) of this step's micro-batches, for the discriminator
 
     def _build_judges(self) -> None:
         loss, picture = self.config.loss, self.config.signal == "structure"
@@ -109,18 +115,17 @@ class TokenizerTask(Task[Tensor]):
         assert module is not None
         return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
 
-    def fetch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        return self.images.batch(indices, generator)
+    def fetch(self, indices: Tensor, generator: torch.Generator) -> TokenizerBatch:
+        return TokenizerBatch(self.images.batch(indices, generator))
 
     def phases(self, step: int) -> tuple[str, ...]:
         return self.phase_names if self._playing(step) else self.phase_names[:1]
 
-    def loss(self, phase: str, batch: Tensor, step: int) -> tuple[Tensor, Metrics]:
-        return self._discriminator_loss() if phase == "discriminator" else self._generator_loss(batch, step)
+    def loss(self, phase: str, batch: TokenizerBatch, step: int) -> tuple[Tensor, Metrics]:
+        return self._discriminator_loss(batch) if phase == "discriminator" else self._generator_loss(batch, step)
 
-    def after_step(self, step: int) -> None:
-        coded, self._coded = self._coded, []
-        self._pairs.clear()
+    def after_step(self, step: int, batches: Sequence[TokenizerBatch]) -> None:
+        coded = [batch.coded for batch in batches if batch.coded is not None]
         scales = range(len(self.patch_nums))
         indices = [torch.cat([part.indices[k].flatten() for part in coded]) for k in scales]
         self.vqvae.quantize.record_hits(indices)
@@ -161,11 +166,12 @@ class TokenizerTask(Task[Tensor]):
 
     # ---------------------------------------------------------------------------------------------------------- losses
 
-    def _generator_loss(self, pixels: Tensor, step: int) -> tuple[Tensor, Metrics]:
-        cfg = self.config
+    def _generator_loss(self, batch: TokenizerBatch, step: int) -> tuple[Tensor, Metrics]:
+        """Reconstruction and quantisation. Leaves the codes and, for the discriminator, both images in `batch`."""
+        cfg, pixels = self.config, batch.pixels
         views = self._views(pixels, torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
         coded = self.vqvae.quantise(self.vqvae.latents(views), self._bypass(len(pixels), step))
-        self._coded.append(coded)
+        batch.coded = coded
         quantisation = cfg.quantiser.commitment * coded.commitment + coded.codebook
         metrics: dict[str, Tensor | float] = {"commitment": coded.commitment, "codebook": coded.codebook}
         if cfg.signal == "alias":
@@ -185,16 +191,17 @@ class TokenizerTask(Task[Tensor]):
         total = reconstruction + cfg.loss.coarse_views * coarse + quantisation
         metrics["coarse"] = coarse
         if self.discriminator and self._playing(step):
-            self._pairs.append((target, made.detach()))
+            batch.judged = target, made.detach()
             adversarial = losses.hinge_generator(self.discriminator(made))
             weight = losses.adaptive_weight(reconstruction, adversarial, self.vqvae.decoder.last_layer)
             total = total + cfg.loss.adversarial * weight * adversarial
             metrics |= {"adversarial": adversarial, "adaptive_weight": weight}
         return total, metrics
 
-    def _discriminator_loss(self) -> tuple[Tensor, Metrics]:
+    def _discriminator_loss(self, batch: TokenizerBatch) -> tuple[Tensor, Metrics]:
         assert self.discriminator is not None
-        real, fake = self._pairs.pop(0)
+        assert batch.judged is not None
+        real, fake = batch.judged
         logits_real, logits_fake = self.discriminator(torch.cat([real, fake])).chunk(2)
         loss = losses.hinge_discriminator(logits_real, logits_fake)
         return loss, {"logits_real": logits_real.mean(), "logits_fake": logits_fake.mean()}

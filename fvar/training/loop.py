@@ -28,7 +28,7 @@ from fvar.training.averaging import AveragedWeights
 from fvar.training.checkpoint import Checkpoint, Checkpoints, DamagedError
 from fvar.training.data_feed import DataFeed
 from fvar.training.guards import NonFiniteGuard, SpikeAlarm
-from fvar.training.optimisation import Phase
+from fvar.training.phase import Phase
 from fvar.training.probes import Probes
 from fvar.training.task import Batch, Task
 from fvar.training.throughput import Throughput
@@ -136,8 +136,8 @@ class Trainer(Generic[Batch]):
             loss, metrics = phase.backward(data.micro_batches, step)
             norms = phase.clip()
             prefix = "" if name == self.task.phase_names[0] else f"{name}/"
-            record |= {f"{prefix}{key}": value for key, value in {"loss": loss, **metrics}.items()}
-            record |= {"/".join(filter(None, (prefix[:-1], "gradient_norm", key))): norms[key] for key in norms}
+            shown = {f"gradient_norm/{network}" if network else "gradient_norm": norms[network] for network in norms}
+            record |= {f"{prefix}{key}": value for key, value in {"loss": loss, **metrics, **shown}.items()}
             loss_value, norm_value = torch.stack([loss, torch.stack(list(norms.values())).max().to(loss)]).tolist()
             # Under fp16 the scaler expects overflows, skips them itself and lowers its scale.
             guarded = 0.0 if phase.scaler.is_enabled() else norm_value
@@ -149,7 +149,7 @@ class Trainer(Generic[Batch]):
             if not prefix:
                 self.latest = loss_value
                 self.alarm.check(step, loss_value)
-        self.task.after_step(step)
+        self.task.after_step(step, [micro.batch for micro in data.micro_batches])
         if self.averaged and applied:
             self.averaged.update()
         values = torch.stack([value.to(torch.float64) for value in record.values()]).tolist()
@@ -254,14 +254,11 @@ class Trainer(Generic[Batch]):
 
     def _restore(self) -> int:
         """Load the newest good checkpoint; the number of steps already made."""
-        checkpoint: Checkpoint | None = None
-        for first in (True, False):  # the first rank sets damaged ones aside before the others look
-            if (distributed.rank() == 0) is first:
-                checkpoint, note = self.checkpoints.load()
-                if note:
-                    print(f"warning: {note}", flush=True)
-                    self.run.update(note=note)
-            distributed.barrier()
+        with distributed.first_rank_first():  # it sets damaged ones aside before the others look
+            checkpoint, note = self.checkpoints.load()
+            if note:
+                print(f"warning: {note}", flush=True)
+                self.run.update(note=note)
         if checkpoint is None:
             return 0
         self._restore_weights(checkpoint)

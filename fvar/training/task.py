@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -62,14 +62,18 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def loss(self, phase: str, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """The scalar to minimise (a mean over the items) and what to log; runs under the loop's autocast."""
+        """The scalar to minimise (a mean over the items) and what to log; runs under the loop's autocast.
+
+        The phases of a step see the same batch one after another: what one makes for those after it, or for
+        `after_step`, it leaves in the batch.
+        """
 
     def phases(self, step: int) -> tuple[str, ...]:
         """Which phases this step runs, in order; one backward and one optimiser step each."""
         return self.phase_names
 
-    def after_step(self, step: int) -> None:
-        """Updates without a gradient, such as codebook statistics. `step` is the one just made."""
+    def after_step(self, step: int, batches: Sequence[Batch]) -> None:
+        """Updates without a gradient, such as codebook statistics, from the step just made and this rank's batches."""
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Held-out metrics, in evaluation mode without gradients, the same on every rank. Leaves training mode on."""

@@ -35,7 +35,7 @@ from fvar.tokenizer.dual import SignalScaler
 from fvar.tokenizer.vqvae import VQVAE
 from fvar.training.data_feed import MicroBatch
 from fvar.training.loop import train
-from fvar.training.optimisation import Phase
+from fvar.training.phase import Phase
 from studies.presets import preset
 
 STEPS = 8

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from fvar.errors import UserError
 from fvar.machine import distributed
@@ -51,6 +52,18 @@ def test_a_dead_rank_ends_the_run_and_one_rank_can_continue_it(
     train(plain(), run, config())
     assert "continued from checkpoint 30" in capsys.readouterr().out
     assert_close(run.path, one_rank)
+
+
+def take_turns(path: Path) -> None:
+    with distributed.process_group(torch.device("cpu")), distributed.first_rank_first():
+        if distributed.rank() == 0:
+            time.sleep(0.3)
+            path.touch()
+        assert path.exists()
+
+
+def test_the_first_rank_is_done_before_the_others_begin(tmp_path: Path) -> None:
+    assert run_ranks(3, take_turns, tmp_path / "left by the first") == [0, 0, 0]
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from fvar.errors import Interrupted
 from fvar.machine import signals
@@ -76,7 +77,7 @@ def test_a_signal_during_the_last_step_is_obeyed(tmp_path: Path) -> None:
     """There is no later step that would look at the request; what comes after the loop must not start."""
 
     class Signalled(ToyTask):
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, batches: Sequence[Tensor]) -> None:
             if step == 59:
                 stop()
 

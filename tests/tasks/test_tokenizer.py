@@ -19,7 +19,7 @@ from fvar.config import (
 from fvar.data import to_float
 from fvar.errors import UserError
 from fvar.plain import replace_path
-from fvar.tasks.tokenizer import TokenizerTask
+from fvar.tasks.tokenizer import TokenizerBatch, TokenizerTask
 from fvar.training import optim
 from fvar.training.task import Metrics
 
@@ -57,7 +57,7 @@ def train(task: TokenizerTask, steps: int) -> list[float]:
             optimisers[phase].step()
             if phase == "generator":
                 history.append(loss.item())
-        task.after_step(step)
+        task.after_step(step, [batch])
     return history
 
 
@@ -131,7 +131,7 @@ def test_perceptual_and_adversarial_losses_train_together() -> None:
     seen: list[dict[str, float]] = []
     judge = task.loss
 
-    def watched(phase: str, batch: torch.Tensor, step: int) -> tuple[torch.Tensor, Metrics]:
+    def watched(phase: str, batch: TokenizerBatch, step: int) -> tuple[torch.Tensor, Metrics]:
         loss, metrics = judge(phase, batch, step)
         seen.append({"step": step, "loss": loss.item(), **{k: torch.as_tensor(v).item() for k, v in metrics.items()}})
         return loss, metrics
@@ -184,17 +184,40 @@ def test_state_modules_are_all_a_resumed_run_needs() -> None:
                 for name, module in task.state_modules().items():
                     module.load_state_dict(saved[name])
             torch.manual_seed(step)
-            loss, _ = task.loss("generator", task.fetch(torch.arange(8) + step, torch.Generator()), step)
+            batch = task.fetch(torch.arange(8) + step, torch.Generator())
+            loss, _ = task.loss("generator", batch, step)
             loss.backward()
             with torch.no_grad():
                 for _, parameter in task.parameter_groups("generator"):
                     assert parameter.grad is not None
                     parameter.sub_(0.01 * parameter.grad)
                     parameter.grad = None
-            task.after_step(step)
+            task.after_step(step, [batch])
         return [value for module in task.state_modules().values() for value in module.state_dict().values()]
 
     assert all(torch.equal(a, b) for a, b in zip(end(False), end(True), strict=True))
+
+
+def test_the_discriminator_judges_the_images_of_its_own_batch_in_any_order() -> None:
+    adversarial = config(loss__adversarial=0.5, loss__adversarial_after=0.0, loss__discriminator_ch=8)
+    sized = dataclasses.replace(
+        adversarial,
+        data=DataConfig(dataset="emoji", image_size=32),
+        pyramid=dataclasses.replace(adversarial.pyramid, patch_nums=(2, 4, 8)),
+    )
+    task = TokenizerTask(sized, CPU)
+    batches = [task.fetch(torch.arange(4) + first, torch.Generator()) for first in (0, 4)]
+    for batch in batches:
+        task.loss("generator", batch, 0)
+    for batch in reversed(batches):
+        loss, _ = task.loss("discriminator", batch, 0)
+        assert task.discriminator is not None
+        assert batch.judged is not None
+        real, made = batch.judged
+        torch.testing.assert_close(real, to_float(batch.pixels))
+        logits_real, logits_made = task.discriminator(torch.cat([real, made])).chunk(2)
+        hinges = (1 - logits_real).relu().mean() + (1 + logits_made).relu().mean()
+        assert loss.item() == pytest.approx(hinges.item() / 2)
 
 
 def test_noise_follows_from_the_steps_seed_alone() -> None:

@@ -1,6 +1,7 @@
 """The stage as a run directory: what it leaves, and that a stopped one ends the same."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fvar.errors import Interrupted, UserError
 from fvar.metrics.reconstruction import measure
 from fvar.rundir import RunDir
 from fvar.stages import tokenizer as stage
-from fvar.tasks.tokenizer import TokenizerTask
+from fvar.tasks.tokenizer import TokenizerBatch, TokenizerTask
 from fvar.tokenizer.bundle import load_tokenizer
 from tests.tasks.test_tokenizer import config
 
@@ -72,8 +73,8 @@ def test_stopped_and_continued_stage_ends_with_the_same_weights(
     stage.run(whole)
     plain = TokenizerTask.after_step
 
-    def stops(task: TokenizerTask, step: int) -> None:
-        plain(task, step)
+    def stops(task: TokenizerTask, step: int, batches: Sequence[TokenizerBatch]) -> None:
+        plain(task, step, batches)
         if step == 4:
             raise Interrupted("as if by a signal")
 

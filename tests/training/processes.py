@@ -44,7 +44,7 @@ def train_toy(path: Path, config: TrainConfig, *, dropout: float = 0.3, noise: f
     torch.set_num_threads(1)
     task = ToyTask(dropout=dropout, noise=noise)
     if pause:
-        task.after_step = lambda step: time.sleep(pause)  # type: ignore[method-assign]
+        task.after_step = lambda step, batches: time.sleep(pause)  # type: ignore[method-assign]
     run = RunDir.open(path)
     with open(path / "log", "a", buffering=1) as log, redirected(log.fileno()):
         train(task, run, config)
@@ -93,7 +93,7 @@ def _as_rank(rank: int, world: int, port: int, target: Callable[..., None], argu
 def train_toy_rank(path: Path, config: TrainConfig, die_at: int = -1) -> None:
     """Train a toy without random numbers; the last rank dies at step `die_at`."""
     if die_at >= 0 and int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
-        ToyTask.after_step = lambda self, step: os._exit(9) if step == die_at else None  # type: ignore[method-assign]
+        ToyTask.after_step = lambda self, step, batches: os._exit(9) if step == die_at else None  # type: ignore[method-assign]
     with distributed.process_group(torch.device("cpu")):
         train_toy(path, config, dropout=0.0, noise=0.0)
 
@@ -111,7 +111,7 @@ def execute_stage(
         os.dup2(terminal, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     if happens:
-        VarTask.after_step = lambda self, step: happens() if step == at else None  # type: ignore[method-assign]
+        VarTask.after_step = lambda self, step, batches: happens() if step == at else None  # type: ignore[method-assign]
 
     def run() -> None:
         execute(path)

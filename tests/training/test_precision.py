@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ class Overflowing(ToyTask):
         loss, metrics = super().loss(phase, batch, step)
         return (loss * 1e4 if step == self.at and phase == "generator" else loss), metrics
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, batches: Sequence[Tensor]) -> None:
         if step == self.at - 1:
             self.before = {name: value.clone() for name, value in self.net.named_parameters()}
         if step == self.at:

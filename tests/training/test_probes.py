@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def broken(weights: dict[str, Tensor], stopping: threading.Event) -> dict[str, f
 
 def probed(measure: object, stop_at: int = -1) -> ToyTask:
     class Signalled(ToyTask):
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, batches: Sequence[Tensor]) -> None:
             if step == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
 

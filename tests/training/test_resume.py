@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def test_twenty_random_kills_all_continue_to_the_identical_end(whole: Path, tmp_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_signal_writes_a_checkpoint_of_the_step_it_came_in(tmp_path: Path, number: int) -> None:
     class Signalled(ToyTask):
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, batches: Sequence[Tensor]) -> None:
             if step == 13:
                 os.kill(os.getpid(), number)
 
@@ -111,7 +111,7 @@ def test_averaged_weights_and_half_logged_windows_survive_a_stop(tmp_path: Path)
     train(task, whole, averaging)
 
     class Signalled(ToyTask):
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, batches: Sequence[Tensor]) -> None:
             if step == 30:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -129,7 +129,7 @@ class BestInTheMiddle(ToyTask):
 
     stop_at = -1
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, batches: Sequence[Tensor]) -> None:
         if step == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -176,7 +176,7 @@ def test_time_alone_triggers_checkpoints(tmp_path: Path) -> None:
 
 def test_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Signalled(ToyTask):
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, batches: Sequence[Tensor]) -> None:
             if step == 30:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -218,7 +218,7 @@ def test_nan_beyond_the_budget_stops_and_names_the_batch(tmp_path: Path) -> None
 
 def test_budget_is_not_renewed_by_a_resume(tmp_path: Path) -> None:
     class Signalled(ToyTask):
-        def after_step(self, step: int) -> None:
+        def after_step(self, step: int, batches: Sequence[Tensor]) -> None:
             if step == 22:
                 os.kill(os.getpid(), signal.SIGTERM)
 
