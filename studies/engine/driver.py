@@ -96,14 +96,7 @@ class Driver:
     def _scheduler(self, backend: Backend, make_backend: Callable[[str], Backend], view: View) -> Scheduler:
         root = self.ctx.results / "runs"
         root.mkdir(parents=True, exist_ok=True)
-        made = Scheduler(
-            root,
-            backend,
-            self.settings.runtime(),
-            view.changed,
-            make_backend,
-            lambda chosen: self.budget.allow(chosen, made.nodes),
-        )
+        made = Scheduler(root, backend, self.settings.runtime(), view.changed, make_backend, self.budget.allow)
         view.nodes = made.nodes
         return made
 

@@ -70,7 +70,7 @@ class Scheduler:
         runtime: RuntimeConfig,
         on_change: Callable[[Node, State], None],
         backend_for: Callable[[str], Backend],
-        allow: Callable[[Sequence[Node]], None] = lambda nodes: None,
+        allow: Callable[[Sequence[Node], Mapping[str, Node]], None] = lambda chosen, nodes: None,
     ) -> None:
         self.root = root
         self.backend = backend
@@ -110,9 +110,9 @@ class Scheduler:
         with submitting(self.root):
             self._look_again()
             chosen = self._ready()[: self.backend.free()]
-            if self.backend.name != "inline":
+            if not self.backend.blocking:
                 self._submit(chosen)
-        if self.backend.name == "inline":  # a stage's own lock keeps others away for as long as it runs
+        if self.backend.blocking:  # a stage's own lock keeps others away for as long as it runs
             self._submit(chosen)
         return bool(chosen)
 
@@ -277,13 +277,13 @@ class Scheduler:
     def _submit(self, nodes: Sequence[Node], after: Sequence[JobRecord] = ()) -> None:
         if not nodes:
             return
-        self.allow(nodes)
-        if self.backend.name == "inline":
+        self.allow(nodes, self.nodes)
+        if self.backend.blocking:
             self._announce(nodes, "running")
         self.backend.submit([node.run for node in nodes], after)
         for node in nodes:
             node.record = JobRecord.read(node.run)
-        if self.backend.name != "inline":
+        if not self.backend.blocking:
             self._announce(nodes, "queued")
 
     def _announce(self, nodes: Sequence[Node], state: State) -> None:

@@ -50,6 +50,7 @@ class Backend(Protocol):
     """Runs stages. All methods are called from the driver's main thread."""
 
     name: str
+    blocking: bool  # whether `submit` returns only when the stages have ended; there is no job to ask for then
     interval: float  # seconds between two polls
     grace: float  # seconds from a job's end until what it wrote last is surely visible here
 
@@ -62,7 +63,7 @@ class Backend(Protocol):
         ...
 
     def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
-        """Start these stages and leave a `JobRecord` in each. Inline: returns when they have ended.
+        """Start these stages and leave a `JobRecord` in each, or run them to their end where this is `blocking`.
 
         Only SLURM takes `after`: jobs that must succeed first.
         """

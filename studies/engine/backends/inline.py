@@ -15,6 +15,7 @@ class Inline:
     """No job is left behind: the run directory's lock says whether a stage is being worked on."""
 
     name = "inline"
+    blocking = True
     interval = 0.5  # only waits where another driver works on a stage this one needs
     grace = 0.0
 

@@ -29,6 +29,7 @@ class Local:
     """At most `jobs` stages at once, each with its share of the cores and, where there are GPUs, one GPU."""
 
     name = "local"
+    blocking = False
     interval = 0.5
     grace = 0.0
 

@@ -65,6 +65,7 @@ class Slurm:
     """Submits to, and asks, the cluster that SLURM_CONF or the default configuration names."""
 
     name = "slurm"
+    blocking = False
     grace = GRACE_SECONDS
 
     def __init__(self, profile: Profile, results: Path) -> None:

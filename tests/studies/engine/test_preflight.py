@@ -40,6 +40,6 @@ def test_room_is_asked_for_a_network_and_four_checkpoints_of_it_with_two_moments
 
 
 def test_a_full_disk_is_named_before_the_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1 << 30}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1 << 30}))
     with pytest.raises(UserError, match=r"will write about \d\.\d GiB to .*, but only 1\.0 GiB are free"):
         preflight.require_space(tmp_path, [Stage(TokenizerConfig())])

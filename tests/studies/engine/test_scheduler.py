@@ -47,6 +47,7 @@ class Recorder:
 
     def __init__(self, name: str = "inline", room: int = 1) -> None:
         self.name = name
+        self.blocking = name == "inline"
         self.room = room
         self.submitted: list[str] = []
         self.answers: dict[str, Job] = {}
@@ -60,7 +61,7 @@ class Recorder:
     def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
         for run in runs:
             self.submitted.append(run.name)
-            if self.name == "inline":
+            if self.blocking:
                 try:
                     toy.execute(run.path)
                 except UserError:
