@@ -17,6 +17,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
 
 from analysis import style
+from analysis.metrics import METRICS
 from analysis.results import StudyResults
 from analysis.stats import Spread, spread
 from fvar.errors import UserError, run_main
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS = {"fid": ("FID@{n} (lower is better)", 1.0), "kid": ("KID@{n} ×10³ (lower is better)", 1e3)}
+SHOWN = {metric.key: metric for metric in METRICS if metric.key in ("fid", "kid")}  # a panel each
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def draw(results: StudyResults) -> Path:
     axes_names = varied(results)
     if not axes_names:
         raise UserError(f"{results.study} varies no number, so there is no sweep to draw")
-    panels = {metric: points(results, metric) for metric in METRICS}
+    panels = {metric: points(results, metric) for metric in SHOWN}
     panels = {metric: found for metric, found in panels.items() if found}
     if not panels:
         raise UserError(
@@ -51,7 +52,7 @@ def draw(results: StudyResults) -> Path:
         )
     counts = {cell.scores[m]["count"] for cell in results.cells for m in panels if m in cell.scores}
     n = "/".join(map(str, sorted(counts)))
-    headings = {metric: METRICS[metric][0].format(n=n) for metric in panels}
+    headings = {metric: SHOWN[metric].axis.format(n=n) for metric in panels}
     layout = {1: _curves, 2: _maps}.get(len(axes_names), _scatters)
     figure = layout(panels, headings, axes_names)
     figure.suptitle(style.heading(results), x=0.01, ha="left")
@@ -68,7 +69,7 @@ def varied(results: StudyResults) -> list[str]:
 
 def points(results: StudyResults, metric: str) -> list[Point]:
     """The variants with at least one measured value, in the study's order."""
-    scale, found = METRICS[metric][1], []
+    scale, found = SHOWN[metric].scale, []
     for cells in results.variants().values():
         values = [scale * value for cell in cells if (value := cell.score(metric)) is not None]
         mean = spread(values)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.metrics import METRICS as METRICS
 from analysis.plot_sweep import varied
 from analysis.provenance import commits, of_one_revision
 from analysis.results import CellResult, StudyResults
@@ -28,39 +29,6 @@ if TYPE_CHECKING:
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published.csv"
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A measured column: where it is read, how it is called (`{n}` is the number of samples) and how it is rounded."""
-
-    key: str
-    heading: str
-    digits: int
-    scale: float = 1.0
-    heldout: bool = False  # read from the network's last held-out evaluation, not from scores.json
-
-    def of(self, cell: CellResult) -> tuple[float | None, str]:
-        """The cell's value, or None and the reason."""
-        if self.heldout:
-            value, reason = cell.heldout(self.key), "no held-out evaluation was recorded"
-        else:
-            found = cell.scores.get(self.key, {})
-            value, reason = found.get("value"), str(found.get("reason") or "not scored")
-        if value is not None and not math.isfinite(value):
-            value, reason = None, f"{cell.name} gave {value}"
-        return value, "" if value is not None else reason
-
-
-METRICS = (
-    Metric("fid", "FID@{n} ↓", 2),
-    Metric("kid", "KID@{n} ×10³ ↓", 2, 1e3),
-    Metric("precision", "Precision ↑", 3),
-    Metric("recall", "Recall ↑", 3),
-    Metric("spectral_distance", "Spectral distance dB ↓", 2),
-    Metric("top_octave", "Top octave / real (1)", 2),
-    Metric("cross_entropy", "Held-out CE ↓", 3, heldout=True),
-    Metric("accuracy", "Held-out accuracy % ↑", 2, 1e2, heldout=True),
-    Metric("is", "IS@{n} ↑", 1),
-)
 CITED = {
     "fid": "FID ↓",
     "is": "IS ↑",

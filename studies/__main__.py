@@ -127,8 +127,7 @@ def report(arguments: argparse.Namespace) -> int:
     from studies.engine import outputs
 
     place = cells.find(arguments.results, arguments.study, arguments.preset)
-    draw = study(place.study).report or outputs.report
-    for path in draw(StudyResults.at(place)):
+    for path in outputs.draw(StudyResults.at(place), study(place.study)):
         print(path)
     return 0
 
@@ -169,10 +168,11 @@ def ui(arguments: argparse.Namespace) -> int:
 
 def sync(arguments: argparse.Namespace) -> int:
     from analysis.results import StudyResults
+    from studies.engine import outputs
     from studies.tracking.sync import sync as bring_up_to_date
 
     for place in cells.started(arguments.results):
-        changed = bring_up_to_date(arguments.results, StudyResults.at(place))
+        changed = bring_up_to_date(arguments.results, StudyResults.at(place), outputs.written(place.folder))
         print(f"{place}: {'brought up to date' if changed else 'is up to date'}")
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.results import StudyResults
 from fvar.errors import UserError
 from fvar.machine import atomic
-from studies.study import Context
+from studies.study import Context, Study
 
 STAMP = ".outputs.json"
 
@@ -25,12 +25,24 @@ def write(ctx: Context) -> list[Path]:
     results = ctx.read()
     if not any(cell.state[0] == "done" for cell in results.cells):
         return []
-    fingerprint, drawn = results.fingerprint, _read(ctx.folder / STAMP)
-    files = [ctx.folder / name for name in drawn.get("files", [])]
-    if drawn.get("fingerprint") != fingerprint or not all(file.exists() for file in files):
-        files = (ctx.study.report or report)(results)
-        atomic.write_json(ctx.folder / STAMP, {"fingerprint": fingerprint, "files": [file.name for file in files]})
+    files = written(ctx.folder)
+    fresh = _read(ctx.folder / STAMP).get("fingerprint") == results.fingerprint
+    if not fresh or not all(file.exists() for file in files):
+        return draw(results, ctx.study)
     return files
+
+
+def draw(results: StudyResults, study: Study) -> list[Path]:
+    """Write table and figures of some results, and record which files they are."""
+    files = (study.report or report)(results)
+    body = {"fingerprint": results.fingerprint, "files": [file.name for file in files]}
+    atomic.write_json(results.folder / STAMP, body)
+    return files
+
+
+def written(folder: Path) -> list[Path]:
+    """The files that `write` last left in a study's folder."""
+    return [folder / Path(name).name for name in _read(folder / STAMP).get("files", [])]
 
 
 def report(results: StudyResults) -> list[Path]:
@@ -53,7 +65,7 @@ def track(ctx: Context, say: Callable[[str], None]) -> None:
     try:
         results = ctx.read()
         if results.cells:
-            sync(ctx.results, results)
+            sync(ctx.results, results, written(ctx.folder))
     except UserError as error:
         say(f"warning: MLflow is not up to date: {error}")
 

@@ -11,12 +11,12 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.metrics import METRICS
 from analysis.results import CellResult, StudyResults
-from analysis.table import METRICS
 from fvar.errors import UserError
 from fvar.machine import atomic
 from fvar.plain import to_dict
@@ -30,16 +30,15 @@ DATABASE, ARTIFACTS, STAMPS = "mlflow.db", "mlartifacts", "mlflow-synced.json"
 CELL, SYNCED = "fvar.cell", "fvar.synced"  # tags
 SUMMARY = "summary"  # value of CELL on the run that holds the table and the figures
 BATCH = 1000  # metrics per request; MLflow's own limit
-OUTPUTS = (
-    *("table.md", "table.csv", "table.tex", "convergence.png", "samples.png", "sweep.png"),
-    *("readability.png", "strip.png", "clarity.png"),
-)
 
 
-def sync(results: Path, study: StudyResults) -> bool:
-    """Bring MLflow up to date with a study. False, and MLflow is not imported, where nothing changed since then."""
+def sync(results: Path, study: StudyResults, outputs: Sequence[Path] = ()) -> bool:
+    """Bring MLflow up to date with a study and with the files it left for people (`studies.engine.outputs`).
+
+    False, and MLflow is not imported, where nothing changed since then.
+    """
     stamps = _read_stamps(results)
-    name, fingerprint = f"{study.study}/{study.preset}", _fingerprint(study)
+    name, fingerprint = f"{study.study}/{study.preset}", _fingerprint(study, outputs)
     if (results / DATABASE).exists() and stamps.get(name) == fingerprint:
         return False
     client = open_client(results)
@@ -48,8 +47,8 @@ def sync(results: Path, study: StudyResults) -> bool:
     summary = runs.get(SUMMARY) or client.create_run(experiment, run_name=study.title, tags={CELL: SUMMARY})
     for cell in study.cells:
         _sync_cell(client, experiment, cell, runs.get(_identity(cell)))
-    for output in OUTPUTS:
-        _upload(client, summary, study.folder / output)
+    for output in outputs:
+        _upload(client, summary, output)
     client.set_terminated(summary.info.run_id)
     atomic.write_json(results / STAMPS, _read_stamps(results) | {name: fingerprint})
     return True
@@ -85,11 +84,11 @@ def uri(database: Path) -> str:
 # --------------------------------------------------------------------------------------------------- what has changed
 
 
-def _fingerprint(study: StudyResults) -> str:
+def _fingerprint(study: StudyResults, outputs: Sequence[Path]) -> str:
     """Hash of everything that `sync` would write."""
     digest = hashlib.sha256(study.fingerprint.encode())
-    for output in OUTPUTS:
-        digest.update(_bytes(study.folder / output))
+    for output in outputs:
+        digest.update(_bytes(output))
     return digest.hexdigest()
 
 

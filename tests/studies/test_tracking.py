@@ -70,8 +70,7 @@ def history(results: Path, run: Run, key: str) -> list[tuple[int, float]]:
 
 
 def test_each_cell_is_a_run_with_settings_history_row_and_figures(results: Path, study: StudyResults) -> None:
-    table.write(study)
-    assert tracking.sync(results, study)
+    assert tracking.sync(results, study, table.write(study))
     found = runs(results)
     assert set(found) == {"full/seed0", "baseline/seed0", "Table 2: ablation"}
     run = found["full/seed0"]
