@@ -9,12 +9,12 @@ from fvar.data.cifar10 import open_cifar10
 from fvar.data.embedded import open_emoji
 from fvar.data.folder import open_folder
 from fvar.data.images import to_float, to_uint8
-from fvar.data.imageset import ImageSet, prefetch
+from fvar.data.imageset import ImageSet
 from fvar.data.shards import open_shards
 from fvar.data.split import heldout_mask
 from fvar.data.text import open_text
 
-__all__ = ["ImageSet", "Split", "open_dataset", "prefetch", "to_float", "to_uint8"]
+__all__ = ["ImageSet", "Split", "open_dataset", "to_float", "to_uint8"]
 
 Split = Literal["train", "heldout", "all"]
 

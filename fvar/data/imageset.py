@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from PIL import Image
@@ -153,27 +153,3 @@ class FileImages(ImageSet):
         names = [self.names[i] for i in indices]
         labels = self.labels[list(indices)]
         return FileImages(self.config, self.read, names, labels, self.class_names, self.skipped, self.workers)
-
-
-def prefetch(
-    images: ImageSet,
-    batches: Iterable[Sequence[int] | Tensor],
-    generator: torch.Generator | None = None,
-    depth: int = 2,
-) -> Iterator[Tensor]:
-    """`images.batch` for each of `batches`, in order, read up to `depth` batches ahead on another thread.
-
-    The values are those of calling `batch` in a loop: one thread reads, so the generator is drawn from in order.
-    """
-    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        waiting: list[concurrent.futures.Future[Tensor]] = []
-        try:
-            for indices in batches:
-                waiting.append(pool.submit(images.batch, indices, generator))
-                if len(waiting) > depth:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -7,6 +7,7 @@ heap.py         memory that a backward pass has freed, given back
 locks.py        a file that one process holds
 per_image.py    random numbers that belong to images, not to the process that computes them
 precision.py    half precision where the processor can, float32 where it cannot
+prefetch.py     the next items read by a thread while one is in use
 seeds.py        random seeds from labels
 signals.py      Ctrl-C, SIGTERM and SLURM's warnings as an orderly stop
 weights.py      state dicts loaded strictly, with one line where they do not fit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import hashlib
 import time
@@ -18,6 +17,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from fvar.errors import UserError, unknown
 from fvar.machine import atomic
+from fvar.machine.prefetch import prefetch
 from fvar.metrics import inception
 
 Progress = Callable[[int, int, float], None]  # images done, of so many, images per second
@@ -169,9 +169,4 @@ def fingerprint(images: Images, batch_size: int = 64) -> str:
 def _read_ahead(images: Images, size: int) -> Iterator[tuple[range, Tensor]]:
     """Batches in order, each decoded by another thread while the one before is in use."""
     slices = [range(start, min(start + size, len(images))) for start in range(0, len(images), size)]
-    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        waiting = [pool.submit(images.batch, indices) for indices in slices[:1]]
-        for number, indices in enumerate(slices):
-            batch = waiting.pop().result()
-            waiting += [pool.submit(images.batch, ahead) for ahead in slices[number + 1 : number + 2]]
-            yield indices, batch
+    yield from zip(slices, prefetch(images.batch, slices), strict=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from fvar.data import ImageSet, Split, open_dataset, to_float
 from fvar.data.token_store import SPLITS, read_manifest, write_array, write_manifest
 from fvar.errors import UserError
 from fvar.machine import distributed
+from fvar.machine.prefetch import prefetch
 from fvar.machine.seeds import seed_for
 from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import Tokenizer, load_tokenizer
@@ -45,8 +45,7 @@ class Chunk:
 
 def run(run: RunDir) -> None:
     """Write the token store of `run`, or finish writing it."""
-    config = run.config
-    assert isinstance(config, TokensConfig)
+    config = run.config_as(TokensConfig)
     if read_manifest(run) is not None:
         return
     tokenizer = load_tokenizer(run.input("tokenizer"), distributed.pick_device(run.runtime.device))
@@ -93,23 +92,17 @@ def _code(
 
     started, done = time.monotonic(), 0
     total = sum(len(chunk.images) for chunk in missing)
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        ahead = reader.submit(read, missing[0]) if missing else None
-        for position, chunk in enumerate(missing):
-            assert ahead is not None
-            pixels = ahead.result()
-            if position + 1 < len(missing):
-                ahead = reader.submit(read, missing[position + 1])
-            tokens = [
-                torch.cat(tokenizer.encode_images(to_float(part), config.signal), dim=1)  # (B, L)
-                for part in _cut(pixels, config.batch_size)
-            ]
-            write_array(run.path / "parts" / chunk.file, torch.cat(tokens).cpu().numpy().astype(np.uint16))
-            done += len(chunk.images)
-            if distributed.rank() == 0:
-                rate = done / (time.monotonic() - started)
-                run.update(step=done, steps=total, rate=rate, eta=(total - done) / rate)
-                print(f"coded {done}/{total} images, {rate:.0f}/s", flush=True)
+    for chunk, pixels in zip(missing, prefetch(read, missing), strict=True):
+        tokens = [
+            torch.cat(tokenizer.encode_images(to_float(part), config.signal), dim=1)  # (B, L)
+            for part in _cut(pixels, config.batch_size)
+        ]
+        write_array(run.path / "parts" / chunk.file, torch.cat(tokens).cpu().numpy().astype(np.uint16))
+        done += len(chunk.images)
+        if distributed.rank() == 0:
+            rate = done / (time.monotonic() - started)
+            run.update(step=done, steps=total, rate=rate, eta=(total - done) / rate)
+            print(f"coded {done}/{total} images, {rate:.0f}/s", flush=True)
 
 
 def _cut(pixels: Tensor, size: int) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from PIL import Image
 
 from fvar.config import DataConfig
-from fvar.data import index, open_dataset, prefetch
+from fvar.data import index, open_dataset
 from fvar.errors import UserError
+from fvar.machine.prefetch import prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +154,7 @@ def test_reading_does_not_depend_on_threads_or_prefetching(tmp_path: Path) -> No
         images, draws = open_dataset(cropped, "all", workers), torch.Generator().manual_seed(3)
         results.append(torch.cat([images.batch(numbers, draws) for numbers in batches]))
         draws.manual_seed(3)
-        results.append(torch.cat(list(prefetch(images, batches, draws))))
+        results.append(torch.cat(list(prefetch(partial(images.batch, generator=draws), batches, depth=2))))
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
