@@ -7,8 +7,10 @@ compare.py    features of two sets -> FID, KID, precision, recall, IS
 spectra.py    aliasing in pixels: log-spectral distance by octave, energy in the top octave
 edges.py      aliasing of a round trip: the staircase on slanted edges
 shift.py      aliasing of a round trip: is a shifted picture reconstructed as the picture, shifted?
-tokenizer.py  both, of a tokenizer: `python -m fvar.metrics.tokenizer --help`
-reconstruction.py  what a tokenizer keeps after each scale (scales.py): `python -m fvar.metrics.reconstruction --help`
+aliasing.py   both, of a tokenizer: `python -m fvar.metrics.aliasing --help`
+ssim.py       structural similarity of two images
+scale_quality.py   PSNR, SSIM, L1 and rFID of what a tokenizer keeps after each scale
+reconstruction.py  prints them: `python -m fvar.metrics.reconstruction --help`
 ocr.py        reads rendered words by PP-OCRv4, and counts the characters it misreads
 sources.py    where images come from: folders, archives, run directories, data sets
 """

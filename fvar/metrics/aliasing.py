@@ -1,7 +1,7 @@
 """How much a tokenizer aliases: shift consistency and the staircase on slanted edges.
 
-    python -m fvar.metrics.tokenizer results/runs/tokenizer-0123456789abcdef
-    python -m fvar.metrics.tokenizer results/runs/tokenizer-0123456789abcdef --count 256 --json
+    python -m fvar.metrics.aliasing results/runs/tokenizer-0123456789abcdef
+    python -m fvar.metrics.aliasing results/runs/tokenizer-0123456789abcdef --count 256 --json
 
 RUN_DIR holds a structure tokenizer (alias tokenizers code residuals, not pictures). The shifted images are the held-out
 ones of its data set; the edges are drawn. fvar.metrics.shift and fvar.metrics.edges define both numbers.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m fvar.metrics.tokenizer",
+        prog="python -m fvar.metrics.aliasing",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

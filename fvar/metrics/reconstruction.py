@@ -78,7 +78,7 @@ def measure(
     """Quality of a finished tokenizer run after every scale, as plain values.
 
     Keys: what was measured (`run`, `signal`, `dataset`, `split`, `count`, `image_size`), and `scales`, a list of
-    `fvar.metrics.scales.ScaleQuality`. Raises `UserError` if the run is no tokenizer's or not finished.
+    `fvar.metrics.scale_quality.ScaleQuality`. Raises `UserError` if the run is no tokenizer's or not finished.
     """
     if not isinstance(run.config, TokenizerConfig):
         raise UserError(f"{run.path} holds a {run.kind} run; name one of a tokenizer, results/runs/tokenizer-...")
@@ -86,7 +86,7 @@ def measure(
     from fvar.data import open_dataset
     from fvar.machine.distributed import pick_device
     from fvar.metrics.features import load_extractor
-    from fvar.metrics.scales import reconstruct
+    from fvar.metrics.scale_quality import reconstruct
     from fvar.tokenizer.bundle import load_tokenizer
 
     where = pick_device(device)

@@ -1,4 +1,4 @@
-"""python -m fvar.metrics.tokenizer: what it measures of a run directory, and what it refuses."""
+"""python -m fvar.metrics.aliasing: what it measures of a run directory, and what it refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fvar.config import (
     TokensConfig,
 )
 from fvar.errors import UserError
-from fvar.metrics.tokenizer import main
+from fvar.metrics.aliasing import main
 from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import COMPANION_FILE, MODEL_FILE
 from fvar.tokenizer.dual import SignalScaler
@@ -92,7 +92,14 @@ def test_what_is_no_structure_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys\nfrom fvar.metrics import tokenizer\n"
-    code += "try: tokenizer.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    code = "import sys\nfrom fvar.metrics import aliasing\n"
+    code += "try: aliasing.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.endswith("False\n")
+
+
+def test_the_command_answers_to_its_former_name() -> None:
+    for name in ("aliasing", "tokenizer"):
+        command = [sys.executable, "-m", f"fvar.metrics.{name}", "--help"]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert out.startswith("usage: python -m fvar.metrics.aliasing ")

@@ -19,7 +19,8 @@ from fvar.data import open_dataset, to_float
 from fvar.errors import UserError
 from fvar.metrics import reconstruction
 from fvar.metrics.features import Extractor
-from fvar.metrics.scales import ScaleQuality, reconstruct, ssim
+from fvar.metrics.scale_quality import ScaleQuality, reconstruct
+from fvar.metrics.ssim import ssim
 from fvar.rundir import RunDir
 from fvar.stages import tokenizer as stage
 from fvar.tokenizer.bundle import load_tokenizer
