@@ -81,9 +81,7 @@ class Readings:
     @property
     def steps(self) -> int:
         """For how many steps the tokenizer was trained."""
-        config = self.cells[0].chain["readability.tokenizer"].config
-        assert isinstance(config, TokenizerConfig)
-        return config.train.steps
+        return self.cells[0].chain["readability.tokenizer"].config_as(TokenizerConfig).train.steps
 
     @property
     def sizes(self) -> list[int]:

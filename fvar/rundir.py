@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
 from fvar.errors import UserError, unknown
@@ -38,6 +38,7 @@ from fvar.machine import atomic, locks, records
 from fvar.plain import differences, from_dict, from_record, to_dict
 
 FORMAT = 1
+Config = TypeVar("Config", bound=StageConfig)
 State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled"]
 
 
@@ -169,6 +170,12 @@ class RunDir:
     @property
     def kind(self) -> str:
         return self.config.kind
+
+    def config_as(self, kind: type[Config]) -> Config:
+        """The configuration, where the run is of that kind. Raises `UserError` for a run of another."""
+        if not isinstance(self.config, kind):
+            raise UserError(f"{self.path} holds a {self.kind} run, not a {kind.kind} run")
+        return self.config
 
     @property
     def signature(self) -> str:

@@ -134,9 +134,8 @@ def build_var(state: Mapping[str, Tensor], cfg: TransformerConfig, vqvae: VQVAE,
 
 def load_var(run: RunDir, vqvae: VQVAE) -> VAR:
     """The student a `var` run directory trained. Raises `UserError` if it holds none or another than configured."""
-    if not isinstance(run.config, VarConfig):
-        raise UserError(f"{run.path} holds a {run.kind} run, not a var run")
+    config = run.config_as(VarConfig)
     path = run.path / MODEL_FILE
     if not path.exists():
         raise UserError(f"{path} is missing; first: python -m fvar.run {run.path}")
-    return build_var(load_file(path), run.config.transformer, vqvae, str(path))
+    return build_var(load_file(path), config.transformer, vqvae, str(path))

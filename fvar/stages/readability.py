@@ -47,8 +47,7 @@ class Measured:
 
 def run(run: RunDir) -> None:
     """Measure every font size that fits the tokenizer's images. Inputs: tokenizer."""
-    config = run.config
-    assert isinstance(config, ReadabilityConfig)
+    config = run.config_as(ReadabilityConfig)
     reader = load_reader(torch.get_num_threads())
     tokenizer = load_tokenizer(run.input("tokenizer"), pick_device(run.runtime.device))
     if tokenizer.config.signal != "structure":

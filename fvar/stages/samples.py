@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fvar.config import SamplesConfig
+from fvar.config import SamplesConfig, TokensConfig
 from fvar.data import open_dataset
 from fvar.machine import atomic, distributed
 from fvar.machine.distributed import pick_device
@@ -62,8 +62,7 @@ class Shard:
 
 def run(run: RunDir) -> None:
     """Generate what is missing, then put the shards together. Inputs: var."""
-    config = run.config
-    assert isinstance(config, SamplesConfig)
+    config = run.config_as(SamplesConfig)
     var_run = run.input("var")
     tokens_run = var_run.input("tokens")
     device = pick_device(run.runtime.device)
@@ -103,7 +102,7 @@ def run(run: RunDir) -> None:
     if not leads:
         return
     _report(run, shards, before, started)
-    names = open_dataset(tokens_run.config.data, "train").class_names  # type: ignore[union-attr]
+    names = open_dataset(tokens_run.config_as(TokensConfig).data, "train").class_names
     draw_grid(run.path / "grid.png", *_some_of_each_class(shards, labels.numpy()), names)
     _join(run.path / "samples.npz", shards, labels.numpy(), side)
     shutil.rmtree(run.path / "shards")

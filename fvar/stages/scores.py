@@ -20,8 +20,7 @@ from fvar.rundir import RunDir
 
 def run(run: RunDir) -> None:
     """Extract features of both sides and compare them. Inputs: samples."""
-    config = run.config
-    assert isinstance(config, ScoresConfig)
+    config = run.config_as(ScoresConfig)
     device = pick_device(run.runtime.device)
     real = reference(config, run.runtime.workers)
     generated = open_archive(run.input("samples").path / "samples.npz")

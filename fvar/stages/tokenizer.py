@@ -23,8 +23,7 @@ from fvar.training.loop import train
 
 def run(run: RunDir) -> None:
     """Train, or continue training, the tokenizer of `run`; write its files at the end."""
-    config = run.config
-    assert isinstance(config, TokenizerConfig)
+    config = run.config_as(TokenizerConfig)
     device = distributed.pick_device(run.runtime.device)
     task = TokenizerTask(config, device, run.runtime.workers, estimate(stage_of(run)).model_flops_per_image)
     train(task, run, config.train)

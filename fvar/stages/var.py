@@ -36,9 +36,7 @@ TEACHER_FILE = "teacher.safetensors"
 def run(run: RunDir) -> None:
     """Train, or continue training, the networks of `run`; write their weights at the end."""
     task = build_task(run)
-    config = run.config
-    assert isinstance(config, VarConfig)
-    train(task, run, config.train)
+    train(task, run, run.config_as(VarConfig).train)
     weights = {name: sharding.whole(module.state_dict()) for name, module in task.state_modules().items()}
     if distributed.rank() == 0:
         for file, name in ((MODEL_FILE, "student"), (TEACHER_FILE, "teacher")):
@@ -52,8 +50,7 @@ def build_task(run: RunDir) -> VarTask:
 
     Raises `UserError` where its inputs are missing or do not fit each other.
     """
-    config = run.config
-    assert isinstance(config, VarConfig)
+    config = run.config_as(VarConfig)
     device = distributed.pick_device(run.runtime.device)
     store = TokenStore.open(run.input("tokens"))
     alias = _alias_store(run, config, store)

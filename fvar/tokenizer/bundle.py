@@ -75,9 +75,7 @@ def load_tokenizer(run: RunDir, device: torch.device | str = "cpu") -> Tokenizer
 
     Raises `UserError` if the run trained something else, is not finished, or its files do not fit its configuration.
     """
-    if not isinstance(run.config, TokenizerConfig):
-        raise UserError(f"{run.path} holds a {run.kind} run, not a tokenizer")
-    config = run.config
+    config = run.config_as(TokenizerConfig)
     vqvae = VQVAE(config.autoencoder, config.quantiser, config.pyramid.patch_nums)
     scaler = SignalScaler(len(config.pyramid.patch_nums))
     companion = _read(run.path / COMPANION_FILE)
