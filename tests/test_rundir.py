@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fvar.config import RuntimeConfig, Stage, TokenizerConfig, TokensConfig, TrainConfig, VarConfig
+from fvar.config import ReadabilityConfig, RuntimeConfig, Stage, TokenizerConfig, TokensConfig, TrainConfig, VarConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 
@@ -163,3 +163,9 @@ def test_different_seeds_get_different_directories(tmp_path: Path) -> None:
         RunDir.create(tmp_path, Stage(VarConfig(train=TrainConfig(seed=seed))), RuntimeConfig()).path for seed in (0, 1)
     }
     assert len(paths) == 2
+
+
+def test_a_run_of_another_kind_is_named_by_its_own(run: RunDir) -> None:
+    assert run.config_as(type(run.config)) is run.config
+    with pytest.raises(UserError, match=f"holds a {run.kind} run, not a readability run"):
+        run.config_as(ReadabilityConfig)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
+from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, TransformerConfig, VarConfig
+from fvar.errors import UserError
 from studies.presets import PRESETS, Preset, preset
 from studies.study import Context, study
 from studies.table1 import depths
@@ -120,3 +121,25 @@ def test_scaled_down_table_1_says_so() -> None:
     assert labels[0] == f"VAR-d12 at depth {depths(preset('smoke'))[0]}"
     paper = [cell.label for cell in study("table1").cells(Context(study("table1"), preset("paper")))]
     assert paper[0] == "VAR-d12"
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(16, (12, 16, 20, 24)), (8, (6, 8, 10, 12)), (12, (9, 12, 15, 18))])
+def test_table_1_scales_with_the_depth_of_its_preset(depth: int, expected: tuple[int, ...]) -> None:
+    row = replace(preset("paper"), name="another", transformer=TransformerConfig(depth=depth))
+    assert depths(row) == expected
+
+
+def test_another_depth_keeps_the_width_of_a_head(row: Preset) -> None:
+    plain, deeper = row.var(None, 0).transformer, row.var(None, 0, depth=7).transformer
+    assert deeper.dim / deeper.num_heads == plain.dim / plain.num_heads
+    assert (deeper.depth, deeper.num_heads) == (7, 7)
+
+
+def test_other_images_change_the_images_alone(row: Preset) -> None:
+    other = row.on("text")
+    curve = other.var(None, 0).curve
+    assert other.tokenizer().data == other.tokens().data == other.scores().reference == curve.scores.reference
+    assert other.data.dataset == "text"
+    assert replace(other, data=row.data) == row
+    with pytest.raises(UserError, match="emoji"):
+        row.on("emojis")
