@@ -1,4 +1,4 @@
-"""Samples of a study's variants in one picture: a row of real images, then a row a variant, columns by class.
+"""Samples of a study's variants in one picture: a row of real images, then one row per variant, columns by class.
 
     python analysis/gallery.py [STUDY] [--preset smoke] [--results results]
 

@@ -4,7 +4,7 @@ Where samples were scored while the networks trained (`curve.every` of the var s
 
     python analysis/plot_convergence.py [STUDY] [--preset smoke] [--results results]
 
-One line a variant: the mean over its seeds, with a band of one sample standard deviation.
+One line per variant: the mean over its seeds, with a band of one sample standard deviation.
 """
 
 from __future__ import annotations

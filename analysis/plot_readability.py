@@ -3,7 +3,7 @@
     python analysis/plot_readability.py [STUDY] [--preset smoke] [--results results]
 
 readability.png    character error rate by font size: of all scales, and of every scale of each tokenizer
-strip.png          one word a size, as rendered and as reconstructed from all scales, with what the OCR read beneath
+strip.png          one word per size, as rendered and as reconstructed from all scales, with what the OCR read beneath
 clarity.png        the largest of these words after every scale, and in the focused views themselves
 """
 

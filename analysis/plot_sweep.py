@@ -60,7 +60,7 @@ def draw(results: StudyResults) -> Path:
 
 
 def varied(results: StudyResults) -> list[str]:
-    """Parameters that differ between cells; none where one of them is no number, since that is no sweep."""
+    """Parameters that differ between cells; none where one of them is not a number, since that is not a sweep."""
     names = dict.fromkeys(key for cell in results.cells for key in cell.params)
     values = {name: {cell.params.get(name) for cell in results.cells} for name in names}
     differing = [name for name in names if len(values[name]) > 1]

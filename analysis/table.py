@@ -69,7 +69,7 @@ def tidy(results: StudyResults) -> pd.DataFrame:
     """One row per variant with plain, unscaled numbers: what table.csv holds and the other two are set from.
 
     `<metric>_mean`, `_sd` (sample standard deviation; empty for a single seed) and `_n` are measured, `_reason` says
-    why a value is missing, `cited_*` are the paper's. Published rows that are no variant of the study stand at the
+    why a value is missing, `cited_*` are the paper's. Published rows that are not variants of the study stand at the
     end, with nothing measured.
     """
     import pandas as pd

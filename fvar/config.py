@@ -119,12 +119,12 @@ class QuantiserConfig(Checked):
 
     vocab_size: int = 8192  # structure codebook, paper Sec. 4.2 (alias: 512)
     reading: Reading = "focus"  # latent_area is VAR's own: the baseline
-    num_phi: int = 4  # shared over the scales; 0: one a scale; VAR: share_quant_resi
+    num_phi: int = 4  # shared over the scales; 0: one per scale; VAR: share_quant_resi
     phi_ratio: float = 0.5  # VAR: phi(h) = (1 - r) h + r conv(h)
     commitment: float = 0.25  # VAR: beta
     codebook: Literal["ema", "gradient"] = "ema"  # ema: Razavi et al. 2019; gradient: VAR's codebook loss
     ema_decay: float = 0.99
-    dead_after: int = 256  # restart a code that was not used for so many steps; 0: never
+    dead_after: int = 256  # steps without use after which a code is restarted; 0: never
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,7 +241,7 @@ class TransformerConfig(Checked):
 class TeacherConfig(Checked):
     """High-frequency residual teacher with Alias-Gate Cross-Attention, paper Sec. 3.3 and 3.5, Eq. 9-12."""
 
-    blocks: int = 2  # AG-XAttn in so many last blocks; paper Sec. 4.2
+    blocks: int = 2  # how many of the last blocks have AG-XAttn; paper Sec. 4.2
     last_scales: int = 0  # restrict AG-XAttn to the last M scales; 0: all scales
     visibility: Literal["own", "before"] = "own"  # alias scales a query sees: <= its own, or < its own
     gate: Literal["sigmoid", "none"] = "sigmoid"  # alpha of Eq. 11; none: Eq. 10 literally
@@ -281,7 +281,7 @@ class RuntimeConfig(Checked):
     keep_checkpoints: int = 2  # the newest; the best by held-out loss is kept besides
     log_every: int = 10
     bad_steps: int = 10  # steps with a non-finite loss or gradient that are skipped before the stage stops
-    spike_sigmas: float = 8.0  # a loss so many standard deviations above the last 100 raises an alarm line; 0: never
+    spike_sigmas: float = 8.0  # an alarm line for a loss this many standard deviations above the last 100; 0: never
 
 
 # -------------------------------------------------------------------------------------------------------------- stages

@@ -64,14 +64,14 @@ def composite(images: Tensor, image: Tensor, mask: Tensor, reach: int) -> Tensor
 
 
 def read_image(path: Path, side: int) -> Tensor:
-    """A square RGB image as (3, side, side) uint8. Raises `UserError` if it is no image or of another size."""
+    """A square RGB image as (3, side, side) uint8. Raises `UserError` if it is not an image or of another size."""
     return to_tensor(_open(path, side))
 
 
 def read_mask(path: Path, side: int) -> Tensor:
     """A mask as (side, side) bool: true where it is white, the part to generate.
 
-    Raises `UserError` if it is no image, of another size, or leaves nothing to generate or nothing known.
+    Raises `UserError` if it is not an image, is of another size, or leaves nothing to generate or nothing known.
     """
     mask = to_tensor(_open(path, side)).float().mean(0) > 127.5
     if mask.all() or not mask.any():

@@ -266,7 +266,7 @@ Layers = list[tuple[float, float, float]]  # per layer: parameters, FLOPs, numbe
 
 
 def _convolutions(name: str, runs: Sequence[tuple[Layers, float]]) -> Part:
-    """One network applied to several sizes, each so many times an image."""
+    """One network applied to several sizes, each a number of times per image."""
     forward = sum(times * flops for layers, times in runs for _, flops, _ in layers)
     kept = sum(times * 2 * out for layers, times in runs for _, _, out in layers)  # input of the norm and of the layer
     return Part(name, sum(layer[0] for layer in runs[0][0]), forward, 2 * forward, kept)

@@ -35,7 +35,7 @@ from fvar.rundir import RunDir, State, Status
 if TYPE_CHECKING:
     import torch
 
-HEARTBEAT_SECONDS = 10.0  # a running stage refreshes its status at least so often
+HEARTBEAT_SECONDS = 10.0  # between two refreshes of a running stage's status, at most
 PARALLEL_KINDS = ("tokenizer", "tokens", "var", "samples")  # by all ranks together; the rest by rank 0
 MIN_FREE_BYTES = 64 << 20  # below this no stage starts
 DISK_ERRORS = {

@@ -5,7 +5,7 @@
     python -m fvar.sample RUN_DIR --class 3 --inpaint image.png --mask mask.png --out DIR
 
 RUN_DIR is a `var` run directory. DIR receives 000.png, 001.png, ... and grid.png; with --show-focus also focus.png, one
-row an image and one column a scale. A mask is white where to generate: a hole inpaints, a frame outpaints, and with
+row per image and one column per scale. A mask is white where to generate: a hole inpaints, a frame outpaints, and with
 another class the object under it is edited. Image i depends on the seed and i, not on the count or the batch size.
 """
 

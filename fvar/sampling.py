@@ -94,7 +94,7 @@ def sample(
         var, vqvae: in eval mode, on the device of `labels`; `prepare` sees to it.
         labels: (B,) classes.
         guidance: strength at the last scale; 0 runs the conditional half only.
-        top_k: keep so many likeliest tokens; 0 or more than the vocabulary keeps all.
+        top_k: keep this number of the likeliest tokens; 0 or more than the vocabulary keeps all.
         top_p: of these, keep the smallest set whose probability reaches top_p; in (0, 1].
         seeds: one per image, see `image_seeds`.
         known: tokens to hold (inpainting, outpainting, editing).

@@ -82,7 +82,7 @@ class Context:
     results: Path = Path("results")
     label: str = ""  # folder of this preset's results; differs from its name where settings were changed
     trials: int = 0  # cells an adaptive study may propose; 0: its own choice
-    width: int = 1  # cells that can run at once, so many an adaptive study may leave open
+    width: int = 1  # cells that can run at once: as many may be open in an adaptive study
     dry: bool = False  # only a plan is wanted: write nothing
 
     @property

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from analysis.results import StudyResults
 
 PYRAMIDS = {"var": ("VAR", "baseline"), "fvar": ("FVAR", "full")}  # in a cell's name: label, variant of Table 2
-TEXT_STEPS = 720  # at least so many on text: at 240, smoke's, no tokenizer writes a letter; ours
+TEXT_STEPS = 720  # at least, on text: at 240, smoke's, no tokenizer writes a letter; ours
 READABLE = 0.10  # error rate up to which a size counts as readable in the summary; ours
 
 

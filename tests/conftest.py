@@ -1,6 +1,6 @@
 """Settings of every test.
 
-One thread a process: the networks are tiny, and a second thread that spins for a core another process holds made some
+One thread per process: the networks are tiny, and a second thread that spins for a core another process holds made some
 tests ten times slower. Set before torch is imported, and inherited by the processes tests start.
 
 Ctrl-C works in those, too: a shell that runs the tests in its background makes all its children deaf to it.

@@ -32,7 +32,7 @@ def to_uint8(images: Tensor) -> Tensor:
 def decode(source: bytes | Path) -> Image.Image:
     """Decode a file completely as RGB; transparent pixels are composited on white.
 
-    Raises one of `DECODE_ERRORS` on a truncated file or anything else that is no image.
+    Raises one of `DECODE_ERRORS` on a truncated file or anything else that is not an image.
     """
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if image.has_transparency_data:

@@ -40,7 +40,7 @@ class ViewQuality(NamedTuple):
     """Per image, (N,)."""
 
     aliasing: Tensor  # share of the view's energy that folded in from beyond its Nyquist frequency
-    kept: Tensor  # energy of what the view can hold, over that in the plainly decimated view: 1 is no loss
+    kept: Tensor  # energy of what the view can hold, over that in the plainly decimated view; 1: nothing is lost
 
 
 def tapered(x: Tensor) -> Tensor:

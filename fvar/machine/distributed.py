@@ -41,7 +41,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"runtime.device {name!r} is no device torch knows; use auto, cpu or cuda") from None
+        raise UserError(f"runtime.device {name!r} is not a device torch knows; use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu")
     if name == "cuda":

@@ -102,7 +102,7 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _lines(body: dict[str, dict[str, Any]]) -> str:
-    """One line a metric."""
+    """One line per metric."""
     lines = []
     for entry in body.values():
         value = "-" if entry["value"] is None else f"{entry['value']:.6g}"

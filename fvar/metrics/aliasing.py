@@ -60,7 +60,7 @@ def measure(run: RunDir, count: int, batch_size: int = 16, device: str = "auto")
 
     config = run.config
     if isinstance(config, TokenizerConfig) and config.signal != "structure":
-        raise UserError(f"{run.path} codes alias residuals, which are no pictures; name a structure tokenizer's run")
+        raise UserError(f"{run.path} codes alias residuals, which are not pictures; name a structure tokenizer's run")
     tokenizer = load_tokenizer(run, pick_device(device))
 
     def reconstruct(x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def staircase(reconstruct: Reconstruct, side: int) -> Staircase:
     """Edge jitter of images of that side after `reconstruct`, over `DEGREES` and both orientations.
 
     0 is a straight edge; keeping every s-th pixel and filling the gaps gives (s - 1) / sqrt(12), a sawtooth. A shift of
-    the whole edge or another slant is no jitter, and neither is blur. Raises ValueError for a side below 16 px.
+    the whole edge or another slant does not count as jitter, and neither does blur. Raises ValueError below 16 px.
     """
     if side < 16:
         raise ValueError(f"an edge needs images of at least 16 px, got {side}")

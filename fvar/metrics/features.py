@@ -20,7 +20,7 @@ from fvar.machine import atomic
 from fvar.machine.prefetch import prefetch
 from fvar.metrics import inception
 
-Progress = Callable[[int, int, float], None]  # images done, of so many, images per second
+Progress = Callable[[int, int, float], None]  # images done, images in all, images per second
 
 
 class Images(Protocol):

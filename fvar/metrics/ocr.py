@@ -41,7 +41,7 @@ class Reader:
         self.name = name
         self._session = session
         self._input = session.get_inputs()[0].name
-        # One character a line; the blank comes first and the space, which no line can hold, last.
+        # One character per line; the blank comes first and the space, which no line can hold, last.
         self._characters = ["", *session.get_modelmeta().custom_metadata_map["character"].splitlines(), " "]
 
     def read(self, pictures: Sequence[Tensor]) -> list[str]:
@@ -68,7 +68,7 @@ class Reader:
 
 
 def load_reader(threads: int = 0) -> Reader:
-    """The OCR, computing on so many CPU threads (0: all). Raises `UserError` where it is not installed."""
+    """The OCR, computing on `threads` CPU threads (0: all). Raises `UserError` where it is not installed."""
     found = importlib.util.find_spec(PACKAGE)
     try:
         import onnxruntime

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN_DIR", help="of a tokenizer stage")
     add("--split", default="heldout", help=f"{', '.join(SPLITS)} (%(default)s)")
-    add("--count", type=int, default=0, help="so many images, balanced over classes; 0: all (%(default)s)")
+    add("--count", type=int, default=0, help="number of images, balanced over classes; 0: all (%(default)s)")
     add("--extractor", default="inception-torchscript", help="as in fvar.metrics, or none (%(default)s)")
     add("--batch-size", type=int, default=32, help="(%(default)s)")
     add("--device", default="auto", help="cpu, cuda, ... (%(default)s)")
@@ -78,7 +78,7 @@ def measure(
     """Quality of a finished tokenizer run after every scale, as plain values.
 
     Keys: what was measured (`run`, `signal`, `dataset`, `split`, `count`, `image_size`), and `scales`, a list of
-    `fvar.metrics.scale_quality.ScaleQuality`. Raises `UserError` if the run is no tokenizer's or not finished.
+    `fvar.metrics.scale_quality.ScaleQuality`. Raises `UserError` if the run is not a tokenizer's or not finished.
     """
     if not isinstance(run.config, TokenizerConfig):
         raise UserError(f"{run.path} holds a {run.kind} run; name one of a tokenizer, results/runs/tokenizer-...")
@@ -110,7 +110,7 @@ def measure(
 
 
 def table(body: dict[str, Any]) -> str:
-    """One row a scale, and below it what must be known."""
+    """One row per scale, and below it what must be known."""
     name = "PSNR to A_k" if body["signal"] == "alias" else "PSNR to L_k"
     headings = ["scales", "tokens", *(name if key == "psnr_view" else heading for heading, key, *_ in COLUMNS)]
     rows = [[f"1..{row['scale']}", str(row["tokens"]), *_cells(row)] for row in body["scales"]]

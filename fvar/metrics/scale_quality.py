@@ -48,7 +48,7 @@ def reconstruct(
     real, started = _Scale(), time.monotonic()
     alias = tokenizer.config.signal == "alias"
     if alias:
-        extractor = "a residual is no picture"
+        extractor = "a residual is not a picture"
     for first in range(0, len(images), batch_size):
         pixels = images.batch(range(first, min(first + batch_size, len(images)))).to(tokenizer.device)
         views = tokenizer.views(to_float(pixels))

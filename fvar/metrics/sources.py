@@ -132,7 +132,7 @@ def _size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except DECODE_ERRORS as error:
-        raise UserError(f"{path} is no image ({error}); remove it") from error
+        raise UserError(f"{path} is not an image ({error}); remove it") from error
 
 
 def _read(path: Path) -> Tensor:

@@ -67,7 +67,7 @@ class Modulation(nn.Sequential):
     def forward(self, condition: Tensor) -> Tensor:
         """(B, C) -> (count, B, 1, C).
 
-        Not in mixed precision: for a row an image, rounding the weights takes longer than their product.
+        Not in mixed precision: with one row per image, rounding the weights takes longer than their product.
         """
         with without_autocast(condition):
             out: Tensor = self[1](self[0](condition))

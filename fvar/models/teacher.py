@@ -41,7 +41,7 @@ class AliasEmbedding(nn.Module):
             nn.init.trunc_normal_(table, std=0.5)
 
     def forward(self, indices: Sequence[Tensor]) -> Tensor:
-        """Embed alias tokens, one (B, p_k^2) int64 tensor a scale, as (B, L, D)."""
+        """Embed alias tokens, one (B, p_k^2) int64 tensor per scale, as (B, L, D)."""
         found = [tokens.shape[1] for tokens in indices]
         if found != [p * p for p in self.patch_nums]:
             raise ValueError(f"alias tokens must number {[p * p for p in self.patch_nums]} per scale, found {found}")

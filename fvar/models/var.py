@@ -120,7 +120,7 @@ class VAR(nn.Module):
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace a random share `cfg.label_drop` of the labels (B,) by "unconditional".
 
-        Call it once a step while training and give student and teacher the same result: `forward` drops none itself.
+        Call it once per step while training and give student and teacher the same result: `forward` drops none itself.
         """
         drawn = per_image.rand(len(labels), labels.device)
         return torch.where(drawn < self.cfg.label_drop, self.num_classes, labels)
@@ -132,7 +132,7 @@ class VAR(nn.Module):
             labels: (B,) classes, or `num_classes` for "unconditional".
             var_input: (B, L - n_1, Cz), the input of scales 2 ... K (`VQVAE.var_input`).
             features: how many of the last blocks' outputs to return.
-            trunk_before: return what enters the last so many blocks, for a teacher that shares this trunk.
+            trunk_before: return what enters that many last blocks, for a teacher that shares this trunk.
         """
         x, condition = self.embed(labels, var_input)
         modulating = self.modulating(condition)

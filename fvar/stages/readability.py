@@ -1,6 +1,6 @@
 """Stage `readability`: has an OCR read held-out words off a tokenizer's reconstructions, scale by scale.
 
-readability.json   character error rates by font size and picture, and what one word a size was read as in each
+readability.json   character error rates by font size and picture, and what one word per size was read as in each
 words.npz          that word as cut from each picture, "<size>/<picture>/<scale>" (h, w, 3) uint8
 
 The pictures of a page: `original`, as rendered; `view` k, the focused view L_k enlarged to the page, which is the
@@ -30,7 +30,7 @@ from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import Tokenizer, load_tokenizer
 from fvar.tokenizer.quantiser import bicubic
 
-SHOWN = 4  # the example of a size is its first word of at least so many letters, if it has one
+SHOWN = 4  # the example of a size is its first word of at least this length, if it has one
 
 Key = tuple[str, int]  # kind of picture, and scale from 1 (0: the original)
 
@@ -103,7 +103,7 @@ def report(ocr: str, side: int, found: dict[int, Measured]) -> dict[str, Any]:
 
 
 def _pages(size: int, side: int, words: int) -> list[Page]:
-    """The first held-out pages, enough for so many words if there are."""
+    """The first held-out pages, enough for the number of words asked for, if there are."""
     pages: list[Page] = []
     for name in page_names("heldout", size):
         if sum(len(page.words) for page in pages) >= words:

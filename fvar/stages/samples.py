@@ -151,7 +151,7 @@ def _some_of_each_class(
 
 
 def draw_grid(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], names: Sequence[str]) -> None:
-    """A picture with one row a class, its name on the left."""
+    """A picture with one row per class, its name on the left."""
     present = np.unique(labels)
     side, gap, margin = images.shape[1], 2, 130
     columns = int(np.bincount(labels)[present].max())

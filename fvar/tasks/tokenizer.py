@@ -6,7 +6,7 @@ batch one random scale k < K is decoded at full size and compared with L_k enlar
 
 The alias tokenizer reconstructs every residual A_k at its own size, f_hat_k averaged down to it, in units of its
 amplitude (`fvar.tokenizer.dual`). No scale is a blurred version of another there, and an empty one is left out. Its
-signal is no picture, so neither the perceptual nor the adversarial loss applies.
+signal is not a picture, so neither the perceptual nor the adversarial loss applies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fvar.tokenizer.vqvae import VQVAE
 from fvar.training.task import Metrics, Task
 
 MEASURED_IMAGES = 512  # on which the alias amplitudes are measured
-COARSE_SHARE = 4  # one image in so many also reconstructs a blurred view
+COARSE_SHARE = 4  # one image in four also reconstructs a blurred view
 
 
 @dataclass

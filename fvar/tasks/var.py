@@ -24,7 +24,7 @@ class Inputs(Protocol):
     """Makes the transformer's teacher-forced input of tokens; a tokenizer's quantiser is one."""
 
     def var_input(self, indices: list[Tensor]) -> Tensor:
-        """Tokens, one (B, p_k^2) int64 tensor a scale, to (B, L - p_1^2, Cz)."""
+        """Tokens, one (B, p_k^2) int64 tensor per scale, to (B, L - p_1^2, Cz)."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ ALIAS_GAIN = 3.0  # residuals are shown around grey, this many amplitudes reachi
 
 
 def reconstruction_sheet(tokenizer: Tokenizer, images: ImageSet, columns: int = 12) -> Image.Image:
-    """Rows of pictures, a column an image: structure: the original, then each prefix decoded, coarse to final.
+    """Rows of pictures, one column per image: structure: the original, then each prefix decoded, coarse to final.
 
     Alias: for every scale with a signal (all, if none has), the scaled residual and below it what its tokens decode
     to, enlarged.

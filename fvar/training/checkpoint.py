@@ -2,7 +2,7 @@
 
     checkpoints/step-00000300/
         <name>.safetensors   named groups of tensors: modules, optimisers, averaged weights
-        state.json           numbers that are no tensors
+        state.json           numbers that are not tensors
         manifest.json        step, size and SHA-256 of the files above; written last
 
 No pickle anywhere: reading a checkpoint cannot run code.

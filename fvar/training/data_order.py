@@ -20,7 +20,7 @@ def global_batch(size: int, batch_size: int, seed: int, step: int) -> Tensor:
     The stream is one seeded permutation of the `size` items per epoch, epoch after epoch; batches run over the seam.
     """
     if size < 1:
-        raise ValueError("there is no training item to draw from")
+        raise ValueError("the data set has no training item to draw from")
     parts, position, missing = [], step * batch_size, batch_size
     while missing:
         epoch, offset = divmod(position, size)

@@ -33,7 +33,7 @@ from fvar.training.probes import Probes
 from fvar.training.task import Batch, Task
 from fvar.training.throughput import Throughput
 
-STATUS_SECONDS = 1.0  # the status file is replaced at most so often
+STATUS_SECONDS = 1.0  # between two replacements of the status file, at least
 
 
 def train(task: Task[Batch], run: RunDir, config: TrainConfig) -> None:

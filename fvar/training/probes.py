@@ -42,7 +42,7 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class Probe:
-    """What a task wants measured: one of its `state_modules`, every so many steps.
+    """What a task wants measured: one of its `state_modules`, every `every` steps.
 
     `open` makes ready for it, in the training thread, before anything is compiled or sharded.
     """

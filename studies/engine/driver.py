@@ -19,7 +19,7 @@ from studies.engine.search import dashboard_command
 from studies.engine.settings import Settings
 from studies.study import Cell, Context, record
 
-SYNC_SECONDS = 60.0  # MLflow is brought up to date at most so often while stages run
+SYNC_SECONDS = 60.0  # between two updates of MLflow while stages run
 LOG_LINES = 15
 GLANCE_SECONDS = 1.0
 

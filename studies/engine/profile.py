@@ -62,7 +62,7 @@ class Resources(Checked):
         """The time limit."""
         match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time)
         if not match:
-            raise UserError(f"slurm.time {self.time!r} is no time; write for example 24:00:00 or 2-12:00:00")
+            raise UserError(f"slurm.time {self.time!r} is not a time; write for example 24:00:00 or 2-12:00:00")
         days, first, second, third = (int(group or 0) for group in match.groups())
         if match[1] or match[4]:  # D-HH[:MM[:SS]] or HH:MM:SS
             return days * 1440 + first * 60 + second + (third > 0)

@@ -176,7 +176,7 @@ class Scheduler:
         ]
 
     def some_of_few_ended(self) -> bool:
-        """Whether a stage thought to be at work has ended, where they are so few that looking costs nothing."""
+        """Whether a stage thought to be at work has ended, where there are few enough to look at each."""
         live = [node for node in self.nodes.values() if node.state in ("queued", "running")]
         return len(live) <= FEW and any(node.run.status.state in ("done", "failed") for node in live)
 

@@ -150,7 +150,7 @@ def test_aliasing_stands_beside_fid_and_says_how_to_read_it(ablation: StudyResul
     spectrum, top = (headings.index(name) for name in ("Spectral distance dB ↓", "Top octave / real (1)"))
     assert (rows[0][0], rows[0][spectrum], rows[0][top]) == ("VAR (baseline)", "3.00 ± 0.00", "1.80 ± 0.00")
     assert "more than 1 is aliasing or noise, less is blur." in table.markdown(ablation, frame)
-    assert set(frame["extractor"]) == {"inception-torchscript"}  # that spectra have none is no contradiction
+    assert set(frame["extractor"]) == {"inception-torchscript"}  # spectra have none, which contradicts nothing
 
 
 def test_one_seed_shows_the_mean_alone_and_says_so(tmp_path: Path) -> None:

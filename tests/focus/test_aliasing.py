@@ -18,7 +18,7 @@ def noise(side: int = 96) -> torch.Tensor:
 @pytest.mark.parametrize(("recipe", "rho"), [("decimate", 0.0), ("disk", 1.5), ("gaussian", 2.0)])
 def test_it_equals_aliasing_energy_for_decimation_by_an_integer(recipe: str, rho: float, s: int) -> None:
     """Up to the borders, where the pyramid mirrors and the DFT repeats what rings there after the split of the band.
-    The pyramid keeps pixel s // 2 of each interval and the formula the first: the image is turned by so many pixels."""
+    The pyramid keeps pixel s // 2 of each interval and the formula the first: the image is turned by the difference."""
     x = noise()
     psf = {"decimate": None, "disk": optics.disk_psf(rho), "gaussian": optics.gaussian_psf(rho / 2)}[recipe]
     expected = spectrum.aliasing_energy(x.roll((-(s // 2), -(s // 2)), (-2, -1)), s, psf)

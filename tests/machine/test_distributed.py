@@ -80,5 +80,5 @@ def test_batch_too_small_to_cut_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_device_is_named() -> None:
-    with pytest.raises(UserError, match="'gpu0' is no device"):
+    with pytest.raises(UserError, match="'gpu0' is not a device"):
         distributed.pick_device("gpu0")

@@ -211,7 +211,7 @@ def test_an_alias_tokenizer_has_the_psnr_of_its_residuals_only(tmp_path: Path) -
     error = (tokenizer.decode_prefixes(tokenizer.encode_images(x))[0] - residual).square().mean()
     alone = reconstruct(tokenizer, open_dataset(run.config.data, "heldout").select([0]), "")  # type: ignore[union-attr]
     assert alone[0].psnr_view == pytest.approx(float(10 * torch.log10(4 / error)), abs=1e-3)
-    assert "a residual is no picture" in reconstruction.table(body)
+    assert "a residual is not a picture" in reconstruction.table(body)
 
 
 def test_the_command_prints_a_row_a_scale_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ def test_a_configuration_that_is_not_there(toy: Toy) -> None:
     [
         ("slurm.partition=nowhere", "invalid partition specified: nowhere"),
         ("slurm.partitoin=normal", "(did you mean 'partition'?)"),
-        ("slurm.time=soon", "slurm.time 'soon' is no time"),
+        ("slurm.time=soon", "slurm.time 'soon' is not a time"),
         ("slurm.gres=gpu:99", "Requested node configuration is not available"),
         ("slurm.cpus_per_task=0", "slurm.cpus_per_task must be at least 1, got 0"),
     ],

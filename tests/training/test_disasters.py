@@ -51,7 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path, leave: int) -> None:
-    """Leave so many bytes free."""
+    """Leave `leave` bytes free."""
     with contextlib.suppress(OSError), open(folder / "ballast", "wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 65536)

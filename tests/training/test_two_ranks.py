@@ -59,7 +59,7 @@ def test_two_ranks_write_the_store_of_one_byte_for_byte(tmp_path: Path, one_rank
 
 
 def dies_after(path: Path, chunks: int) -> None:
-    """Run the stage; the last rank dies when it has written so many chunks."""
+    """Run the stage; the last rank dies when it has written its share of chunks."""
     written: list[Path] = []
 
     def write(target: Path, array: NDArray[Any]) -> None:
@@ -99,7 +99,7 @@ def train_tokenizer(path: Path, config: TokenizerConfig, twin: Path) -> None:
 
 
 def test_both_ranks_hold_the_same_tokenizer_in_the_end(tmp_path: Path) -> None:
-    """The codebook is no parameter of DDP: its running means, and the codes that restart, are exchanged by hand."""
+    """The codebook is not a parameter of DDP: its running means, and the codes that restart, are exchanged by hand."""
     settings = config(train__steps=25, train__eval_every=25, quantiser__dead_after=3)
     run = RunDir.create(tmp_path / "runs", Stage(settings), RUNTIME)
     assert run_ranks(2, train_tokenizer, run.path, settings, tmp_path) == [0, 0]

@@ -121,7 +121,7 @@ def test_stage_kind_replaces_what_it_names_only(tmp_path: Path) -> None:
         ("nodes = 'two'", r"must be int"),
         ("nodes = 0", r"at least 1"),
         ("time = '00:02:00'", r"must stop 90 s before it \(slurm.warning\)"),
-        ("time = 'soon'", r"is no time"),
+        ("time = 'soon'", r"is not a time"),
         ("partition = ", r"not valid TOML"),
     ],
 )
