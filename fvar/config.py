@@ -57,11 +57,18 @@ class DataConfig(Checked):
     holdout: float = 0.1  # share of every class kept from training (data sets without their own split)
     split_seed: int = 0
     bad_image_budget: float = 0.01  # share of unreadable files above which the stage fails
+    allow_empty_classes: bool = since(False, before=False)  # leave out classes without a readable image
+    content: str = since(
+        "", before=""
+    )  # digest of the files (fvar.machine.content); with it, root is not identity
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "image_size", "crops")
         fraction(self, "holdout", "bad_image_budget")
+
+    def outside_identity(self) -> tuple[str, ...]:
+        return ("root",) if self.content else ()
 
 
 @dataclass(frozen=True)

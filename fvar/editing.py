@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fvar.data.images import DECODE_ERRORS, decode, to_float, to_tensor
+from fvar.data.images import Unreadable, decode, to_float, to_tensor
 from fvar.errors import UserError
 from fvar.machine import atomic
 from fvar.sampling import Known
@@ -84,7 +84,7 @@ def _open(path: Path, side: int) -> Image.Image:
         image = decode(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except DECODE_ERRORS as error:
+    except (Unreadable, OSError) as error:
         raise UserError(f"{path} is not an image ({error})") from None
     if image.size != (side, side):
         raise UserError(

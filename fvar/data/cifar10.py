@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from fvar.config import DataConfig
-from fvar.data.images import DECODE_ERRORS, resize_shorter, resized_side, to_tensor
+from fvar.data.images import Unreadable, decode, resize_shorter, resized_side, to_tensor
 from fvar.data.imageset import MemoryImages
 from fvar.errors import UserError
 from fvar.machine import cache
@@ -111,10 +111,9 @@ def _read(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
         if (path := folder / f"{name}.bin").exists():
             records = np.fromfile(path, dtype=np.uint8).reshape(PER_FILE, 1 + 3 * SIDE * SIDE)
             return records[:, 1:].reshape(-1, 3, SIDE, SIDE), _checked(folder, records[:, 0].astype(np.int64))
-        with Image.open(path := folder / f"{name}.png") as sheet:
-            rows = np.array(sheet.convert("RGB")).reshape(PER_FILE, SIDE, SIDE, 3)
+        rows = np.array(decode(path := folder / f"{name}.png")).reshape(PER_FILE, SIDE, SIDE, 3)
         return rows.transpose(0, 3, 1, 2), np.zeros(PER_FILE, dtype=np.int64)
-    except DECODE_ERRORS as error:
+    except (Unreadable, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); fetch CIFAR-10 again") from error
 
 

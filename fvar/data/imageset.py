@@ -5,13 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fvar.config import DataConfig
-from fvar.data.images import DECODE_ERRORS, crop_at, resize_shorter, resized_side, to_tensor
+from fvar.data.images import Unreadable, crop_at, resize_shorter, resized_side, to_tensor
+from fvar.data.index import system_failure
 from fvar.data.split import balanced_subset
 from fvar.errors import UserError
 
@@ -139,14 +141,16 @@ class FileImages(ImageSet):
             self._pool = concurrent.futures.ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         return self._pool.map(self._read_one, indices)
 
-    def _read_one(self, index: int) -> Tensor:
-        name = self.names[index]
+    def _read_one(self, number: int) -> Tensor:
+        name = self.names[number]
         try:
             image = self.read(name)
-        except DECODE_ERRORS as error:
+        except Unreadable as error:
             raise UserError(
                 f"{self.config.root}: {name} can no longer be read ({error}); restore it, or remove it and run again"
             ) from error
+        except OSError as error:
+            raise system_failure(Path(self.config.root), name, error) from error
         return to_tensor(resize_shorter(image, resized_side(self.image_size, self.config.crop)))
 
     def select(self, indices: Sequence[int]) -> FileImages:

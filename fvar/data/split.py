@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal
+
+SPLIT_WORDS: dict[str, Literal["train", "heldout", "test"]] = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset"), "heldout"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+}
+
+
+def named_split(name: str) -> Literal["train", "heldout", "test"] | None:
+    """The split that a folder or shard is named after, such as imagenet1k-validation-0001; None if there is not one."""
+    found = {SPLIT_WORDS[word] for word in re.split("[^a-z]+", name.lower()) if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
 
 
 def heldout_mask(names: Sequence[str], labels: Sequence[int], share: float, seed: int) -> list[bool]:
@@ -39,4 +54,4 @@ def balanced_subset(names: Sequence[str], labels: Sequence[int], count: int, see
 
 
 def _rank(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()

@@ -9,12 +9,11 @@ from typing import get_args, get_type_hints
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from fvar.config import DataConfig
 from fvar.data import ImageSet, Split, open_dataset
-from fvar.data.images import DECODE_ERRORS, EXTENSIONS, decode, to_tensor
+from fvar.data.images import EXTENSIONS, Unreadable, decode, size_of, to_tensor
 from fvar.errors import UserError, unknown
 from fvar.metrics.features import Images
 from fvar.metrics.frechet import Statistics
@@ -129,14 +128,13 @@ def _statistics(path: Path, mu: NDArray[np.float64], sigma: NDArray[np.float64])
 def _size(path: Path) -> tuple[int, int]:
     """Width and height, from the header alone."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except DECODE_ERRORS as error:
+        return size_of(path)
+    except (Unreadable, OSError) as error:
         raise UserError(f"{path} is not an image ({error}); remove it") from error
 
 
 def _read(path: Path) -> Tensor:
     try:
         return to_tensor(decode(path))
-    except DECODE_ERRORS as error:
+    except (Unreadable, OSError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}); write it again or remove it") from error
