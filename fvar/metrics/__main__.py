@@ -7,7 +7,8 @@
 
 GENERATED and REAL: a folder of images, an .npz with arr_0 (N, H, W, 3) uint8, a samples run directory, or a data set
 DATASET[:SPLIT] (emoji, cifar10, folder, webdataset; train, heldout, all). REAL may also be an .npz with statistics mu
-and sigma, as ADM publishes them. Features are kept in fvar's cache by content: a second comparison is quick.
+and sigma, as ADM publishes them: FID is then that to the whole set they describe, sFID comes from mu_s and sigma_s, and
+all else from the images in arr_0. Features are kept in fvar's cache by content: a second comparison is quick.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     add(
         "--metrics",
         default="fid,kid,prc,is,aliasing",
-        help="some of fid (with kid below 10,000 images), kid, prc (precision and recall), is, aliasing (of spectra) "
-        "(%(default)s)",
+        help="some of fid (with kid below 10,000 images, and sfid where REAL has statistics), kid, prc (precision and "
+        "recall), is, sfid, aliasing (of spectra) (%(default)s)",
     )
     add("--extractor", default="inception-torchscript", help="also: inception, vgg16, dinov2, clip (%(default)s)")
     add("--weights", type=Path, metavar="FILE", help="torch-fidelity's weights for --extractor inception")
@@ -60,30 +61,33 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Open both sides, extract, score: metric -> entry as in scores.json."""
     from fvar.machine import cache
     from fvar.machine.distributed import pick_device
-    from fvar.metrics.compare import METRICS, score
+    from fvar.metrics.against import score_against
+    from fvar.metrics.compare import METRICS
     from fvar.metrics.features import extract_cached, load_extractor
-    from fvar.metrics.frechet import Statistics
-    from fvar.metrics.sources import DATASETS, open_source
+    from fvar.metrics.sources import DATASETS, Published, open_source
     from fvar.metrics.spectra import aliasing_scores
 
-    known = (*METRICS, "aliasing")
+    known = (*METRICS, "sfid", "aliasing")
     metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]
     if not metrics or (wrong := [name for name in metrics if name not in known]):
         raise unknown("metric", wrong[0] if metrics else args.metrics, known)
-    of_features = [name for name in metrics if name in METRICS]
-    sides: dict[str, Images | Statistics] = {}
+    of_features = [name for name in metrics if name != "aliasing"]
+    sides: dict[str, Images | Published] = {}
     # A data set is opened at the size of the other side, so that one is opened first.
     size = args.size
     for text in sorted((args.generated, args.real), key=lambda text: text.partition(":")[0] in DATASETS):
         sides[text] = source = open_source(text, size, args.root)
-        if size is None and not isinstance(source, Statistics):
-            size = int(source.batch(range(1)).shape[-1])
+        if size is None and (some := source.images if isinstance(source, Published) else source):
+            size = int(some.batch(range(1)).shape[-1])
     generated, real = sides[args.generated], sides[args.real]
-    if isinstance(generated, Statistics):
-        raise UserError(f"{args.generated} holds statistics; GENERATED must be images")
+    if isinstance(generated, Published):
+        if generated.images is None:
+            raise UserError(f"{args.generated} holds statistics; GENERATED must be images")
+        generated = generated.images
+    real_images = real.images if isinstance(real, Published) else real
     device = pick_device(args.device)
     folder = cache.directory() / "features"
-    names = {id(source): text for text, source in sides.items()}
+    names = {id(real_images): args.real, id(generated): args.generated}
 
     def features(extractor: Extractor, images: Images) -> Tensor:
         text = names[id(images)]
@@ -92,12 +96,9 @@ def compare(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     scores: dict[str, Score] = {}
     if of_features:
         extractor = load_extractor(args.extractor, args.weights, device)
-        if isinstance(real, Statistics) and len(real.mu) != extractor.width:
-            raise UserError(f"{args.real}: {len(real.mu)} features, but {args.extractor} has {extractor.width}")
-        reference = real if isinstance(real, Statistics) else features(extractor, real)
-        scores |= score(features(extractor, generated), reference, extractor, of_features, args.seed)
+        scores |= score_against(generated, real, extractor, features, of_features, args.seed)
     if "aliasing" in metrics:
-        scores |= aliasing_scores(generated, real, features, device, args.seed)
+        scores |= aliasing_scores(generated, real_images, features, device, args.seed)
     return {key: entry.as_dict() for key, entry in scores.items()}
 
 
@@ -110,7 +111,12 @@ def _lines(body: dict[str, dict[str, Any]]) -> str:
             value += f" +- {entry['spread']:.2g}"
         lines.append(f"{entry['label']:<16}{value:<24}{entry['reason'] or entry.get('note', '')}".rstrip())
     first = next(iter(body.values()))
-    real = "statistics" if first["reference_count"] is None else f"{first['reference_count']:,} real images"
+    measured = [entry for entry in body.values() if entry["value"] is not None]
+    whole = [entry["label"].partition("@")[0] for entry in measured if entry["reference_count"] is None]
+    counts = {entry["reference_count"] for entry in measured} - {None}
+    real = f"{max(counts):,} real images" if counts else "statistics"
+    if counts and whole:
+        real += f" ({', '.join(whole)}: against the reference's own statistics)"
     by = f", features by {first['extractor']}" if first["extractor"] else ""
     lines.append(f"{first['count']:,} generated images against {real}{by}")
     return "\n".join(lines)

@@ -17,7 +17,16 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from fvar.errors import unknown
 from fvar.metrics.features import Extractor
-from fvar.metrics.frechet import RESAMPLES, Reference, fid, fid_infinity, fid_spread, images_for_infinity, is_singular
+from fvar.metrics.frechet import (
+    RESAMPLES,
+    Reference,
+    Statistics,
+    fid,
+    fid_infinity,
+    fid_spread,
+    images_for_infinity,
+    is_singular,
+)
 from fvar.plain import finite
 
 NAMES = {  # of the scores that a metric gives: key, label
@@ -64,8 +73,11 @@ def score(
     metrics: Collection[str] = METRICS,
     seed: int = 0,
     kid_subset_size: int = KID_SUBSET_SIZE,
+    full: Statistics | None = None,
 ) -> dict[str, Score]:
     """Compare features (N, D) of generated with those of real images.
+
+    `full` are the statistics of the set that the real images were taken from: FID is that to the whole set.
 
     Keys of the result: "fid", "fid_infinity", "kid", "precision", "recall", "is". What cannot be computed is a blank
     with its reason. With fewer than `KID_BESIDE_FID` generated images FID brings KID along.
@@ -88,18 +100,13 @@ def score(
             scores |= label(key, name, None, reason)
         return scores
     if "fid" in metrics:
-        if min(count, len(real) if isinstance(real, Tensor) else count) < 2:
-            scores |= label("fid", "FID", None, "a covariance needs at least 2 images on either side")
-        else:
-            note = f"fewer images than {width} features: the covariance is singular and FID is biased upwards; see KID"
-            trust: dict[str, Any] = {"spread": fid_spread(generated, real, seed), "resamples": RESAMPLES}
-            trust["note"] = note if is_singular(generated, real) else ""
-            scores |= label("fid", "FID", fid(generated, real), **trust)
+        whole = real if full is None else full
+        known = len(whole) if isinstance(whole, Tensor) else None
+        scores["fid"] = _frechet("FID", generated, whole, extractor.name, seed)
+        value, reason = None, f"the extrapolation needs {images_for_infinity(width):,} generated images"
         if count >= images_for_infinity(width):
-            scores |= label("fid_infinity", "FIDinf", fid_infinity(generated, real, seed))
-        else:
-            reason = f"the extrapolation needs {images_for_infinity(width):,} generated images"
-            scores |= label("fid_infinity", "FIDinf", None, reason)
+            value, reason = fid_infinity(generated, whole, seed), ""
+        scores["fid_infinity"] = Score(f"FIDinf@{count}", value, reason, count, known, extractor.name)
     if "kid" in metrics or ("fid" in metrics and count < KID_BESIDE_FID):
         if not isinstance(real, Tensor):
             scores |= label("kid", "KID", None, needs_images)
@@ -140,6 +147,35 @@ def _not_finite(generated: Tensor, real: Reference) -> str:
     counts = {side: int((~features.isfinite().all(1)).sum()) for side, features in sides.items()}
     bad = [f"{count} of {len(sides[side])} {side} images" for side, count in counts.items() if count]
     return f"the extractor gave features that are not finite for {' and '.join(bad)}" if bad else ""
+
+
+def sfid(generated: Tensor, real: Reference, extractor: Extractor, seed: int = 0) -> Score:
+    """FID of what lies where: of features (N, S) by `extractor.of_places()`, real ones or their statistics."""
+    if reason := _not_finite(generated, real):
+        return no_sfid(len(generated), reason, extractor)
+    return _frechet("sFID", generated, real, extractor.name, seed)
+
+
+def no_sfid(count: int, reason: str, extractor: Extractor) -> Score:
+    """The blank in place of an sFID."""
+    return Score(f"sFID@{count}", None, reason, count, None, extractor.name)
+
+
+def _frechet(name: str, generated: Tensor, real: Reference, extractor: str, seed: int) -> Score:
+    """The Fréchet distance with its spread, and a note where it is biased."""
+    count, width = generated.shape
+    known = len(real) if isinstance(real, Tensor) else None
+    if min(count, count if known is None else known) < 2:
+        return Score(
+            f"{name}@{count}", None, "a covariance needs at least 2 images on either side", count, known, extractor
+        )
+    singular = f"fewer images than {width} features: the covariance is singular and {name} is biased upwards; see KID"
+    details = {
+        "spread": fid_spread(generated, real, seed),
+        "resamples": RESAMPLES,
+        "note": singular if is_singular(generated, real) else "",
+    }
+    return Score(f"{name}@{count}", fid(generated, real), "", count, known, extractor, details)
 
 
 def precision_recall(generated: Tensor, real: Tensor) -> dict[str, float]:

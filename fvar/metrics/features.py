@@ -17,6 +17,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from fvar.errors import UserError, unknown
 from fvar.machine import atomic
+from fvar.machine.arrays import DAMAGED
 from fvar.machine.prefetch import prefetch
 from fvar.metrics import inception
 
@@ -37,7 +38,7 @@ class Extractor:
     """A network that describes images.
 
     `network` maps uint8 (B, 3, H, W) to float32 (B, D). `head` (classes, D) turns features into the logits of the
-    Inception Score; `no_head` says why it is missing.
+    Inception Score; `no_head` says why it is missing. `spatial` describes what lies where, for sFID: (B, S) float32.
     """
 
     name: str
@@ -45,6 +46,13 @@ class Extractor:
     width: int
     head: Tensor | None = None
     no_head: str = ""
+    spatial: nn.Module | None = None
+
+    def of_places(self) -> Extractor | None:
+        """The extractor of what `spatial` gives, if it gives anything."""
+        if self.spatial is None:
+            return None
+        return Extractor(f"{self.name}-spatial", self.spatial, inception.SPATIAL_WIDTH)
 
 
 def _packaged_inception(weights: Path | None) -> Extractor:
@@ -52,12 +60,12 @@ def _packaged_inception(weights: Path | None) -> Extractor:
         raise UserError("--weights: inception-torchscript is a packaged network; for a file, use --extractor inception")
     network = inception.Inception(inception.packaged())
     reason = "the packaged Inception network has no classifier; use --extractor inception"
-    return Extractor("inception-torchscript", network, inception.WIDTH, None, reason)
+    return Extractor("inception-torchscript", network, inception.WIDTH, None, reason, inception.SpatialMap(network))
 
 
 def _fidelity_inception(weights: Path | None) -> Extractor:
     network = inception.Inception(inception.downloaded(weights))
-    return Extractor("inception", network, inception.WIDTH, network.head)
+    return Extractor("inception", network, inception.WIDTH, network.head, "", inception.SpatialMap(network))
 
 
 def _of_torch_fidelity(name: str, theirs: str, layer: str, width: int) -> Callable[[Path | None], Extractor]:
@@ -148,7 +156,7 @@ def extract_cached(
         known = torch.from_numpy(np.load(path, allow_pickle=False))
         if known.shape == (len(images), extractor.width) and known.dtype == torch.float32:
             return known
-    except (OSError, ValueError):  # not there, or damaged: compute it
+    except DAMAGED:  # not there, or not whole: compute it
         pass
     features = extract(extractor, images, batch_size, progress)
     with contextlib.suppress(OSError), atomic.replacing(path) as temporary, open(temporary, "wb") as file:

@@ -23,7 +23,7 @@ EXTRAPOLATION_POINTS = 15  # as Chong and Forsyth
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean (D,) and covariance (D, D), float64: what FID compares, and all that ADM's reference batches hold."""
+    """Mean (D,) and covariance (D, D), float64: what FID compares."""
 
     mu: NDArray[np.float64]
     sigma: NDArray[np.float64]

@@ -27,6 +27,9 @@ from fvar.errors import UserError
 NAME = "inception-v3-compat"  # in torch-fidelity
 SIDE: int = FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE  # 299 px
 WIDTH = 2048  # features
+SPATIAL_LAYER = "Mixed_6d"  # "mixed_6" in the TensorFlow graph, of which ADM's evaluator reads "mixed_6/conv:0"
+SPATIAL_CHANNELS = 7  # the first ones, as ADM's evaluator
+SPATIAL_WIDTH = 17 * 17 * SPATIAL_CHANNELS
 CLASSES = 1008
 TORCHSCRIPT_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # of default_1.pt
 
@@ -41,7 +44,9 @@ class Inception(nn.Module):
         super().__init__()
         head = module.fc.weight.detach()
         self.head = None if head.isnan().any() else head
-        self.trunk = nn.Sequential(*(layer for name, layer in module.named_children() if name != "fc"), nn.Flatten())
+        layers = {name: layer for name, layer in module.named_children() if name != "fc"}
+        self.trunk = nn.Sequential(*layers.values(), nn.Flatten())
+        self.depth_of_map = list(layers).index(SPATIAL_LAYER)
         for layer in self.trunk.modules():
             if isinstance(layer, BasicConv2d):
                 layer.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
@@ -50,12 +55,35 @@ class Inception(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        # Scaled before it is resized, while it is small: rows of the resize sum to 1, so the order does not matter.
-        x = (images.to(torch.float32) - 128) / 128
-        x = _resize_matrix(height).to(x.device) @ x @ _resize_matrix(width).to(x.device).T
-        features: Tensor = self.trunk(x.contiguous(memory_format=torch.channels_last))
+        features: Tensor = self.trunk(_prepared(images))
         return features
+
+
+class SpatialMap(nn.Module):
+    """uint8 images (B, 3, H, W) -> (B, 17 * 17 * 7) float32, what ADM's sFID compares (Nash et al. 2021).
+
+    The first seven channels of the 1 x 1 convolution of the layer "mixed_6", after its activation, row by row with the
+    channels last. Shares the weights of `network`.
+    """
+
+    def __init__(self, network: Inception) -> None:
+        super().__init__()
+        self.before = network.trunk[: network.depth_of_map]
+        self.convolution = network.trunk.get_submodule(f"{network.depth_of_map}.branch1x1")
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.convolution(self.before(_prepared(images)))  # (B, 192, 17, 17)
+        return maps[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+
+
+def _prepared(images: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) -> float32 (B, 3, 299, 299) as the network takes it."""
+    height, width = images.shape[-2:]
+    # Scaled before it is resized, while it is small: rows of the resize sum to 1, so the order does not matter.
+    x = (images.to(torch.float32) - 128) / 128
+    x = _resize_matrix(height).to(x.device) @ x @ _resize_matrix(width).to(x.device).T
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from fvar.config import DataConfig
 from fvar.data import ImageSet, Split, open_dataset
 from fvar.data.images import EXTENSIONS, Unreadable, decode, size_of, to_tensor
 from fvar.errors import UserError, unknown
+from fvar.machine.arrays import DAMAGED
 from fvar.metrics.features import Images
 from fvar.metrics.frechet import Statistics
+from fvar.metrics.inception import SPATIAL_WIDTH
 from fvar.rundir import RunDir
 
 DATASETS: tuple[str, ...] = get_args(get_type_hints(DataConfig)["dataset"])
@@ -40,7 +43,11 @@ class FolderImages:
     """All images below a folder, in the order of their paths; they must have one size and be readable."""
 
     def __init__(self, folder: Path) -> None:
-        self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        self.paths = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and not path.is_dir()
+        )
         if not self.paths:
             raise UserError(f"{folder} holds no images ({', '.join(kind[1:] for kind in EXTENSIONS)})")
         sizes = {_size(path): path for path in reversed(self.paths)}
@@ -58,10 +65,19 @@ class FolderImages:
         return torch.stack([_read(path) for path in self.paths[indices.start : indices.stop]])
 
 
-def open_source(text: str, size: int | None = None, root: str = "") -> Images | Statistics:
+@dataclass(frozen=True)
+class Published:
+    """A reference as ADM publishes them: statistics of all real images, and perhaps some of the images."""
+
+    statistics: Statistics  # of features (2048,)
+    spatial: Statistics | None  # of what lies where (inception.SPATIAL_WIDTH,), for sFID
+    images: ArrayImages | None
+
+
+def open_source(text: str, size: int | None = None, root: str = "") -> Images | Published:
     """What `text` names.
 
-    A folder of images; an .npz with `arr_0` (N, H, W, 3) uint8, or with ADM's `mu` and `sigma`; the run directory of a
+    A folder of images; an .npz with `arr_0` (N, H, W, 3) uint8, ADM's `mu` and `sigma`, or both; the run directory of a
     samples stage; or DATASET[:SPLIT], such as emoji:heldout (a folder of that name is ./emoji). Data sets are opened at
     `size` px (None: at their own size), and those that need files find them below `root`.
 
@@ -89,19 +105,33 @@ def open_source(text: str, size: int | None = None, root: str = "") -> Images | 
     )
 
 
-def open_archive(path: Path) -> Images | Statistics:
+def open_archive(path: Path) -> ArrayImages | Published:
     """The images or statistics in an .npz. Raises `UserError` if it holds neither, or holds pickles."""
+    held = _arrays(path, ("arr_0", "mu", "sigma", "mu_s", "sigma_s"))
+    images = ArrayImages(_checked(path, held["arr_0"])) if "arr_0" in held else None
+    statistics, spatial = _statistics(path, held, ""), _statistics(path, held, "_s")
+    if spatial is not None and len(spatial.mu) != SPATIAL_WIDTH:
+        raise UserError(f"{path}: mu_s has {len(spatial.mu)} values; expected {SPATIAL_WIDTH}, as ADM's evaluator")
+    if statistics is not None:
+        return Published(statistics, spatial, images)
+    if images is None:
+        raise UserError(
+            f"{path} holds {', '.join(held) or 'nothing'}; expected arr_0 (N, H, W, 3) uint8, or mu and sigma"
+        )
+    return images
+
+
+def _arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """The arrays of these names in an .npz; of all others the name and an empty array."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if "arr_0" in archive:
-                return ArrayImages(_checked(path, archive["arr_0"]))
-            if "mu" in archive and "sigma" in archive:
-                return _statistics(path, archive["mu"], archive["sigma"])
-            held = ", ".join(archive.files) or "nothing"
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it holds a single array without a name, as .npy files do; save it by numpy.savez")
+        with archive:
+            return {name: archive[name] if name in names else np.empty(0) for name in archive.files}
+    except DAMAGED as error:
         reason = "it holds Python objects, which are not loaded" if "allow_pickle" in str(error) else str(error)
-        raise UserError(f"{path} cannot be read: {reason}") from error
-    raise UserError(f"{path} holds {held}; expected arr_0 (N, H, W, 3) uint8, or mu and sigma")
+        raise UserError(f"{path} cannot be read: {' '.join(reason.split())}") from error
 
 
 def _dataset(name: str, split: str, size: int | None, root: str) -> ImageSet:
@@ -119,10 +149,31 @@ def _checked(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _statistics(path: Path, mu: NDArray[np.float64], sigma: NDArray[np.float64]) -> Statistics:
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} do not fit; expected (D,) and (D, D)")
-    return Statistics(mu.astype(np.float64), sigma.astype(np.float64))
+def _statistics(path: Path, held: Mapping[str, NDArray[Any]], suffix: str) -> Statistics | None:
+    """mu and sigma of that suffix; None where the file has neither. Raises `UserError` if no images can have them."""
+    names = [f"mu{suffix}", f"sigma{suffix}"]
+    present = [name for name in names if name in held]
+    if not present:
+        return None
+    if len(present) < 2:
+        raise UserError(f"{path} holds {present[0]} without its other half; expected {' and '.join(names)}")
+    mu, sigma = (held[name] for name in names)
+    where = f"{path}: {names[0]} {mu.shape} and {names[1]} {sigma.shape}"
+    if mu.ndim != 1 or not len(mu) or sigma.shape != (len(mu), len(mu)):
+        raise UserError(f"{where} do not fit; expected (D,) and (D, D)")
+    if not all(array.dtype.kind in "fiu" for array in (mu, sigma)):
+        raise UserError(f"{where} are {mu.dtype} and {sigma.dtype}; expected real numbers")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise UserError(f"{where} hold values that are not finite")
+    scale = float(np.abs(sigma).max())
+    if np.abs(sigma - sigma.T).max() > 1e-5 * scale:
+        raise UserError(f"{path}: {names[1]} is not symmetric, so it is not a covariance")
+    try:  # which fails where an eigenvalue is clearly negative; rounding may leave them a little below zero
+        np.linalg.cholesky((sigma + sigma.T) / 2 + 1e-4 * max(scale, 1e-300) * np.eye(len(mu)))
+    except np.linalg.LinAlgError as error:
+        raise UserError(f"{path}: {names[1]} has negative eigenvalues, so it is not a covariance") from error
+    return Statistics(mu, (sigma + sigma.T) / 2)
 
 
 def _size(path: Path) -> tuple[int, int]:

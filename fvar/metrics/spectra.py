@@ -22,7 +22,7 @@ from fvar.focus import spectrum
 from fvar.focus.aliasing import tapered
 from fvar.metrics.compare import Score
 from fvar.metrics.features import Extractor, Images
-from fvar.metrics.frechet import RESAMPLES, Statistics
+from fvar.metrics.frechet import RESAMPLES
 
 LOWEST = 2  # periods per longer side: what is coarser than this, the taper's own spectrum covers
 QUANTISATION = (2 / 255) ** 2 / 12  # power of rounding to 8 bits, in units of [-1, 1]: files do not hold less
@@ -89,7 +89,7 @@ def top_octave_ratio(generated: Tensor, real: Tensor, network: RadialSpectrum) -
 
 def aliasing_scores(
     generated: Images,
-    real: Images | Statistics,
+    real: Images | None,
     extract: Callable[[Extractor, Images], Tensor],
     device: torch.device | str = "cpu",
     seed: int = 0,
@@ -101,7 +101,7 @@ def aliasing_scores(
     reference holds no images, or images of another size.
     """
     count = len(generated)
-    if isinstance(real, Statistics):
+    if real is None:
         return _blank(count, None, "the reference holds statistics only, no images")
     height, width = generated.batch(range(1)).shape[-2:]
     if (height, width) != (other := tuple(real.batch(range(1)).shape[-2:])):

@@ -18,8 +18,9 @@ from fvar.errors import UserError
 from fvar.metrics import features
 from fvar.metrics.__main__ import main
 from fvar.metrics.features import Extractor, Images, extract
-from fvar.metrics.frechet import Statistics, statistics_of
-from fvar.metrics.sources import open_source
+from fvar.metrics.frechet import Statistics, fid, statistics_of
+from fvar.metrics.inception import SPATIAL_WIDTH
+from fvar.metrics.sources import Published, open_source
 
 Sides = tuple[str, str]  # where generated and where real images are
 Body = dict[str, dict[str, Any]]  # what --json prints
@@ -70,7 +71,7 @@ def both(tmp_path: Path) -> Sides:
 
 def images_of(source: str, size: int | None = None) -> Images:
     found = open_source(source, size)
-    assert not isinstance(found, Statistics)
+    assert not isinstance(found, Published)
     return found
 
 
@@ -92,7 +93,7 @@ def test_archive_folder_and_statistics_give_the_same_fid(
     assert values(scores(capsys, folder(tmp_path / "f", pixels()), real)) == values(expected)
     found = extract(features.load_extractor("toy"), images_of(real))
     adm = statistics_of(found)
-    path = archive(tmp_path / "adm.npz", mu=adm.mu, sigma=adm.sigma, mu_s=adm.mu, sigma_s=adm.sigma)
+    path = archive(tmp_path / "adm.npz", mu=adm.mu, sigma=adm.sigma)
     body = scores(capsys, generated, path)
     assert body["fid"]["value"] == pytest.approx(expected["fid"]["value"], rel=1e-6)
     assert body["kid"]["value"] is None
@@ -187,6 +188,59 @@ def test_plain_output_names_counts_reasons_and_extractor(both: Sides, capsys: py
     assert "30 generated images against 40 real images, features by toy" in out
 
 
+def statistics(path: str) -> Statistics:
+    return statistics_of(extract(features.load_extractor("toy"), images_of(path)))
+
+
+def test_statistics_beside_images_are_those_of_the_whole_set(
+    tmp_path: Path, both: Sides, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FID from mu and sigma, all else from arr_0: as ADM's reference batches are meant to be read."""
+    generated, some = both
+    whole = statistics(archive(tmp_path / "whole.npz", arr_0=pixels(400, seed=9)))
+    adm = archive(tmp_path / "adm.npz", arr_0=pixels(40, seed=1) // 2, mu=whole.mu, sigma=whole.sigma)
+    alone = archive(tmp_path / "alone.npz", mu=whole.mu, sigma=whole.sigma)
+    found, of_images, of_statistics = (scores(capsys, generated, real) for real in (adm, some, alone))
+    assert found["fid"] == of_statistics["fid"]
+    assert found["fid"]["value"] != of_images["fid"]["value"]
+    assert found["fid"]["reference_count"] is None
+    assert found["fid_infinity"] == of_statistics["fid_infinity"]
+    for metric in ("kid", "precision", "recall", "spectral_distance"):
+        assert found[metric] == of_images[metric]
+        assert of_statistics[metric]["value"] is None
+        assert "statistics only" in of_statistics[metric]["reason"]
+    main([generated, adm, "--extractor", "toy", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "40 real images (FID, FIDinf: against the reference's own statistics)" in out
+
+
+def test_sfid_is_measured_by_a_map_of_places_or_says_why_not(
+    tmp_path: Path, both: Sides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generated, real = both
+    whole = statistics(real)
+    bare = {"mu": whole.mu, "sigma": whole.sigma}
+    places = {"mu_s": np.zeros(SPATIAL_WIDTH), "sigma_s": np.eye(SPATIAL_WIDTH)}
+    adm = archive(tmp_path / "adm.npz", **bare, **places)
+    assert "not by toy" in scores(capsys, generated, adm)["sfid"]["reason"]
+    assert "sfid" not in scores(capsys, generated, real)
+
+    class Places(Quarters):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images).repeat(1, 200)[:, :SPATIAL_WIDTH] / 255
+
+    spatial = Extractor("toy", Quarters(), 12, None, "no classifier", Places())
+    monkeypatch.setitem(features.EXTRACTORS, "toy", lambda weights: spatial)
+    of_places = spatial.of_places()
+    assert of_places is not None
+    expected = fid(extract(of_places, images_of(generated)), Statistics(places["mu_s"], places["sigma_s"]))
+    found = scores(capsys, generated, adm)["sfid"]
+    assert found["value"] == pytest.approx(expected, rel=1e-6)
+    assert found["label"] == "sFID@30"
+    assert "no mu_s" in scores(capsys, generated, archive(tmp_path / "bare.npz", **bare))["sfid"]["reason"]
+    assert scores(capsys, generated, real, "--metrics", "sfid")["sfid"]["reference_count"] == 40
+
+
 def truncated(tmp_path: Path) -> str:
     path = folder(tmp_path / "t", pixels())
     (tmp_path / "t" / "0003.png").write_bytes((tmp_path / "t" / "0003.png").read_bytes()[:300])
@@ -204,6 +258,32 @@ def torn(tmp_path: Path) -> str:
     return str(tmp_path / "w.npz")
 
 
+def written(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def cut(path: str) -> str:
+    return written(Path(path), Path(path).read_bytes()[:-2000])
+
+
+def damaged(tmp_path: Path) -> str:
+    np.savez_compressed(tmp_path / "w.npz", arr_0=pixels())
+    data = bytearray((tmp_path / "w.npz").read_bytes())
+    data[200:300] = bytes(100)
+    return written(tmp_path / "w.npz", bytes(data))
+
+
+def single(tmp_path: Path) -> str:
+    with open(tmp_path / "w.npz", "wb") as file:
+        np.save(file, pixels())
+    return str(tmp_path / "w.npz")
+
+
+def stats(tmp_path: Path, **arrays: NDArray[Any]) -> str:
+    return archive(tmp_path / "w.npz", **{"mu": np.zeros(12), "sigma": np.eye(12)} | arrays)
+
+
 BAD: dict[str, tuple[Callable[[Path], str], str]] = {
     "mixed sizes": (mixed, r"mixes sizes: 0000\.png is 16 x 16 px and 0007\.png 20 x 20"),
     "truncated PNG": (truncated, r"0003\.png is truncated"),
@@ -214,6 +294,23 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
     "pickles": (lambda p: archive(p / "w.npz", arr_0=np.array([{}, 1], dtype=object)), "Python objects"),
     "other arrays": (lambda p: archive(p / "w.npz", images=pixels()), "holds images; expected arr_0"),
     "torn archive": (torn, "cannot be read"),
+    "archive of 0 bytes": (lambda p: written(p / "w.npz", b""), "cannot be read: No data left in file"),
+    "archive cut short": (lambda p: cut(archive(p / "w.npz", arr_0=pixels())), "cannot be read"),
+    "compressed and damaged": (damaged, "cannot be read"),
+    "a single array": (single, "without a name"),
+    "mu with NaN": (lambda p: stats(p, mu=np.full(12, np.nan)), "not finite"),
+    "sigma with infinity": (lambda p: stats(p, sigma=np.full((12, 12), np.inf)), "not finite"),
+    "sigma not symmetric": (lambda p: stats(p, sigma=np.eye(12) + np.eye(12, k=1)), "not symmetric"),
+    "sigma not positive": (lambda p: stats(p, sigma=np.diag([1.0] * 11 + [-0.1])), "negative eigenvalues"),
+    "sigma of another width": (lambda p: stats(p, sigma=np.eye(11)), "do not fit"),
+    "mu of another network": (lambda p: stats(p, mu=np.zeros(5), sigma=np.eye(5)), "5 features, but toy has 12"),
+    "no sigma": (lambda p: archive(p / "w.npz", mu=np.zeros(12)), "mu without its other half"),
+    "complex sigma": (lambda p: stats(p, sigma=np.eye(12) * 1j), "expected real numbers"),
+    "mu_s of another width": (lambda p: stats(p, mu_s=np.zeros(12), sigma_s=np.eye(12)), "expected 2023"),
+    "mu_s with NaN": (
+        lambda p: stats(p, mu_s=np.full(SPATIAL_WIDTH, np.nan), sigma_s=np.eye(SPATIAL_WIDTH)),
+        "mu_s .* not finite",
+    ),
     "no such thing": (lambda p: str(p / "nowhere"), "neither a folder"),
     "unknown split": (lambda p: "emoji:test", "unknown split 'test'"),
 }
@@ -222,10 +319,9 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line(tmp_path: Path, both: Sides, case: str) -> None:
     make, message = BAD[case]
-    for sides in ((make(tmp_path), both[1]),):
-        with pytest.raises(UserError, match=message) as caught:
-            main([*sides, "--extractor", "toy", "--device", "cpu"])
-        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=message) as caught:
+        main([both[0], make(tmp_path), "--extractor", "toy", "--device", "cpu"])
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_metrics_and_extractors_are_refused_before_any_work(both: Sides, network: Quarters) -> None:

@@ -60,6 +60,25 @@ def test_features_are_those_of_torch_fidelitys_module(
     assert (found - expected).abs().max() < 1e-4
 
 
+def test_the_map_of_places_is_the_layer_that_adms_evaluator_reads(
+    extractor: Extractor, reference: FeatureExtractorInceptionV3
+) -> None:
+    """mixed_6/conv, seven channels, flattened as TensorFlow holds it: rows, columns, channels."""
+    images, seen = noise(2, 64, 48), []
+    layer = reference.Mixed_6d.branch1x1
+    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+    with torch.inference_mode():
+        reference(images)
+    hook.remove()
+    places = extractor.of_places()
+    assert places is not None
+    found = extract(places, Pixels(images)).reshape(2, 17, 17, 7)
+    expected = seen[0][:, :7].permute(0, 2, 3, 1)
+    assert found.shape[1:] == (17, 17, 7)
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+    assert found.min() == 0  # after the activation
+
+
 def test_batch_size_does_not_matter(extractor: Extractor) -> None:
     images = Pixels(noise(3, 40, 40))
     one, all_at_once = extract(extractor, images, batch_size=1), extract(extractor, images, batch_size=3)
