@@ -58,9 +58,7 @@ class DataConfig(Checked):
     split_seed: int = 0
     bad_image_budget: float = 0.01  # share of unreadable files above which the stage fails
     allow_empty_classes: bool = since(False, before=False)  # leave out classes without a readable image
-    content: str = since(
-        "", before=""
-    )  # digest of the files (fvar.machine.content); with it, root is not identity
+    content: str = since("", before="")  # digest of the files (fvar.machine.content); with it, root is not identity
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,9 +4,10 @@
     python -m fvar.sample RUN_DIR --class 3 --count 4 --show-focus --out DIR            blur turning to clarity
     python -m fvar.sample RUN_DIR --class 3 --inpaint image.png --mask mask.png --out DIR
 
-RUN_DIR is a `var` run directory. DIR receives 000.png, 001.png, ... and grid.png; with --show-focus also focus.png, one
-row per image and one column per scale. A mask is white where to generate: a hole inpaints, a frame outpaints, and with
-another class the object under it is edited. Image i depends on the seed and i, not on the count or the batch size.
+RUN_DIR is a `var` run directory. DIR receives 000.png, 001.png, ..., so that `python -m fvar.metrics DIR ...` scores
+it. Beside it stand DIR-grid.png, all images in one, and with --show-focus DIR-focus.png, one row per image and one
+column per scale. A mask is white where to generate: a hole inpaints, a frame outpaints, and with another class the
+object under it is edited. Image i depends on the seed and i, not on the count or the batch size.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--precision", choices=("fp32", "bf16", "fp16"), default=defaults.precision, help="(%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (%(default)s)")
     add("--smooth", action="store_true", help="Gumbel-smoothed codes: smoother pictures, not for scores")
-    add("--show-focus", action="store_true", help="also write focus.png, the image after every scale")
+    add("--show-focus", action="store_true", help="also write DIR-focus.png, the image after every scale")
     add("--inpaint", type=Path, metavar="IMAGE", help="image to keep where the mask is black")
     add("--mask", type=Path, help="white where to generate")
     add("--out", type=Path, required=True, metavar="DIR")
@@ -122,11 +123,20 @@ def generate(args: argparse.Namespace) -> None:
     for index, picture in enumerate(images):
         write_png(args.out / f"{index:03}.png", picture)
     columns = math.ceil(math.sqrt(len(images)))
-    write_png(args.out / "grid.png", tile([images[i : i + columns] for i in range(0, len(images), columns)]))
+    grid, focus = overviews(args.out)
+    write_png(grid, tile([images[i : i + columns] for i in range(0, len(images), columns)]))
     if films:
-        write_png(args.out / "focus.png", tile(films))
+        write_png(focus, tile(films))
     _progress("")
-    print(f"{len(images)} images in {args.out}; all of them in {args.out / 'grid.png'}")
+    print(f"{len(images)} images in {args.out}; all of them in {grid}")
+    if others := sum(path.suffix == ".png" for path in args.out.iterdir()) - len(images):
+        print(f"{args.out} also holds {others} older .png files, which would be scored with these", file=sys.stderr)
+
+
+def overviews(out: Path) -> tuple[Path, Path]:
+    """Where the grid and the film are written: beside the folder of images, which is scored as a whole."""
+    whole = out.resolve()
+    return whole.with_name(f"{whole.name}-grid.png"), whole.with_name(f"{whole.name}-focus.png")
 
 
 def _progress(text: str) -> None:

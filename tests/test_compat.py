@@ -14,6 +14,7 @@ from fvar.config import AutoencoderConfig, MambaConfig, Mixer, QuantiserConfig, 
 from fvar.editing import known_tokens
 from fvar.errors import UserError, run_main
 from fvar.golden import read_golden, verify
+from fvar.metrics.sources import FolderImages
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import load_tokenizer
@@ -272,9 +273,21 @@ def run_sample(imported: Path, out: Path, *arguments: str) -> dict[str, np.ndarr
 def test_the_count_does_not_change_an_image(imported: Path, tmp_path: Path) -> None:
     few = run_sample(imported, tmp_path / "few", "--class", "3", "--count", "2")
     many = run_sample(imported, tmp_path / "many", "--class", "3", "--count", "5", "--batch-size", "3")
-    assert sorted(many) == ["000.png", "001.png", "002.png", "003.png", "004.png", "grid.png"]
+    assert sorted(many) == ["000.png", "001.png", "002.png", "003.png", "004.png"]
+    assert (tmp_path / "many-grid.png").exists()
     assert all(np.array_equal(few[name], many[name]) for name in ("000.png", "001.png"))
     assert many["000.png"].shape == (64, 64, 3)
+
+
+def test_what_was_sampled_is_scored_and_counted_as_it_is(
+    imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for count in (3, 1):
+        run_sample(imported, tmp_path / f"n{count}", "--count", str(count), "--show-focus")
+        assert len(FolderImages(tmp_path / f"n{count}")) == count
+    assert "older" not in capsys.readouterr().err
+    run_sample(imported, tmp_path / "n3", "--count", "1")
+    assert "also holds 2 older .png files" in capsys.readouterr().err
 
 
 def test_inpainting_keeps_what_is_known_and_ignores_what_is_under_the_mask(imported: Path, tmp_path: Path) -> None:
@@ -315,8 +328,8 @@ def test_outpainting_keeps_the_tokens_and_pixels_of_the_middle(imported: Path, t
 
 
 def test_the_film_shows_every_scale_and_ends_with_the_image(imported: Path, tmp_path: Path) -> None:
-    made = run_sample(imported, tmp_path, "--count", "2", "--show-focus")
-    film = made["focus.png"]
+    made = run_sample(imported, tmp_path / "out", "--count", "2", "--show-focus")
+    film = np.array(Image.open(tmp_path / "out-focus.png"))
     assert film.shape == (2 * 64 + 2, 3 * 64 + 2 * 2, 3)
     assert np.array_equal(film[:64, -64:], made["000.png"])
 

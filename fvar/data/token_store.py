@@ -105,7 +105,10 @@ def read_manifest(run: RunDir) -> dict[str, Any] | None:
     path = run.path / "manifest.json"
     if not path.exists():
         return None
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete {run.path} and run it again") from error
     if manifest.get("format") != FORMAT or manifest.get("signature") != run.signature:
         raise UserError(
             f"{path} was written for signature {manifest.get('signature')}, but this stage's tokenizer, pyramid "

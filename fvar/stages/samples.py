@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 from fvar.config import SamplesConfig, TokensConfig
 from fvar.data import open_dataset
 from fvar.machine import atomic, distributed
+from fvar.machine.arrays import DAMAGED
 from fvar.machine.distributed import pick_device
 from fvar.models.loading import load_var
 from fvar.rundir import RunDir
@@ -56,7 +57,7 @@ class Shard:
             with np.load(self.path, allow_pickle=False) as archive:
                 found = archive["arr_0"]
                 return found.shape == (self.count, side, side, 3) and np.array_equal(archive["labels"], labels)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except DAMAGED:
             return False
 
 

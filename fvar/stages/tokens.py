@@ -21,6 +21,7 @@ from fvar.data import ImageSet, Split, open_dataset, to_float
 from fvar.data.token_store import SPLITS, read_manifest, write_array, write_manifest
 from fvar.errors import UserError
 from fvar.machine import distributed
+from fvar.machine.arrays import DAMAGED
 from fvar.machine.prefetch import prefetch
 from fvar.machine.seeds import seed_for
 from fvar.rundir import RunDir
@@ -53,7 +54,8 @@ def run(run: RunDir) -> None:
     sets: dict[Split, ImageSet] = {split: open_dataset(config.data, split, run.runtime.workers) for split in SPLITS}
     parts = run.path / "parts"
     chunks = {split: list(_chunks(split, len(sets[split]), config.data.crops)) for split in SPLITS}
-    missing = [chunk for split in SPLITS for chunk in chunks[split] if not (parts / chunk.file).exists()]
+    width = sum(side * side for side in tokenizer.patch_nums)
+    missing = [chunk for split in SPLITS for chunk in chunks[split] if not _is_whole(parts / chunk.file, chunk, width)]
     missing = distributed.from_first(missing)  # each rank looked at another moment
     _code(run, config, tokenizer, sets, missing[distributed.rank() :: distributed.world_size()])
     distributed.barrier()
@@ -77,6 +79,15 @@ def _chunks(split: Split, count: int, crops: int) -> Iterator[Chunk]:
     for copy in range(crops if split == "train" else 1):
         for number, first in enumerate(range(0, count, CHUNK)):
             yield Chunk(split, copy, number, range(first, min(first + CHUNK, count)))
+
+
+def _is_whole(path: Path, chunk: Chunk, width: int) -> bool:
+    """Whether a part is there and holds the tokens it should."""
+    try:
+        found = np.load(path, allow_pickle=False, mmap_mode="r")
+    except DAMAGED:
+        return False
+    return isinstance(found, np.ndarray) and found.shape == (len(chunk.images), width) and found.dtype == np.uint16
 
 
 def _code(

@@ -46,11 +46,15 @@ def data_of(item: Stage | RunDir) -> DataConfig:
     return item.config.data
 
 
+def _stage(tokenizer: Stage, batch_size: int, signal: Signal = "structure", data: DataConfig | None = None) -> Stage:
+    data = data or dataclasses.replace(data_of(tokenizer), crop="random", flip=True, crops=2)
+    return Stage(TokensConfig(signal, data, batch_size), {"tokenizer": tokenizer})
+
+
 def write(
     root: Path, tokenizer: Stage, signal: Signal = "structure", data: DataConfig | None = None, batch_size: int = 50
 ) -> RunDir:
-    data = data or dataclasses.replace(data_of(tokenizer), crop="random", flip=True, crops=2)
-    stage = Stage(TokensConfig(signal, data, batch_size), {"tokenizer": tokenizer})
+    stage = _stage(tokenizer, batch_size, signal, data)
     run = RunDir.create(root, stage, RuntimeConfig())
     tokens_stage.run(run)
     return run
@@ -122,6 +126,10 @@ def test_interrupted_stage_codes_only_what_is_missing(
     with pytest.raises(KeyboardInterrupt):
         write(trained[0], trained[1], batch_size=64)
     coded.append("resumed")  # lets the rest through
+    run = RunDir.create(trained[0], _stage(trained[1], 64), RuntimeConfig())
+    torn = sorted((run.path / "parts").iterdir())[1]
+    torn.write_bytes(b"")
+    coded.remove(torn.name)  # it is coded again
     monkeypatch.setattr(tokens_stage, "write_array", notes)
     resumed = TokenStore.open(write(trained[0], trained[1], batch_size=64))
     parts = [name for name in coded if "-" in name]

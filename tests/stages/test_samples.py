@@ -170,6 +170,7 @@ def test_a_killed_sampling_continues_and_ends_with_the_same_files(
 def test_damaged_shards_are_made_again(run: RunDir, one_rank: list[bytes]) -> None:
     made = run.input("samples")
     (made.path / "shards").mkdir()
+    (made.path / "shards" / "000002.npz").write_bytes(b"")
     (made.path / "shards" / "000004.npz").write_bytes(one_rank[0][:500])
     wrong = np.zeros((2, 6, 6, 3), np.uint8)
     np.savez(made.path / "shards" / "000006.npz", arr_0=wrong, labels=np.array([0, 1]))  # readable, of other classes
