@@ -25,6 +25,7 @@ Only `cells`, and in each `name`, `variant` and `chain`, must be there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +147,16 @@ def find(results: Path, study: str, preset: str = "") -> Place:
     if wanted not in places:
         raise unknown("started study", str(wanted), map(str, places))
     return wanted
+
+
+def content(place: Place) -> str:
+    """The content of the data set that a study's cells.json was written for; empty where it names none."""
+    part: Any = None
+    with contextlib.suppress(records.Damaged):  # which whoever reads the cells will say
+        part = records.read_object(place.file)
+    for key in ("row", "data", "content"):
+        part = part.get(key) if isinstance(part, dict) else None
+    return part if isinstance(part, str) else ""
 
 
 def write(record: StudyRecord) -> None:

@@ -235,7 +235,9 @@ def _bill(results: StudyResults) -> list[str]:
 
 def _data_text(results: StudyResults) -> str:
     configs = {cell.scores_config.reference for cell in results.cells if cell.scores_config}
-    return "".join(f" on {data.dataset} at {data.image_size} px" for data in sorted(configs, key=repr)[:1])
+    for data in sorted(configs, key=repr)[:1]:
+        return f" on {data.dataset} {data.title if data.root else ''}".rstrip() + f" at {data.image_size} px"
+    return ""
 
 
 def _blanks(frame: pd.DataFrame) -> dict[str, str]:

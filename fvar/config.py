@@ -18,11 +18,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
-from fvar.errors import UserError
+from fvar.errors import DataChanged, UserError
+from fvar.machine import content
 from fvar.machine.precision import Precision as Precision
 from fvar.plain import Checked, fraction, identity, positive, since
 
@@ -67,6 +70,32 @@ class DataConfig(Checked):
 
     def outside_identity(self) -> tuple[str, ...]:
         return ("root",) if self.content else ()
+
+    def found(self, verify: bool = False) -> DataConfig:
+        """With the `content` that `root` has now, which identifies these data from here on, wherever they lie.
+
+        Nothing changes without a root. `verify` reads every byte (see `fvar.machine.content`). Raises `UserError`.
+        """
+        if not self.root or self.dataset in ("emoji", "text"):
+            return self
+        suffix = {"webdataset": ".tar"}.get(self.dataset, "")
+        return replace(self, content=content.digest(self.root, suffix, verify))
+
+    def require_unchanged(self) -> None:
+        """Raise `DataChanged` if `root` no longer holds the content that it had when this was planned."""
+        if self.content and self.found().content != self.content:
+            raise DataChanged(
+                f"the files in {self.root} changed since this was planned: restore them and go on, or repeat the "
+                "study's command, which takes them as another data set"
+            )
+
+    @property
+    def title(self) -> str:
+        """The data set as tables and labels name it: "emoji", or the folder and the first digits of its content."""
+        if not self.root:
+            return self.dataset
+        name = re.sub(r"[^\w.-]+", "_", Path(self.root).name).strip("._-") or self.dataset
+        return f"{name}-{self.content[:6]}" if self.content else name
 
 
 @dataclass(frozen=True)
@@ -420,6 +449,15 @@ StageConfig = TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | Score
 STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     cls.kind: cls for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig, ReadabilityConfig)
 }
+
+
+def data_of(config: object) -> Iterator[DataConfig]:
+    """The data sets that a configuration names, at any depth."""
+    if isinstance(config, DataConfig):
+        yield config
+    elif is_dataclass(config):
+        for item in fields(config):
+            yield from data_of(getattr(config, item.name))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class DataChanged(UserError):
+    """Files of a data set changed while results were being computed from them."""
+
+
 class StageFailed(UserError):
     """A stage ended in an error; the message names its run directory and log."""
 

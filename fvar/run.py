@@ -29,6 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from fvar.config import data_of
 from fvar.errors import Interrupted, StageFailed, UserError, run_main
 from fvar.rundir import RunDir, State, Status
 
@@ -185,7 +186,7 @@ def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
         if asked and asked != computed:
             print(precision.shortfall(asked), flush=True)
         try:
-            with _heartbeat(run):
+            with _heartbeat(run), _same_data(run):
                 _stage(run)
         except (Interrupted, KeyboardInterrupt) as stopped:
             print(f"stopped {stopped}", flush=True)
@@ -206,6 +207,19 @@ def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
     shutil.rmtree(
         run.path / "checkpoints", ignore_errors=True
     )  # the output is written; nothing will continue from them
+
+
+@contextlib.contextmanager
+def _same_data(run: RunDir) -> Iterator[None]:
+    """Refuse a result whose data changed before it began or while it was computed."""
+
+    def check() -> None:
+        for data in set(data_of(run.config)):
+            data.require_unchanged()
+
+    check()
+    yield
+    check()
 
 
 def _record_attempt(run: RunDir, attempt: int, started: float, arithmetic: Mapping[str, str | None]) -> None:

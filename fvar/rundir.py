@@ -113,6 +113,13 @@ class RunDir:
             atomic.write_json(path / "config.json", {**body, "runtime": to_dict(runtime)})
         return cls.open(path)
 
+    def follow(self, stage: Stage) -> None:
+        """Take over what is outside the identity of this stage: where its data lie now."""
+        if self.config != stage.config:
+            body = _read_object(self.path / "config.json")
+            atomic.write_json(self.path / "config.json", {**body, "config": to_dict(stage.config)})
+            self.config = stage.config
+
     @classmethod
     def open(cls, path: Path) -> RunDir:
         """Read a run directory, once for as long as its config.json stays the same file.

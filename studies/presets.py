@@ -173,8 +173,11 @@ ROWS = (
 PRESETS = {row.name: row for row in ROWS}
 
 
-def preset(name: str, data: str = "") -> Preset:
-    """A preset by name, on other data where `data` is "DATASET" or "DATASET:ROOT". Raises `UserError`."""
+def preset(name: str, data: str = "", verify: bool = False) -> Preset:
+    """A preset by name, on other data where `data` is "DATASET" or "DATASET:ROOT", identified by their content.
+
+    `verify` reads every byte of them. Raises `UserError`.
+    """
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     if not data:
@@ -183,4 +186,4 @@ def preset(name: str, data: str = "") -> Preset:
     chosen = PRESETS[name].on(dataset, str(Path(root).resolve()) if root else "")
     if root and not Path(root).is_dir():
         raise UserError(f"--data {data}: {root} is not a folder")
-    return chosen
+    return replace(chosen, data=chosen.data.found(verify))

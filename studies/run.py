@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.max_gpu_hours < 0:
         raise UserError(f"--max-gpu-hours must not be negative, got {arguments.max_gpu_hours:g}")
     settings = Settings.parse(arguments.set)
-    chosen = preset(arguments.preset, arguments.data)
-    same_data = chosen.data.dataset == PRESETS[arguments.preset].data.dataset
+    chosen = settings.on_data(preset(arguments.preset, arguments.data, arguments.verify_data), arguments.verify_data)
+    same_data = chosen.data == PRESETS[arguments.preset].data
     ctx = Context(
         study=study(arguments.study),
         preset=chosen,
         seeds=arguments.seeds,
         results=arguments.results,
-        label=settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.data.dataset}"),
+        label=settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.data.title}"),
         trials=arguments.trials,
         width={"inline": 1, "local": arguments.jobs, "slurm": SLURM_WIDTH}[arguments.cluster],
         dry=arguments.dry_run,
@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="KIND.PATH=VALUE", help="change a setting; repeatable")
     add("--recompute", action="append", default=[], metavar="KIND", help="compute a stage kind anew; repeatable")
     add("--data", default="", metavar="DATASET[:ROOT]", help="other images than the preset's")
+    add("--verify-data", action="store_true", help="read every byte of the images again, whatever their times say")
     add("--profile", type=Path, default=DEFAULT, metavar="FILE", help="what to ask SLURM for")
     add("--detach", action="store_true", help="queue everything in SLURM and return")
     add("--max-gpu-hours", type=float, default=0.0, metavar="N", help="submit nothing past this budget; 0: no limit")

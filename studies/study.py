@@ -134,7 +134,14 @@ def study(name: str) -> Study:
 def record(ctx: Context, wanted: Iterable[Cell], settings: Iterable[str] = ()) -> None:
     """Write cells.json, from which everything downstream finds the run directories (see `analysis.cells`)."""
     settings = tuple(settings)
-    title = ctx.study.title + (f", with {', '.join(settings)}" if settings else "")
+    data = ctx.preset.data
+    title = ctx.study.title + (f", on {data.title}" if data.root else "")
+    title += f", with {', '.join(settings)}" if settings else ""
+    if (before := cells.content(ctx.place)) and before != data.content:
+        raise UserError(
+            f"{ctx.place.file} holds cells of other data ({before[:6]}, now {data.content[:6] or data.dataset}), which "
+            "are kept; name another folder by --results"
+        )
     recorded = tuple(cell.record() for cell in wanted)
     revisions = {kind: cls.REVISION for kind, cls in STAGE_CONFIGS.items()}
     cells.write(StudyRecord(ctx.place, title, recorded, settings, to_dict(ctx.preset), revisions))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +32,7 @@ from fvar.config import (
     TransformerConfig,
     VarConfig,
 )
-from fvar.errors import UserError
+from fvar.errors import DataChanged, UserError
 from fvar.plain import differences, from_dict, replace_path, to_dict
 
 ALL = [
@@ -86,6 +89,28 @@ def test_every_number_is_part_of_the_identity(value: Any) -> None:
         except UserError:
             continue  # no neighbouring value is valid, e.g. a share that would exceed 1
         assert (Stage(changed).signature == before) is (current == other(current)), path
+
+
+def test_data_are_identified_by_their_content_not_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+    for name in ("one", "two"):
+        (tmp_path / name / "pets" / "cat").mkdir(parents=True)
+        (tmp_path / name / "pets" / "cat" / "0.png").write_text(name)
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    found = {
+        name: DataConfig(dataset="folder", root=str(tmp_path / name / "pets")).found()
+        for name in ("one", "two", "moved")
+    }
+    signatures = {name: Stage(TokensConfig(data=data)).signature for name, data in found.items()}
+    assert signatures["one"] == signatures["moved"] != signatures["two"]
+    assert found["one"].title == f"pets-{found['one'].content[:6]}" != found["two"].title
+    placed = Stage(TokensConfig(data=replace(found["one"], content="")))
+    assert placed.signature != Stage(TokensConfig(data=replace(found["moved"], content=""))).signature
+    found["one"].require_unchanged()
+    (tmp_path / "one" / "pets" / "cat" / "1.png").write_text("more")
+    with pytest.raises(DataChanged, match="pets changed since this was planned"):
+        found["one"].require_unchanged()
+    assert DataConfig(dataset="emoji").found() == DataConfig(dataset="emoji")
 
 
 def test_signature_changes_with_a_stage_above() -> None:

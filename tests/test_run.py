@@ -17,8 +17,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from fvar import run as runner
-from fvar.config import RuntimeConfig, SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
-from fvar.errors import Interrupted, StageFailed, UserError
+from fvar.config import DataConfig, RuntimeConfig, SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
+from fvar.errors import DataChanged, Interrupted, StageFailed, UserError
 from fvar.rundir import RunDir
 
 Body = Callable[[RunDir], None]
@@ -118,6 +118,31 @@ def test_disk_error_is_named(run: RunDir, stage: Callable[[Body], None], number:
         runner.execute(run.path)
     assert run.status.error.startswith(words)
     assert "model.safetensors" in run.status.error
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_no_result_is_kept_of_data_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+    image = tmp_path / "data" / "cat" / "0.png"
+    image.parent.mkdir(parents=True)
+    image.write_text("a cat")
+    data = DataConfig(dataset="folder", root=str(tmp_path / "data")).found()
+    run = RunDir.create(tmp_path / "runs", Stage(TokenizerConfig(data=data)), RuntimeConfig(device="cpu"))
+    trained = []
+
+    def body(run: RunDir) -> None:
+        trained.append(run.name)
+        image.write_text("another cat")
+
+    module = ModuleType("fvar.stages.tokenizer")
+    module.run = body  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fvar.stages.tokenizer", module)
+    if when == "before":
+        image.write_text("a dog")
+    with pytest.raises(DataChanged, match="changed since this was planned"):
+        runner.execute(run.path)
+    assert run.status.state == "failed"
+    assert trained == ([] if when == "before" else [run.name])
 
 
 def test_little_space_is_said_before_the_stage_starts(

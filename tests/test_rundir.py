@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from fvar.config import ReadabilityConfig, RuntimeConfig, Stage, TokenizerConfig, TokensConfig, TrainConfig, VarConfig
+from fvar.config import (
+    DataConfig,
+    ReadabilityConfig,
+    RuntimeConfig,
+    Stage,
+    TokenizerConfig,
+    TokensConfig,
+    TrainConfig,
+    VarConfig,
+)
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 
@@ -38,6 +47,14 @@ def test_creating_twice_keeps_the_first(run: RunDir) -> None:
     run.update(step=7)
     again = RunDir.create(run.path.parent, Stage(VarConfig()), RuntimeConfig())
     assert again.status.step == 7
+
+
+def test_a_directory_follows_its_data_to_where_they_lie_now(tmp_path: Path) -> None:
+    before, now = (Stage(TokensConfig(data=DataConfig(root=root, content="0" * 32))) for root in ("/before", "/now"))
+    RunDir.create(tmp_path, before, RuntimeConfig()).follow(now)
+    followed = RunDir.open(tmp_path / before.name)
+    assert followed.config == now.config
+    assert (followed.name, followed.signature) == (now.name, now.signature)
 
 
 def test_edited_config_is_refused_with_the_difference(run: RunDir) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import fnmatch
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fvar.errors import Interrupted, UserError, unknown
+from fvar.config import data_of
+from fvar.errors import DataChanged, Interrupted, UserError, unknown
 from fvar.machine.signals import Stopped
 from studies.engine import outputs, preflight
 from studies.engine.backends import Backend
 from studies.engine.budget import Budget
 from studies.engine.live import View
-from studies.engine.scheduler import FINAL, Scheduler
+from studies.engine.scheduler import FINAL, Node, Scheduler
 from studies.engine.search import dashboard_command
 from studies.engine.settings import Settings
 from studies.study import Cell, Context, record
@@ -22,6 +23,7 @@ from studies.study import Cell, Context, record
 SYNC_SECONDS = 60.0  # between two updates of MLflow while stages run
 LOG_LINES = 15
 GLANCE_SECONDS = 1.0
+LOOK_SHARE = 20.0  # the data are not looked at again for so many times as long as that took
 
 
 class Driver:
@@ -40,6 +42,7 @@ class Driver:
         self.settings = settings
         self.only = only
         self.budget = Budget(max_gpu_hours)
+        self._look_after = 0.0  # when the data are looked at again, by the monotonic clock
 
     def cells(self) -> list[Cell]:
         """All cells the study wants now. Raises `UserError` for two of one name."""
@@ -65,6 +68,9 @@ class Driver:
             try:
                 with view.showing():
                     chosen = self._until_done(scheduler, view)
+            except DataChanged:
+                view.say(backend.stop(scheduler.jobs()) or "stopped: the data changed")
+                raise
             except (KeyboardInterrupt, Interrupted) as stopped:
                 view.say(backend.stop(scheduler.jobs()) or "stopped; what was running has written a checkpoint")
                 view.say("to continue, repeat the same command")
@@ -96,9 +102,22 @@ class Driver:
     def _scheduler(self, backend: Backend, make_backend: Callable[[str], Backend], view: View) -> Scheduler:
         root = self.ctx.results / "runs"
         root.mkdir(parents=True, exist_ok=True)
-        made = Scheduler(root, backend, self.settings.runtime(), view.changed, make_backend, self.budget.allow)
+        made = Scheduler(root, backend, self.settings.runtime(), view.changed, make_backend, self._allow)
         view.nodes = made.nodes
         return made
+
+    def _allow(self, chosen: Sequence[Node], nodes: Mapping[str, Node]) -> None:
+        self._require_same_data(nodes)
+        self.budget.allow(chosen, nodes)
+
+    def _require_same_data(self, nodes: Mapping[str, Node]) -> None:
+        """Raise `DataChanged` where files changed since the study was planned; looking takes a small share of time."""
+        began = time.monotonic()
+        if began < self._look_after:
+            return
+        for data in {data for node in nodes.values() for data in data_of(node.stage.config)}:
+            data.require_unchanged()
+        self._look_after = time.monotonic() + LOOK_SHARE * (time.monotonic() - began)
 
     def _propose(self, scheduler: Scheduler, view: View) -> tuple[list[Cell], set[str]]:
         """The selected cells there are now, and their last stages that are still open."""
@@ -130,6 +149,7 @@ class Driver:
             if not scheduler.step():
                 _wait(scheduler)
             if time.monotonic() - synced > SYNC_SECONDS:
+                self._require_same_data(scheduler.nodes)
                 outputs.track(self.ctx, view.say)
                 synced = time.monotonic()
 

@@ -94,7 +94,9 @@ class Scheduler:
                 for upstream in stage.inputs.values()
                 if run is None or not run.done or (self.root / upstream.name / "config.json").exists()
             )
-            run = run or RunDir.create(self.root, stage, self.runtime)
+            if run is None:
+                run = RunDir.create(self.root, stage, self.runtime)
+            run.follow(stage)
             self.nodes[stage.name] = Node(stage, run, JobRecord.read(run))
 
     def _missing(self, stages: Iterable[Stage]) -> list[Stage]:

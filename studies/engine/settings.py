@@ -11,15 +11,17 @@ Changed stages are other stages: they have directories of their own, and so has 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig
+from fvar.config import STAGE_CONFIGS, DataConfig, RuntimeConfig, Stage, StageConfig
 from fvar.errors import UserError, unknown
 from fvar.plain import from_dict, replace_path, to_dict
+from studies.presets import Preset
 from studies.study import Cell
 
 # What a shorthand means for each kind of stage.
@@ -28,7 +30,7 @@ SHORTHANDS: dict[str, dict[str, str]] = {
     "data": {"tokenizer": "data", "tokens": "data", "scores": "reference", "var": "curve.scores.reference"},
 }
 ELSEWHERE = ("runtime", "slurm")
-T = TypeVar("T", bound=StageConfig)
+T = TypeVar("T", bound=StageConfig | DataConfig)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,20 @@ class Settings:
             return preset
         return f"{preset}-{hashlib.sha256(json.dumps(sorted(self.science)).encode()).hexdigest()[:6]}"
 
+    def on_data(self, preset: Preset, verify: bool = False) -> Preset:
+        """The preset on the data set that `data.` settings name, identified by its content.
+
+        A root of one kind of stage alone is left to `apply`. Raises `UserError` where its files cannot be read.
+        """
+        changed = {
+            change.path: change.value
+            for change in self.changes
+            if change.head == "data" and change.path in ("dataset", "root")
+        }
+        if not changed:
+            return preset
+        return dataclasses.replace(preset, data=_replace_all(preset.data, changed).found(verify))
+
     def runtime(self) -> RuntimeConfig:
         config = RuntimeConfig()
         for change in self.changes:
@@ -121,7 +137,14 @@ class Settings:
             if path and not _absent(config, path):
                 used.add(change.text)
                 values[path] = change.value
-        return _replace_all(config, values)
+        made = _replace_all(config, values)
+        for path in values:
+            *parents, leaf = path.split(".")
+            if leaf in ("dataset", "root"):  # other files: what identifies them is known once all settings are
+                data = functools.reduce(getattr, parents, made)
+                if isinstance(data, DataConfig):
+                    made = replace_path(made, ".".join(parents), data.found())
+        return made
 
 
 def _absent(config: Any, path: str) -> bool:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from fvar.errors import UserError
-from fvar.rundir import RunDir, read_status
-from studies.engine import outputs
+from fvar.config import data_of
+from fvar.errors import DataChanged, UserError
+from fvar.rundir import RunDir, Status, read_status
+from studies.engine import commands, outputs
 from studies.run import main
 from tests.studies.toy import stage as toy
 
@@ -127,6 +128,88 @@ def test_wrong_command_is_answered_in_one_line_with_what_is_valid(
     for name in names:
         assert name in done.stderr
     assert not list((tmp_path / "results").glob("runs/*"))
+
+
+def pets(root: Path, says: str) -> Path:
+    """Toy stages read nothing, so any files are a data set."""
+    (root / "pets" / "cat").mkdir(parents=True)
+    (root / "pets" / "cat" / "0.png").write_text(says)
+    return root / "pets"
+
+
+def over(results: Path, data: Path, *arguments: str) -> int:
+    return main(
+        ["ablation_table2", "--only", "baseline", "--results", str(results), "--data", f"folder:{data}", *arguments]
+    )
+
+
+def test_other_images_have_a_table_of_their_own_and_the_same_ones_elsewhere_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toys: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+    results, first, second = tmp_path / "results", pets(tmp_path / "a", "one"), pets(tmp_path / "b", "two")
+    assert over(results, first) == over(results, second) == 0
+    labels = sorted(path.name for path in (results / "ablation_table2").iterdir())
+    assert len(labels) == 2
+    assert all(label.startswith("smoke-pets-") for label in labels)
+    titles = {json.loads((results / "ablation_table2" / name / "cells.json").read_text())["title"] for name in labels}
+    assert len(titles) == 2
+    assert commands.unreferenced(results) == []  # `gc` keeps the models of both
+    made = len(runs(results))
+    moved = (tmp_path / "a").rename(tmp_path / "elsewhere") / "pets"
+    monkeypatch.setattr("fvar.run.execute", lambda path, **_: pytest.fail("trained again"))
+    assert over(results, moved) == 0
+    assert len(runs(results)) == made
+    assert {data.root for path in runs(results) for data in data_of(RunDir.open(path).config)} == {
+        str(moved),
+        str(second),
+    }
+
+
+def test_images_that_change_while_a_study_runs_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toys: None
+) -> None:
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("studies.engine.driver.LOOK_SHARE", 0.0)
+    results, data = tmp_path / "results", pets(tmp_path, "one")
+
+    def changing(path: Path, *, echo: bool = False) -> Status:
+        (data / "cat" / "0.png").write_text("two")
+        return toy.execute(path, echo=echo)
+
+    monkeypatch.setattr("fvar.run.execute", changing)
+    with pytest.raises(DataChanged, match="pets changed since this was planned"):
+        over(results, data)
+    assert sum(read_status(path).state == "done" for path in runs(results)) == 1
+    monkeypatch.setattr("fvar.run.execute", toy.execute)
+    assert over(results, data) == 0  # as another data set
+    assert len(list((results / "ablation_table2").glob("smoke-pets-*"))) == 2
+
+
+def test_cells_of_other_data_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toys: None) -> None:
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+    results, data = tmp_path / "results", pets(tmp_path, "one")
+    over(results, data)
+    (file,) = results.glob("ablation_table2/*/cells.json")
+    before = file.read_text().replace('"content": "', '"content": "0')
+    file.write_text(before)
+    with pytest.raises(UserError, match="holds cells of other data"):
+        over(results, data)
+    assert file.read_text() == before
+
+
+def test_images_named_by_a_setting_are_identified_by_their_content_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toys: None
+) -> None:
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+    results, data = tmp_path / "results", pets(tmp_path, "one")
+    settings = ["--set", "data.dataset=folder", "--set", f"data.root={data}"]
+    command = ["ablation_table2", "--only", "baseline", "--results", str(results), *settings]
+    for says in ("one", "two"):
+        (data / "cat" / "0.png").write_text(says)
+        assert main(command) == 0
+    assert len(list((results / "ablation_table2").glob("smoke-pets-*"))) == 2
+    assert all(data.content for path in runs(results) for data in data_of(RunDir.open(path).config))
 
 
 def test_results_folder_that_cannot_be_written_is_said_before_training(
