@@ -26,6 +26,7 @@ from typing import ClassVar, Literal
 
 from fvar.errors import DataChanged, UserError
 from fvar.machine import content
+from fvar.machine.names import printable
 from fvar.machine.precision import Precision as Precision
 from fvar.plain import Checked, fraction, identity, positive, since
 
@@ -71,6 +72,13 @@ class DataConfig(Checked):
     def outside_identity(self) -> tuple[str, ...]:
         return ("root",) if self.content else ()
 
+    def require_heldout(self) -> None:
+        """Raise `UserError` where it is certain without a look at the files that no image is held out."""
+        if self.dataset == "emoji" and not self.holdout:
+            raise UserError(
+                "data.holdout 0 keeps no images for validation, which this stage needs; raise it, 0.1 for a tenth"
+            )
+
     def found(self, verify: bool = False) -> DataConfig:
         """With the `content` that `root` has now, which identifies these data from here on, wherever they lie.
 
@@ -85,8 +93,8 @@ class DataConfig(Checked):
         """Raise `DataChanged` if `root` no longer holds the content that it had when this was planned."""
         if self.content and self.found().content != self.content:
             raise DataChanged(
-                f"the files in {self.root} changed since this was planned: restore them and go on, or repeat the "
-                "study's command, which takes them as another data set"
+                f"the files in {printable(self.root)} changed since this was planned: restore them and go on, or "
+                "repeat the study's command, which takes them as another data set"
             )
 
     @property
@@ -339,6 +347,7 @@ class TokenizerConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.data.require_heldout()
         if self.rfid_images < 0:
             raise UserError(f"rfid_images must be at least 0, got {self.rfid_images}")
         if self.autoencoder.downsample_factor != self.pyramid.downsample_factor:
@@ -366,6 +375,10 @@ class TokensConfig(Checked):
     data: DataConfig = field(default_factory=DataConfig)
     batch_size: int = 64
     seed: int = 0  # of the crops
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.data.require_heldout()
 
 
 @dataclass(frozen=True)
@@ -415,6 +428,11 @@ class ScoresConfig(Checked):
     extractor: str = "inception-torchscript"  # one of fvar.metrics.features.EXTRACTORS
     batch_size: int = 64
     seed: int = 0  # of KID's subsets
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split == "heldout":
+            self.reference.require_heldout()
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -42,11 +46,25 @@ def unknown(what: str, given: object, valid: Iterable[str]) -> UserError:
     return UserError(f"unknown {what} {given!r}{hint}; valid: {', '.join(names)}")
 
 
+def _make_do() -> None:
+    """Print any file name, also one that is not UTF-8, and give libraries a home directory where the user has none."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        Path.home()
+    except RuntimeError:  # no $HOME, and no entry in the user database: common in containers
+        home = Path(tempfile.gettempdir()) / f"fvar-{os.getuid()}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        os.environ["HOME"] = str(home if home.stat().st_uid == os.getuid() else tempfile.mkdtemp(prefix="fvar-"))
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line's `main`, turning expected errors into one line on stderr and an exit status.
 
     2 for a user's mistake, 1 for a failed stage, 130 for Ctrl-C, 75 (EX_TEMPFAIL) for "stopped, repeat to continue".
     """
+    _make_do()
     try:
         code = main() or 0
     except UserError as error:

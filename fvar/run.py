@@ -315,7 +315,7 @@ class _Tee(io.TextIOBase):
 @contextlib.contextmanager
 def _log_to(path: Path, echo: bool) -> Iterator[None]:
     """Append what is printed to the log, and print it too if `echo`."""
-    with open(path, "a", buffering=1) as file:
+    with open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
         out = _Tee(file, sys.stdout) if echo else _Tee(file)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             yield

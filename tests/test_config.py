@@ -137,6 +137,12 @@ def test_chain_lists_inputs_first_and_shared_ones_once() -> None:
             lambda: DataConfig(dataset="emojy"),  # type: ignore[arg-type]
             r"unknown DataConfig.dataset 'emojy' \(did you mean 'emoji'\?\); valid: ",
         ),
+        (lambda: TokenizerConfig(data=DataConfig(dataset="emoji", holdout=0.0)), "keeps no images for validation"),
+        (lambda: TokensConfig(data=DataConfig(dataset="emoji", holdout=0.0)), "keeps no images for validation"),
+        (
+            lambda: ScoresConfig(reference=DataConfig(dataset="emoji", holdout=0.0), split="heldout"),
+            "keeps no images for validation",
+        ),
         (lambda: DataConfig(holdout=1.0), r"holdout must be in \[0, 1\)"),
         (lambda: TrainConfig(steps=0), "steps must be at least 1, got 0"),
         (lambda: TrainConfig(batch_size="8"), "TrainConfig.batch_size must be int, got '8'"),  # type: ignore[arg-type]

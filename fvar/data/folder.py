@@ -15,6 +15,7 @@ from fvar.data.images import decode
 from fvar.data.imageset import FileImages
 from fvar.data.split import named_split
 from fvar.errors import UserError
+from fvar.machine.names import printable
 
 NOT_DATA = ("__MACOSX",)  # beside hidden folders
 
@@ -60,7 +61,7 @@ def open_folder(config: DataConfig, workers: int) -> tuple[FileImages, list[bool
     class_names = sorted({name for i, name in enumerate(classes) if not (heldout and heldout[i])})
     if extra := sorted(set(classes) - set(class_names)):
         raise UserError(
-            f"{root}/{heldout_group} has classes that {groups[0]} lacks: {', '.join(map(index.printable, extra[:5]))}"
+            f"{root}/{heldout_group} has classes that {groups[0]} lacks: {', '.join(map(printable, extra[:5]))}"
         )
     number = {name: i for i, name in enumerate(class_names)}
     images = FileImages(
@@ -68,7 +69,7 @@ def open_folder(config: DataConfig, workers: int) -> tuple[FileImages, list[bool
         lambda name: decode(root / name),
         names,
         [number[name] for name in classes],
-        list(map(index.printable, class_names)),
+        list(map(printable, class_names)),
         list(found.skipped),
         workers,
     )
@@ -86,7 +87,7 @@ def _groups(root: Path) -> tuple[tuple[str, ...], str]:
     if heldout and not _folders(root / heldout):
         raise UserError(f"{root / heldout} holds no class folders; sort its images into folders as {train} has them")
     if others := sorted(set(_folders(root)) - set(groups)):
-        index.say_once(f"{root}: left out, beside {' and '.join(groups)}: {', '.join(map(index.printable, others))}")
+        index.say_once(f"{root}: left out, beside {' and '.join(groups)}: {', '.join(map(printable, others))}")
     return groups, heldout or ""
 
 
@@ -131,7 +132,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _refuse_empty(root: Path, empty: list[str], allowed: bool) -> None:
-    some = ", ".join(map(index.printable, empty[: index.NAMED])) + (", ..." if len(empty) > index.NAMED else "")
+    some = ", ".join(map(printable, empty[: index.NAMED])) + (", ..." if len(empty) > index.NAMED else "")
     found = f"{root}: {len(empty)} class folders hold no readable image ({some})"
     if not allowed:
         raise UserError(f"{found}; fill or remove them, or leave such classes out by data.allow_empty_classes=true")

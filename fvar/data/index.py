@@ -23,6 +23,7 @@ from typing import Any
 from fvar.data.images import Unreadable, check_decodes
 from fvar.errors import UserError
 from fvar.machine import atomic, cache
+from fvar.machine.names import printable
 
 NAMED = 5  # unreadable files that a message names
 LISTED = 20  # classes whose counts a message lists one by one
@@ -117,9 +118,9 @@ def refuse_over_budget(root: Path, skipped: Mapping[str, str], total: int, budge
     """Name unreadable files on stderr; raise `UserError` where they are more than the share `budget` of all."""
     if not skipped:
         return
-    some = ", ".join(f"{name}: {why}" for name, why in list(skipped.items())[:NAMED])
+    some = ", ".join(f"{printable(name)}: {why}" for name, why in list(skipped.items())[:NAMED])
     some += ", ..." if len(skipped) > NAMED else ""
-    found = f"{root}: {len(skipped)} of {total:,} files cannot be read as images ({some})"
+    found = f"{printable(str(root))}: {len(skipped)} of {total:,} files cannot be read as images ({some})"
     if len(skipped) > budget * total:
         raise UserError(f"{found}, more than data.bad_image_budget {budget:.1%}; repair or remove them")
     print(f"{found}; they are skipped", file=sys.stderr)
@@ -131,15 +132,10 @@ def say_counts(root: Path, classes: Iterable[str]) -> None:
     each = ", ".join(f"{printable(name)} {count:,}" for name, count in counts)
     if len(counts) > LISTED:
         each = f"{min(count for _, count in counts):,} to {max(count for _, count in counts):,} in each"
-    say_once(f"{root}: {sum(count for _, count in counts):,} images in {len(counts):,} classes: {each}")
+    say_once(f"{printable(str(root))}: {sum(count for _, count in counts):,} images in {len(counts):,} classes: {each}")
 
 
 @functools.cache
 def say_once(line: str) -> None:
     """Say a line on stderr, once per process: a data set is opened for each of its splits."""
     print(line, file=sys.stderr)
-
-
-def printable(name: str) -> str:
-    r"""A file's name as any terminal, table or database takes it: bytes that are not UTF-8 become \xff."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -21,6 +21,7 @@ from fvar.data.images import decode
 from fvar.data.imageset import FileImages
 from fvar.data.split import named_split
 from fvar.errors import UserError
+from fvar.machine.names import printable
 
 KINDS = ("jpg", "jpeg", "png", "webp")
 
@@ -53,7 +54,7 @@ def open_shards(config: DataConfig, workers: int) -> tuple[FileImages, list[bool
     learned = {label for i, label in enumerate(classes) if not (heldout and heldout[i])}
     if extra := sorted(set(classes) - learned):
         raise UserError(
-            f"{root}: validation shards have classes that training lacks: {', '.join(map(index.printable, extra[:5]))}"
+            f"{root}: validation shards have classes that training lacks: {', '.join(map(printable, extra[:5]))}"
         )
     index.say_counts(root, classes)
     class_names = sorted(learned, key=int) if all(name.isdecimal() for name in learned) else sorted(learned)
@@ -63,7 +64,7 @@ def open_shards(config: DataConfig, workers: int) -> tuple[FileImages, list[bool
         lambda name: decode(read(name, found.files[name])),
         names,
         [number[label] for label in classes],
-        list(map(index.printable, class_names)),
+        list(map(printable, class_names)),
         list(found.skipped),
         workers,
     )
@@ -106,16 +107,12 @@ def _scan(root: Path, shards: list[Path]) -> index.Files:
                 content = tar.extractfile(member)
                 labels[key] = content.read().decode(errors="replace").strip() if content else ""
         if lost := sorted(seen - set(keys.values())):
-            index.say_once(
-                f"{root}: {len(lost)} keys of {shard.name} hold no image, such as {index.printable(lost[0])}"
-            )
+            index.say_once(f"{root}: {len(lost)} keys of {shard.name} hold no image, such as {printable(lost[0])}")
     if not places:
         kinds = ", ".join(f"KEY.{kind}" for kind in KINDS)
         raise UserError(f"{root}: the shards hold no images ({kinds}; a key ends at the first dot)")
     if orphans := [name for name in places if not labels.get(keys[name])]:
-        raise UserError(
-            f"{root}: {len(orphans)} images have no .cls beside them, such as {index.printable(orphans[0])}"
-        )
+        raise UserError(f"{root}: {len(orphans)} images have no .cls beside them, such as {printable(orphans[0])}")
     return {name: [*place, labels[keys[name]]] for name, place in places.items()}
 
 

@@ -19,6 +19,7 @@ from analysis.metrics import METRICS
 from analysis.results import CellResult, StudyResults
 from fvar.errors import UserError
 from fvar.machine import atomic
+from fvar.machine.names import printable
 from fvar.plain import to_dict
 from fvar.rundir import RunDir
 
@@ -144,7 +145,7 @@ def _identity(cell: CellResult) -> str:
 
 def _params(cell: CellResult) -> dict[str, str]:
     """Every setting of every stage of the cell, flat: "var.train.lr" -> "0.0001"."""
-    flat = {f"cell.{key}": str(value) for key, value in cell.params.items()}
+    flat = {f"cell.{key}": printable(str(value)) for key, value in cell.params.items()}
     for role, run in cell.chain.items():
         flat |= _flatten(to_dict(run.config), role)
     return flat
@@ -154,7 +155,7 @@ def _flatten(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in values.items():
         path = f"{prefix}.{key}"
-        flat |= _flatten(value, path) if isinstance(value, dict) else {path: str(value)}
+        flat |= _flatten(value, path) if isinstance(value, dict) else {path: printable(str(value))}
     return flat
 
 
