@@ -86,8 +86,8 @@ class DataConfig(Checked):
         """
         if not self.root or self.dataset in ("emoji", "text"):
             return self
-        suffix = {"webdataset": ".tar"}.get(self.dataset, "")
-        return replace(self, content=content.digest(self.root, suffix, verify))
+        pattern = {"folder": "*/*", "webdataset": "*.tar"}.get(self.dataset, "*")
+        return replace(self, content=content.digest(self.root, pattern, verify))
 
     def require_unchanged(self) -> None:
         """Raise `DataChanged` if `root` no longer holds the content that it had when this was planned."""

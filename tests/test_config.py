@@ -113,6 +113,28 @@ def test_data_are_identified_by_their_content_not_their_place(tmp_path: Path, mo
     assert DataConfig(dataset="emoji").found() == DataConfig(dataset="emoji")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "counts", "does_not"),
+    [
+        ("folder", "cat/0.png", "README"),
+        ("webdataset", "train-0.tar", "README"),
+        ("cifar10", "test_batch.bin", ".note"),
+    ],
+)
+def test_only_files_of_the_data_set_are_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Any, counts: str, does_not: str
+) -> None:
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "data"
+    (root / counts).parent.mkdir(parents=True)
+    (root / counts).write_text("one")
+    data = DataConfig(dataset=dataset, root=str(root)).found()
+    (root / does_not).write_text("about these data")
+    assert data.found() == data
+    (root / counts).write_text("two")
+    assert data.found().content != data.content
+
+
 def test_signature_changes_with_a_stage_above() -> None:
     def var(seed: int) -> Stage:
         tokenizer = Stage(TokenizerConfig(train=TrainConfig(seed=seed)))

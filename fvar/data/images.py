@@ -17,7 +17,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 RANDOM_CROP_SCALE = 1.125  # the shorter side before a random crop, relative to the crop (VAR's recipe)
 
 

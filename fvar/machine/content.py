@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import fnmatch
 import functools
 import hashlib
 import json
@@ -39,15 +40,15 @@ class Listing:
     files: Mapping[str, Stamp]
 
     @classmethod
-    def of(cls, root: Path, suffix: str = "") -> Listing:
-        """Those in folders of `root`, or those in `root` itself that end in `suffix`. Raises `UserError`."""
+    def of(cls, root: Path, pattern: str) -> Listing:
+        """Those whose name fits the pattern, in which * stands for anything. Raises `UserError`."""
         try:
-            found = dict(_below(str(root), "")) if not suffix else dict(_ending(root, suffix))
+            found = {name: stamp for name, stamp in _below(str(root), "") if fnmatch.fnmatchcase(name, pattern)}
         except OSError as error:
             reason = f"{error.filename or root}: {error.strerror}"
             raise UserError(f"the data cannot be listed ({reason}); mend that and run again") from error
         if not found:
-            raise UserError(f"{root} holds no data: no {f'*{suffix} files' if suffix else 'files in folders'}")
+            raise UserError(f"{root} holds no data: no file fits {pattern}")
         return cls(root, found)
 
     @property
@@ -55,18 +56,18 @@ class Listing:
         return sum(size for size, _ in self.files.values())
 
 
-def digest(root: str, suffix: str = "", verify: bool = False) -> str:
+def digest(root: str, pattern: str = "*/*", verify: bool = False) -> str:
     """32 hex digits that change with the name, size or (as far as they are read) bytes of any file.
 
     Parameters
     ----------
-    suffix
-        Only files in `root` itself that end so, as ".tar"; empty: all files in folders of `root`.
+    pattern
+        Which files count, by their name below `root`: all in folders of it, or for example *.tar.
     verify
         Read every byte again. Raises `UserError` naming files whose bytes changed under the same size and time where
         the digest cannot tell, since they are not among those that it reads.
     """
-    listing = Listing.of(Path(root), suffix)
+    listing = Listing.of(Path(root), pattern)
     whole = listing.bytes <= FULL
     chosen = sorted(listing.files, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     chosen = chosen if whole else chosen[:SAMPLED]
@@ -93,16 +94,9 @@ def _below(root: str, inner: str, above: tuple[str, ...] = ()) -> Iterator[tuple
                 continue
             if entry.is_dir():
                 yield from _below(root, name, (*above, here))
-            elif inner and entry.is_file():
+            elif entry.is_file():
                 status = entry.stat()
                 yield name, (status.st_size, status.st_mtime_ns)
-
-
-def _ending(root: Path, suffix: str) -> Iterator[tuple[str, Stamp]]:
-    for path in root.iterdir():
-        if path.name.endswith(suffix) and not path.name.startswith(".") and path.is_file():
-            status = path.stat()
-            yield path.name, (status.st_size, status.st_mtime_ns)
 
 
 def _read(listing: Listing, names: list[str], known: Known, whole: bool) -> Known:
