@@ -86,7 +86,7 @@ class DataConfig(Checked):
         """
         if not self.root or self.dataset in ("emoji", "text"):
             return self
-        pattern = {"folder": "*/*", "webdataset": "*.tar"}.get(self.dataset, "*")
+        pattern = {"folder": "*/*", "webdataset": "*.[tT][aA][rR]"}.get(self.dataset, "*")
         return replace(self, content=content.digest(self.root, pattern, verify))
 
     def require_unchanged(self) -> None:

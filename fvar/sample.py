@@ -90,7 +90,10 @@ def generate(args: argparse.Namespace) -> None:
         print(shortfall(args.precision), file=sys.stderr)
     prepare(var, vqvae, args.precision, device)
 
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {args.out} cannot be a folder ({error.strerror}); name another one") from error
     images: list[torch.Tensor] = []
     films: list[list[torch.Tensor]] = []
 
@@ -122,13 +125,16 @@ def generate(args: argparse.Namespace) -> None:
 
     for index, picture in enumerate(images):
         write_png(args.out / f"{index:03}.png", picture)
+    _progress("")
     columns = math.ceil(math.sqrt(len(images)))
     grid, focus = overviews(args.out)
-    write_png(grid, tile([images[i : i + columns] for i in range(0, len(images), columns)]))
-    if films:
-        write_png(focus, tile(films))
-    _progress("")
-    print(f"{len(images)} images in {args.out}; all of them in {grid}")
+    try:
+        write_png(grid, tile([images[i : i + columns] for i in range(0, len(images), columns)]))
+        if films:
+            write_png(focus, tile(films))
+        print(f"{len(images)} images in {args.out}; all of them in {grid}")
+    except OSError as error:  # the images are what was asked for
+        print(f"{len(images)} images in {args.out}; no overview: {error.filename}: {error.strerror}")
     if others := sum(path.suffix == ".png" for path in args.out.iterdir()) - len(images):
         print(f"{args.out} also holds {others} older .png files, which would be scored with these", file=sys.stderr)
 

@@ -9,6 +9,7 @@ What a row does not name is the default of `Preset`, the paper's, or of `fvar.co
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -184,6 +185,6 @@ def preset(name: str, data: str = "", verify: bool = False) -> Preset:
         return PRESETS[name]
     dataset, _, root = data.partition(":")
     chosen = PRESETS[name].on(dataset, str(Path(root).resolve()) if root else "")
-    if root and not Path(root).is_dir():
+    if root and not os.path.isdir(root):
         raise UserError(f"--data {data}: {root} is not a folder")
     return replace(chosen, data=chosen.data.found(verify))

@@ -286,6 +286,11 @@ def test_what_was_sampled_is_scored_and_counted_as_it_is(
         run_sample(imported, tmp_path / f"n{count}", "--count", str(count), "--show-focus")
         assert len(FolderImages(tmp_path / f"n{count}")) == count
     assert "older" not in capsys.readouterr().err
+    (tmp_path / "n2-grid.png").mkdir()  # the overview cannot be written: the images are there all the same
+    assert len(run_sample(imported, tmp_path / "n2", "--count", "2")) == 2
+    assert "no overview" in capsys.readouterr().out
+    with pytest.raises(UserError, match="cannot be a folder"):
+        run_sample(imported, tmp_path / "n3" / "000.png", "--count", "1")
     run_sample(imported, tmp_path / "n3", "--count", "1")
     assert "also holds 2 older .png files" in capsys.readouterr().err
 

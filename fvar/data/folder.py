@@ -26,7 +26,7 @@ def open_folder(config: DataConfig, workers: int) -> tuple[FileImages, list[bool
     Raises `UserError` if the folder is missing or has no class folders, if a class is empty, if val/ has classes that
     train/ lacks, or if more than `config.bad_image_budget` of the files are unreadable.
     """
-    if not config.root or not Path(config.root).is_dir():
+    if not config.root or not os.path.isdir(config.root):
         raise UserError(f"data.root {config.root!r} is not a folder; name one that holds a folder of images per class")
     root = Path(config.root).resolve()
     groups, heldout_group = _groups(root)

@@ -33,7 +33,7 @@ def open_shards(config: DataConfig, workers: int) -> tuple[FileImages, list[bool
     that training lacks, or more than `config.bad_image_budget` of the images are unreadable.
     """
     root = Path(config.root).resolve()
-    present = sorted(path for path in root.glob("*.tar") if not path.name.startswith(".")) if config.root else []
+    present = _tars(root) if config.root else []
     if not present:
         raise UserError(f"data.root {config.root!r} holds no .tar shards; name the folder they lie in")
     shards, heldout_shards = _split(root, present)
@@ -69,6 +69,20 @@ def open_shards(config: DataConfig, workers: int) -> tuple[FileImages, list[bool
         workers,
     )
     return images, heldout
+
+
+def _tars(root: Path) -> list[Path]:
+    """The shards in a folder, sorted. Raises `UserError` for a link that leads nowhere and for a failing system."""
+    try:
+        found = sorted(path for path in root.iterdir() if path.suffix.lower() == ".tar" and path.name[0] != ".")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise index.system_failure(root.parent, root.name, error) from error
+    for path in found:
+        if not path.exists():
+            raise UserError(f"{path} is a link that leads nowhere; mend or remove it")
+    return [path for path in found if path.is_file()]
 
 
 def _split(root: Path, shards: list[Path]) -> tuple[list[Path], set[str]]:

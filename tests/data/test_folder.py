@@ -382,6 +382,14 @@ def test_members_are_read_as_webdataset_reads_them(tmp_path: Path, capsys: pytes
     assert "1 keys of a.tar hold no image, such as a.tar/0007" in capsys.readouterr().err
 
 
+def test_shards_in_upper_case_count_and_lost_ones_are_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "A.TAR", labelled("0", 1))
+    assert len(open_dataset(shard_config(tmp_path), "all")) == 1
+    (tmp_path / "b.tar").symlink_to(tmp_path / "gone.tar")
+    with pytest.raises(UserError, match=r"b\.tar is a link that leads nowhere"):
+        open_dataset(shard_config(tmp_path), "all")
+
+
 def test_shards_without_any_image_are_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [("0.b.png", picture(0)), ("0.cls", b"0")])
     with pytest.raises(UserError, match="hold no images"):
