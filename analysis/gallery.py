@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
@@ -26,31 +26,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Images = NDArray[np.uint8]  # (N, H, W, 3)
+    Row = list[NDArray[np.uint8] | None]  # images (H, W, 3), None where there is none
 
 COLUMNS = 18  # at most, over all classes
 ROW_INCHES, LABEL_INCHES, HEAD_INCHES = 0.75, 2.0, 0.9
 
 
 def draw(results: StudyResults) -> Path:
-    """Write samples.png into the study's folder. Raises `UserError` where no variant has samples yet."""
+    """Write samples.png into the study's folder. Raises `NothingToDraw` where no variant has samples yet."""
     import numpy as np
 
     sampled = {cells[0].label: cell for cells in results.variants().values() if (cell := _first_done(cells))}
     if not sampled:
-        raise UserError(
+        raise style.NothingToDraw(
             f"no variant of {results.study} has samples yet; "
             f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
         )
     archives = {label: _read(cell) for label, cell in sampled.items()}
     labels = next(iter(archives.values()))[1]
     chosen = columns(labels)
-    rows = {}
+    rows: dict[str, Row] = {}
     for label, (images, own_labels) in archives.items():
         if len(own_labels) < len(labels) or not np.array_equal(own_labels[chosen], labels[chosen]):
             raise UserError(f"the samples of {label} have other classes in their places; compare them one by one")
-        rows[label] = images[chosen]
+        rows[label] = list(images[chosen])
     heads, real = _real(next(iter(sampled.values())), labels[chosen].tolist())
-    if real is not None:
+    if any(image is not None for image in real):
         rows = {"real images": real} | rows
     figure = _picture(rows, labels[chosen].tolist(), heads)
     seed = next(iter(sampled.values())).seed
@@ -80,11 +81,12 @@ def _read(cell: CellResult) -> tuple[Images, NDArray[np.int64]]:
         return archive["arr_0"], archive["labels"]
 
 
-def _real(cell: CellResult, labels: Sequence[int]) -> tuple[dict[int, str], Images | None]:
-    """Class names, and for each label a real image of that class, the next one for each repetition.
+def _real(cell: CellResult, labels: Sequence[int]) -> tuple[dict[int, str], Row]:
+    """Class names, and for each label a real image of that class, the next one for each repetition while there are any.
 
     Without the data at hand (they may live on another machine): class numbers, and no images.
     """
+    heads, images = {label: f"class {label}" for label in labels}, cast("Row", [None] * len(labels))
     config = cell.scores_config
     try:
         if config is None:
@@ -92,16 +94,20 @@ def _real(cell: CellResult, labels: Sequence[int]) -> tuple[dict[int, str], Imag
         from fvar.data import open_dataset
 
         reference = open_dataset(config.reference, config.split)
-    except UserError:
-        return {label: f"class {label}" for label in labels}, None
-    places = {label: (reference.labels == label).nonzero().flatten().tolist() for label in set(labels)}
-    indices = [places[label][labels[:column].count(label)] for column, label in enumerate(labels)]
-    names = {label: reference.class_names[label] for label in labels}
-    images: Images = reference.batch(indices).permute(0, 2, 3, 1).numpy()
-    return names, images
+        heads |= {label: reference.class_names[label] for label in labels if label < reference.num_classes}
+        places = {label: (reference.labels == label).nonzero().flatten().tolist() for label in set(labels)}
+        taken = [(places[label], labels[:column].count(label)) for column, label in enumerate(labels)]
+        shown = {column: own[rank] for column, (own, rank) in enumerate(taken) if rank < len(own)}
+        if shown:
+            pixels = reference.batch(list(shown.values())).permute(0, 2, 3, 1).numpy()
+            for column, image in zip(shown, pixels, strict=True):
+                images[column] = image
+    except (UserError, OSError):
+        pass
+    return heads, images
 
 
-def _picture(rows: dict[str, Images], labels: Sequence[int], heads: dict[int, str]) -> Figure:
+def _picture(rows: dict[str, Row], labels: Sequence[int], heads: dict[int, str]) -> Figure:
     """Rows of images with labels on the left and class names on top; classes are set apart by a gap."""
     gap = 0.12  # of an image's side, between classes
     lefts = [column + gap * len(set(labels[: column + 1])) for column in range(len(labels))]
@@ -116,6 +122,8 @@ def _picture(rows: dict[str, Images], labels: Sequence[int], heads: dict[int, st
     for row, (label, images) in enumerate(rows.items()):
         ax.text(-0.1, row + 0.5, textwrap.fill(label, 20), ha="right", va="center")
         for left, image in zip(lefts, images, strict=True):
+            if image is None:
+                continue
             ax.imshow(image, extent=(left + 0.02, left + 0.98, row + 0.98, row + 0.02), interpolation="antialiased")
     for number in dict.fromkeys(labels):
         mine = [left for left, own in zip(lefts, labels, strict=True) if own == number]

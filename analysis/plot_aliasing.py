@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,20 +42,22 @@ SHARE = "share of the view's energy that is alias"
 
 def draw(folder: Path) -> list[Path]:
     """Draw all figures of a folder with the study's CSV files. Raises `UserError` if it has none."""
-    import pandas as pd
+    return [draw_one(folder, name) for name in FIGURES]
 
+
+def draw_one(folder: Path, name: str) -> Path:
+    """Draw one of `FIGURES`. Raises `UserError` if the folder has no measurements."""
     if not (folder / "aliasing.csv").exists():
         raise UserError(f"{folder} holds no measurements; run `python -m studies.run spectral` first")
-    table = pd.read_csv(folder / "aliasing.csv")
-    figures = {
-        "strip": _strip(folder / "views.npz"),
-        "aliasing_K4": _per_scale(table[table.K == 4], ("emoji", "text", "zone_plate")),
-        "aliasing_K10": _per_scale(table[table.K == 10], ("emoji",)),
-        "crossover": _crossover(pd.read_csv(folder / "crossover.csv")),
-        "otf": _otf(pd.read_csv(folder / "otf.csv")),
-        "spectra": _spectra(pd.read_csv(folder / "spectra.csv")),
-    }
-    return [style.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    return style.save(FIGURES[name](folder), folder / name)
+
+
+def _read(folder: Path, name: str, scales: int = 0) -> DataFrame:
+    """A table of the study; only its rows on pyramids of so many scales, if any number is given."""
+    import pandas as pd
+
+    table = pd.read_csv(folder / f"{name}.csv")
+    return table[scales == table.K] if scales else table
 
 
 def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:
@@ -199,6 +201,16 @@ def _strip(path: Path) -> Figure:
         axis.set_title(title, loc="center")
     figure.suptitle("Second of the paper's four scales: decimation by 4, ρ = 9 px at 256 px", x=0.01, ha="left")
     return figure
+
+
+FIGURES: dict[str, Callable[[Path], Figure]] = {  # by file, of a folder with the study's measurements
+    "strip.png": lambda folder: _strip(folder / "views.npz"),
+    "aliasing_K4.png": lambda folder: _per_scale(_read(folder, "aliasing", 4), ("emoji", "text", "zone_plate")),
+    "aliasing_K10.png": lambda folder: _per_scale(_read(folder, "aliasing", 10), ("emoji",)),
+    "crossover.png": lambda folder: _crossover(_read(folder, "crossover")),
+    "otf.png": lambda folder: _otf(_read(folder, "otf")),
+    "spectra.png": lambda folder: _spectra(_read(folder, "spectra")),
+}
 
 
 def _picture(axis: Axes, pixels: Any) -> None:

@@ -22,7 +22,7 @@ if not __package__:
 from analysis import style
 from analysis.results import CellResult, StudyResults
 from analysis.stats import Spread, spread
-from fvar.errors import UserError, run_main
+from fvar.errors import run_main
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ SAMPLED = re.compile(r"(fid|kid)_(\d+)")  # a score and the number of samples it
 
 
 def draw(results: StudyResults) -> Path:
-    """Write convergence.png into the study's folder. Raises `UserError` where no network was evaluated yet."""
+    """Write convergence.png into the study's folder. Raises `NothingToDraw` where no network was evaluated yet."""
     offered = [*PANELS, *_sampled(results)]
     curves = {
         (split, key): {name: curve(cells, split, key) for name, cells in results.variants().items()}
@@ -43,7 +43,7 @@ def draw(results: StudyResults) -> Path:
     }
     panels = [panel for panel in offered if any(curves[panel[:2]].values())]
     if not panels:
-        raise UserError(
+        raise style.NothingToDraw(
             f"no network of {results.study} was evaluated yet; "
             f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
         )

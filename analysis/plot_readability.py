@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from analysis import style
 from analysis.results import CellResult, StudyResults
 from analysis.stats import Spread, spread
 from fvar.config import TokenizerConfig
-from fvar.errors import UserError, run_main
+from fvar.errors import run_main
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,16 @@ class Readings:
             if read := [cell for cell in cells if cell.state[0] == "done" and "readability" in cell.chain]:
                 found[variant] = cls(cells[0].label, read)
         return found
+
+    @classmethod
+    def read(cls, results: StudyResults) -> dict[str, Readings]:
+        """`of`, or `NothingToDraw` where no cell is done yet."""
+        if found := cls.of(results):
+            return found
+        raise style.NothingToDraw(
+            f"nothing of {results.study} was read yet; "
+            f"let `python -m studies.run text_readability --preset {results.preset}` go on first"
+        )
 
     @cached_property
     def bodies(self) -> list[dict[str, Any]]:
@@ -119,17 +129,16 @@ def views(found: Mapping[str, Readings]) -> Readings | None:
 
 
 def draw(results: StudyResults) -> list[Path]:
-    """Write the three pictures into the study's folder. Raises `UserError` where no cell is done yet."""
-    found = Readings.of(results)
-    if not found:
-        raise UserError(
-            f"nothing of {results.study} was read yet; "
-            f"let `python -m studies.run text_readability --preset {results.preset}` go on first"
-        )
-    figures = {"readability": _curves(found), "strip": _strip(found), "clarity": _clarity(found)}
-    for figure in figures.values():
-        figure.suptitle(style.heading(results), x=0.01, ha="left")
-    return [style.save(figure, results.folder / f"{name}.png") for name, figure in figures.items()]
+    """Write the three pictures into the study's folder. Raises `NothingToDraw` where no cell is done yet."""
+    return [draw_one(results, name) for name in FIGURES]
+
+
+def draw_one(results: StudyResults, name: str) -> Path:
+    """Write one picture of `FIGURES`. Raises `NothingToDraw` where no cell is done yet."""
+    found = Readings.read(results)
+    figure = FIGURES[name](found)
+    figure.suptitle(style.heading(results), x=0.01, ha="left")
+    return style.save(figure, results.folder / name)
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
@@ -242,6 +251,13 @@ def _word(ax: Axes, picture: NDArray[np.uint8], text: str, read: str) -> None:
     ax.spines[:].set_visible(False)
     right = "".join(read.split()).casefold() == text
     ax.set_xlabel(printable(read), color=RIGHT if right else WRONG, fontsize=11, parse_math=False, labelpad=2)
+
+
+FIGURES: dict[str, Callable[[Mapping[str, Readings]], Figure]] = {
+    "readability.png": _curves,
+    "strip.png": _strip,
+    "clarity.png": _clarity,
+}
 
 
 def printable(read: str) -> str:

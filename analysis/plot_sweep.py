@@ -20,7 +20,7 @@ from analysis import style
 from analysis.metrics import METRICS
 from analysis.results import StudyResults
 from analysis.stats import Spread, spread
-from fvar.errors import UserError, run_main
+from fvar.errors import run_main
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,14 +39,14 @@ class Point:
 
 
 def draw(results: StudyResults) -> Path:
-    """Write sweep.png into the study's folder. Raises `UserError` if nothing was varied or no cell is done."""
+    """Write sweep.png into the study's folder. Raises `NothingToDraw` if nothing was varied or no cell is done."""
     axes_names = varied(results)
     if not axes_names:
-        raise UserError(f"{results.study} varies no number, so there is no sweep to draw")
+        raise style.NothingToDraw(f"{results.study} varies no number, so there is no sweep to draw")
     panels = {metric: points(results, metric) for metric in SHOWN}
     panels = {metric: found for metric, found in panels.items() if found}
     if not panels:
-        raise UserError(
+        raise style.NothingToDraw(
             f"no cell of {results.study} is done yet; "
             f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import StudyResults
-from fvar.errors import UserError
+from fvar.errors import UserError, one_line
 from fvar.machine import atomic
 
 if TYPE_CHECKING:
@@ -60,6 +60,32 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+class NothingToDraw(UserError):
+    """There is nothing of this kind to show (yet): no sweep, no curve, no samples."""
+
+
+Drawings = Mapping[str, Callable[[], Path | list[Path]]]  # by the name of the (first) file
+
+
+def draw_each(drawings: Drawings, say: Callable[[str], None]) -> tuple[list[Path], list[str]]:
+    """Draw one after another; the files, and the names of those that failed.
+
+    What fails costs that drawing and a line. What there is nothing to show of is left out in silence.
+    """
+    files: list[Path] = []
+    failed: list[str] = []
+    for name, draw in drawings.items():
+        try:
+            drawn = draw()
+            files += drawn if isinstance(drawn, list) else [drawn]
+        except NothingToDraw:
+            continue
+        except Exception as error:
+            say(f"warning: {name} is not drawn: {one_line(error)}")
+            failed.append(name)
+    return files, failed
 
 
 def heading(results: StudyResults) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -44,6 +45,21 @@ def unknown(what: str, given: object, valid: Iterable[str]) -> UserError:
     close = get_close_matches(str(given), names, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return UserError(f"unknown {what} {given!r}{hint}; valid: {', '.join(names)}")
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in one line: a `UserError`'s message, or the kind and the first line of anything else."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+@contextlib.contextmanager
+def spared(what: str, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Whatever fails within, a picture of finished work say, costs `what` and a line, and not that work."""
+    try:
+        yield
+    except Exception as error:
+        say(f"warning: {what}: {one_line(error)}")
 
 
 def _make_do() -> None:

@@ -6,7 +6,7 @@
     python -m studies diff ablation_table2 full baseline
     python -m studies retry ablation_table2
 
-Exit status: 0, or 1 where `status` finds failed cells, or 2 for a wrong command.
+Exit status: 0, or 1 where `status` finds failed cells or `report` could not draw a figure, or 2 for a wrong command.
 """
 
 from __future__ import annotations
@@ -109,8 +109,10 @@ def _overview(results: Path) -> int:
 
 
 def logs(arguments: argparse.Namespace) -> int:
-    path = commands.log_file(_recorded(arguments), arguments.cell, arguments.stage)
-    print(f"--- {path}", file=sys.stderr)
+    recorded = _recorded(arguments)
+    path = commands.log_file(recorded, arguments.cell, arguments.stage)
+    others = [kind for kind in commands.logged(recorded, arguments.cell) if not path.parent.name.startswith(f"{kind}-")]
+    print(f"--- {path}" + (f"   (--stage {' or '.join(others)} for another)" if others else ""), file=sys.stderr)
     commands.follow(path, functools.partial(print, flush=True), arguments.follow)
     return 0
 
@@ -127,9 +129,10 @@ def report(arguments: argparse.Namespace) -> int:
     from studies.engine import outputs
 
     place = cells.find(arguments.results, arguments.study, arguments.preset)
-    for path in outputs.draw(StudyResults.at(place), study(place.study)):
-        print(path)
-    return 0
+    say = functools.partial(print, file=sys.stderr)
+    files, failed = outputs.draw(StudyResults.at(place), study(place.study), say)
+    print("\n".join(map(str, files)) or "there is nothing to draw yet")
+    return 1 if failed else 0
 
 
 def retry(arguments: argparse.Namespace) -> int:
@@ -154,8 +157,8 @@ def gc(arguments: argparse.Namespace) -> int:
         print(f"{commands.size(path) / 2**20:10.1f} MiB  {path}{f'  ({old})' if old else ''}")
         if arguments.delete:
             commands.delete(path)
-    verb = "deleted" if arguments.delete or not paths else "would be deleted; add --delete to do it"
-    print(f"{len(paths)} run directories that no study names {verb}")
+    verb = "deleted" if arguments.delete else "would be deleted; add --delete to do it"
+    print(f"{len(paths)} run directories that no study names {verb}" if paths else "nothing to delete")
     return 0
 
 

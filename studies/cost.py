@@ -12,7 +12,9 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fvar.config import DistillConfig, Stage, TeacherConfig
 from fvar.estimate import Estimate, estimate
@@ -20,6 +22,10 @@ from fvar.machine import atomic
 from studies.presets import preset
 from studies.study import Cell, Context, Study
 from studies.variants import chain
+
+if TYPE_CHECKING:
+    from analysis.style import Drawings
+
 
 DEPTHS = (12, 16, 20, 24)  # the paper's, Table 1
 CLAIMED_FLOPS = (0.06, 0.15)  # more training FLOPs, paper Sec. 3.3 and 3.5
@@ -76,7 +82,12 @@ def rows() -> Iterator[Row]:
             )
 
 
-def outputs(ctx: Context) -> list[Path]:
+def outputs(ctx: Context) -> Drawings:
+    """What is shown: the tables."""
+    return {"table.md": partial(_write, ctx)}
+
+
+def _write(ctx: Context) -> list[Path]:
     """Write table.md and table.csv into results/cost."""
     folder, found = ctx.results / "cost", list(rows())
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from studies.study import Cell, Context, Study
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from analysis.style import Drawings
 
 Row = dict[str, Any]
 FLAG = "1f1fa-1f1f8.webp"  # United States: stripes and stars
@@ -47,27 +50,44 @@ def cells(ctx: Context) -> Iterator[Cell]:
     return iter(())
 
 
-def outputs(ctx: Context) -> list[Path]:
+def outputs(ctx: Context) -> Drawings:
     return run(ctx.results)
 
 
 STUDY = Study("spectral", "Aliasing of each way to build the pyramid", cells, outputs=outputs)
 
 
-def run(results: Path, settings: Settings | None = None, say: Callable[[str], None] = print) -> list[Path]:
-    """Measure into results/spectral and draw, unless that is done; returns the files, the finding first."""
+def run(results: Path, settings: Settings | None = None, say: Callable[[str], None] = print) -> Drawings:
+    """Measure into results/spectral, unless that is done; what shows it, the finding first."""
+    from analysis import plot_aliasing
+
     settings = settings or Settings()
     folder = results / "spectral"
     stamp, done = json.loads(json.dumps(asdict(settings))), folder / "settings.json"
     if not done.exists() or json.loads(done.read_text()) != stamp:
-        from analysis import plot_aliasing
-        from analysis.spectral_finding import finding
-
         _measure(folder, settings, say)
-        plot_aliasing.draw(folder)
-        atomic.write_text(folder / "README.md", finding(folder))
+        for name in ("README.md", *plot_aliasing.FIGURES):  # of earlier measurements
+            (folder / name).unlink(missing_ok=True)
         atomic.write_json(done, stamp)
-    return [folder / "README.md", *sorted(folder.glob("*.png")), *sorted(folder.glob("*.csv"))]
+    tables: Drawings = {path.name: partial(Path, path) for path in sorted(folder.glob("*.csv"))}
+    figures = {name: partial(_figure, folder / name) for name in plot_aliasing.FIGURES}
+    return {"README.md": partial(_finding, folder / "README.md"), **figures, **tables}
+
+
+def _finding(path: Path) -> Path:
+    """The finding in words, written where it is missing."""
+    from analysis.spectral_finding import finding
+
+    if not path.exists():
+        atomic.write_text(path, finding(path.parent))
+    return path
+
+
+def _figure(path: Path) -> Path:
+    """A figure, drawn where it is missing."""
+    from analysis import plot_aliasing
+
+    return path if path.exists() else plot_aliasing.draw_one(path.parent, path.name)
 
 
 # --------------------------------------------------------------------------------------------------------- measurements

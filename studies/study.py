@@ -29,6 +29,7 @@ from studies.presets import Preset
 
 if TYPE_CHECKING:
     from analysis.results import CellResult, StudyResults
+    from analysis.style import Drawings
 
 STUDIES: tuple[str, ...] = (
     "ablation_table2",
@@ -113,13 +114,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Study:
-    """A named function to cells. `report` or `outputs` write what is shown and return the files, the first to print."""
+    """A named function to cells. `report` or `outputs` say what is shown; the first file is printed."""
 
     name: str
     title: str
     cells: Callable[[Context], Iterable[Cell]]
-    report: Callable[[StudyResults], list[Path]] | None = None  # of some results; None: table, curves, sample grid
-    outputs: Callable[[Context], list[Path]] | None = None  # in place of a report, where the study keeps no runs
+    report: Callable[[StudyResults], Drawings] | None = None  # of some results; None: table, curves, sample grid
+    outputs: Callable[[Context], Drawings] | None = None  # in place of a report, where the study keeps no runs
     adaptive: bool = False  # later cells depend on the scores of earlier ones
 
 

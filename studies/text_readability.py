@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from studies.variants import VARIANTS
 if TYPE_CHECKING:
     from analysis.plot_readability import Picture, Readings
     from analysis.results import StudyResults
+    from analysis.style import Drawings
 
 PYRAMIDS = {"var": ("VAR", "baseline"), "fvar": ("FVAR", "full")}  # in a cell's name: label, variant of Table 2
 TEXT_STEPS = 720  # at least, on text: at 240, smoke's, no tokenizer writes a letter; ours
@@ -59,15 +61,22 @@ def structure_tokenizer(preset: Preset, variant: str, seed: int) -> Stage:
     return Stage(dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed)))
 
 
-def report(results: StudyResults) -> list[Path]:
-    """Write table.md, table.csv and the figures. Raises `UserError` where no cell is done yet."""
+def report(results: StudyResults) -> Drawings:
+    """The tables and the figures."""
     from analysis import plot_readability
 
-    figures = plot_readability.draw(results)
-    found = plot_readability.Readings.of(results)
+    figures = {name: partial(plot_readability.draw_one, results, name) for name in plot_readability.FIGURES}
+    return {"table.md": partial(_write_tables, results), **figures}
+
+
+def _write_tables(results: StudyResults) -> list[Path]:
+    """Write table.md and table.csv. Raises `NothingToDraw` where no cell is done yet."""
+    from analysis import plot_readability
+
+    found = plot_readability.Readings.read(results)
     atomic.write_text(results.folder / "table.md", markdown(results, found))
     atomic.write_text(results.folder / "table.csv", tidy(found))
-    return [results.folder / "table.md", *figures, results.folder / "table.csv"]
+    return [results.folder / "table.md", results.folder / "table.csv"]
 
 
 STUDY = Study("text_readability", "Text readability: words through the tokenizers", cells, report)

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 
 from fvar.config import SamplesConfig, TokensConfig
 from fvar.data import open_dataset
+from fvar.errors import spared
 from fvar.machine import atomic, distributed
 from fvar.machine.arrays import DAMAGED
 from fvar.machine.distributed import pick_device
@@ -103,8 +104,9 @@ def run(run: RunDir) -> None:
     if not leads:
         return
     _report(run, shards, before, started)
-    names = open_dataset(tokens_run.config_as(TokensConfig).data, "train").class_names
-    draw_grid(run.path / "grid.png", *_some_of_each_class(shards, labels.numpy()), names)
+    with spared("grid.png is not drawn"):
+        names = open_dataset(tokens_run.config_as(TokensConfig).data, "train").class_names
+        draw_grid(run.path / "grid.png", *_some_of_each_class(shards, labels.numpy()), names)
     _join(run.path / "samples.npz", shards, labels.numpy(), side)
     shutil.rmtree(run.path / "shards")
 

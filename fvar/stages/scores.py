@@ -48,6 +48,7 @@ def run(run: RunDir) -> None:
     scores |= aliasing_scores(generated, real, features, device, config.seed)
     atomic.write_json(run.path / "scores.json", {metric: found.as_dict() for metric, found in scores.items()})
     run.update(note="")
+    print(", ".join(f"{found.label} {found.value:.4g}" for found in scores.values() if found.value is not None))
 
 
 def reference(config: ScoresConfig, workers: int = 2) -> ImageSet:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fvar.config import TokenizerConfig
+from fvar.errors import spared
 from fvar.estimate import estimate, stage_of
 from fvar.machine import atomic, distributed
 from fvar.rundir import RunDir
@@ -32,10 +33,11 @@ def run(run: RunDir) -> None:
     modules = task.state_modules()
     save(run, modules)
     tokenizer = load_tokenizer(run, device)
-    with atomic.replacing(run.path / "reconstruction.png") as temporary:
+    with spared("reconstruction.png is not drawn"), atomic.replacing(run.path / "reconstruction.png") as temporary:
         reconstruction_sheet(tokenizer, task.heldout).save(temporary)
     if config.rfid_images and config.signal == "structure":
-        log_reconstruction(run, config)
+        with spared("the reconstruction is not measured"):
+            log_reconstruction(run, config)
     print(summary(run))
 
 

@@ -64,7 +64,7 @@ def spent(study: StudyRecord) -> dict[str, float]:
 
 
 def log_file(study: StudyRecord, name: str, kind: str = "") -> Path:
-    """The log of the stage a cell is at: the one that failed or runs, else the last that wrote one."""
+    """The log of the stage a cell is at: the one that failed or runs, else the last that had something to say."""
     cells = study.select([name])
     chain = [stage for stage in cells[0].chain if not kind or stage.startswith(f"{kind}-")]
     if not chain:
@@ -73,7 +73,20 @@ def log_file(study: StudyRecord, name: str, kind: str = "") -> Path:
     if not logs:
         raise UserError(f"cell {cells[0].name} has no log yet; is it waiting? `python -m studies status` says")
     current = [s for s in logs if standing.of_stage(study.place.runs / s).state in ("failed", "running", "interrupted")]
-    return study.place.runs / (current or logs)[-1] / "log"
+    telling = [stage for stage in logs if _says_something(study.place.runs / stage / "log")]
+    return study.place.runs / (current or telling or logs)[-1] / "log"
+
+
+def logged(study: StudyRecord, name: str) -> list[str]:
+    """The kinds of a cell's stages that wrote a log, in the order of the chain."""
+    chain = study.select([name])[0].chain
+    return list(dict.fromkeys(s.partition("-")[0] for s in chain if (study.place.runs / s / "log").exists()))
+
+
+def _says_something(log: Path) -> bool:
+    """Whether there is more in it than the line that heads each attempt."""
+    with open(log, errors="replace") as file:
+        return any(line.strip() and not line.startswith("--- ") for line in file)
 
 
 def follow(path: Path, say: Callable[[str], None], forever: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -156,7 +157,7 @@ class Driver:
     def _conclude(self, scheduler: Scheduler, chosen: Sequence[Cell], view: View) -> None:
         """Write tables and figures, tell MLflow, and say how it went and where to look."""
         view.say("writing tables, figures and MLflow")
-        written = outputs.write(self.ctx)
+        written = outputs.write(self.ctx, view.say)
         outputs.track(self.ctx, view.say)
         states = [scheduler.nodes[cell.stage.name].state for cell in chosen]
         done = f"{states.count('done')} of {len(chosen)} cells done"
@@ -174,11 +175,11 @@ class Driver:
         print("\n".join(lines), file=view.out, flush=True)
 
     def _command(self, verb: str) -> str:
-        preset = "" if self.ctx.folder.name == "smoke" else f" --preset {self.ctx.folder.name}"
+        preset = "" if self.ctx.folder.name == "smoke" else f" --preset {shlex.quote(self.ctx.folder.name)}"
         return f"python -m studies {verb} {self.ctx.study.name}{preset}{self._where()}"
 
     def _where(self) -> str:
-        return "" if self.ctx.results == Path("results") else f" --results {self.ctx.results}"
+        return "" if self.ctx.results == Path("results") else f" --results {shlex.quote(str(self.ctx.results))}"
 
 
 def _wait(scheduler: Scheduler) -> None:

@@ -4,40 +4,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from analysis.results import StudyResults
-from fvar.errors import UserError
+from analysis.style import Drawings, draw_each
+from fvar.errors import spared
 from fvar.machine import atomic
 from studies.study import Context, Study
 
 STAMP = ".outputs.json"
 
 
-def write(ctx: Context) -> list[Path]:
+def write(ctx: Context, say: Callable[[str], None]) -> list[Path]:
     """Write what the study shows, the table first; nothing where no cell is done yet.
 
-    What was drawn from the same results is left alone: importing the drawing libraries alone takes seconds.
+    What was drawn from the same results is left alone: importing the drawing libraries alone takes seconds. What fails
+    costs a drawing and a line, and is tried again next time.
     """
     if ctx.study.outputs:
-        return ctx.study.outputs(ctx)
+        return draw_each(ctx.study.outputs(ctx), say)[0]
     results = ctx.read()
     if not any(cell.state[0] == "done" for cell in results.cells):
         return []
-    files = written(ctx.folder)
-    fresh = _read(ctx.folder / STAMP).get("fingerprint") == results.fingerprint
+    files, drawn = written(ctx.folder), _read(ctx.folder / STAMP)
+    fresh = drawn.get("fingerprint") == results.fingerprint and not drawn.get("failed")
     if not fresh or not all(file.exists() for file in files):
-        return draw(results, ctx.study)
+        return draw(results, ctx.study, say)[0]
     return files
 
 
-def draw(results: StudyResults, study: Study) -> list[Path]:
-    """Write table and figures of some results, and record which files they are."""
-    files = (study.report or report)(results)
-    body = {"fingerprint": results.fingerprint, "files": [file.name for file in files]}
-    atomic.write_json(results.folder / STAMP, body)
-    return files
+def draw(results: StudyResults, study: Study, say: Callable[[str], None]) -> tuple[list[Path], list[str]]:
+    """Write table and figures of some results, and record which files they are.
+
+    Returns the files, and the names of those that failed.
+    """
+    files, failed = draw_each((study.report or report)(results), say)
+    body = {"fingerprint": results.fingerprint, "files": [file.name for file in files], "failed": failed}
+    with spared("the figures will be drawn again next time", say):
+        atomic.write_json(results.folder / STAMP, body)
+    return files, failed
 
 
 def written(folder: Path) -> list[Path]:
@@ -45,29 +52,26 @@ def written(folder: Path) -> list[Path]:
     return [folder / Path(name).name for name in _read(folder / STAMP).get("files", [])]
 
 
-def report(results: StudyResults) -> list[Path]:
+def report(results: StudyResults) -> Drawings:
     """The table of a study of samples, and the figures that its results are enough for."""
     from analysis import gallery, plot_convergence, plot_sweep, table
 
-    files = table.write(results)
-    for figure in (plot_sweep, plot_convergence, gallery):
-        try:
-            files.append(figure.draw(results))
-        except UserError:
-            continue  # nothing to show of this kind: no sweep, no curve, no samples
-    return files
+    return {
+        "table.md": partial(table.write, results),
+        "sweep.png": partial(plot_sweep.draw, results),
+        "convergence.png": partial(plot_convergence.draw, results),
+        "samples.png": partial(gallery.draw, results),
+    }
 
 
 def track(ctx: Context, say: Callable[[str], None]) -> None:
-    """Bring MLflow up to date. It is a projection: where it fails, the study goes on and says so."""
-    from studies.tracking.sync import sync
+    """Bring MLflow up to date. It is a projection: whatever it fails at costs a line, never the study."""
+    with spared("MLflow is not up to date", say):
+        from studies.tracking.sync import sync
 
-    try:
         results = ctx.read()
         if results.cells:
             sync(ctx.results, results, written(ctx.folder))
-    except UserError as error:
-        say(f"warning: MLflow is not up to date: {error}")
 
 
 def _read(path: Path) -> dict[str, Any]:

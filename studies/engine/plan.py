@@ -69,6 +69,8 @@ class Plan:
         lines = [f"{'stage':<11} {'distinct':>8} {'done':>6} {'failed':>7} {'to run':>7}   steps each"]
         for kind in STAGE_CONFIGS:
             stages = [stage for stage in self.stages.values() if stage.kind == kind]
+            if not stages:
+                continue
             states = Counter(self.statuses[stage.name].state for stage in stages)
             todo = sum(stage.name in run for stage in stages)
             steps = " ".join(f"{count:,}" for count in sorted(set(_steps(stages))))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from analysis import gallery, plot_convergence, plot_sweep, style
 from analysis.results import StudyResults
+from fvar.data import open_dataset
 from fvar.errors import UserError
 from tests import fakes
 
@@ -167,6 +168,36 @@ def test_columns_are_in_class_order_and_equally_many_per_class() -> None:
     many = np.arange(5000) % 1000
     assert len(gallery.columns(many)) == gallery.COLUMNS
     assert sorted(many[gallery.columns(many)]) == list(many[gallery.columns(many)])
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_class_with_fewer_real_images_than_samples_leaves_places_empty(
+    tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    """Emoji of one class only, and `2 - missing` of those: the others are not in the reference at all."""
+    results = fakes.ablation(tmp_path, seeds=1)
+    emoji = open_dataset(fakes.DATA, "train")
+    few = emoji.select((emoji.labels == 0).nonzero().flatten()[: 2 - missing].tolist())
+    monkeypatch.setattr("fvar.data.open_dataset", lambda *_: few)
+    gallery.draw(results)
+    chosen = len(gallery.columns(np.load(results.cells[0].chain["samples"].path / "samples.npz")["labels"]))
+    assert len(drawn[0].axes[0].images) == 6 * chosen + 2 - missing
+    assert ("real images" in [text.get_text() for text in drawn[0].axes[0].texts]) == (missing < 2)
+
+
+def test_a_drawing_that_fails_costs_a_line_and_the_others_are_made(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def broken() -> Path:
+        raise IndexError("list index out of range\nand more")
+
+    def nothing() -> Path:
+        raise style.NothingToDraw("no sweep")
+
+    drawings = {"a.png": lambda: tmp_path, "b.png": broken, "c.png": nothing, "d.png": lambda: [tmp_path, tmp_path]}
+    files, failed = style.draw_each(drawings, said.append)
+    assert (files, failed) == ([tmp_path] * 3, ["b.png"])
+    assert said == ["warning: b.png is not drawn: IndexError: list index out of range"]
 
 
 def test_gallery_refuses_to_put_different_classes_in_one_column(tmp_path: Path) -> None:

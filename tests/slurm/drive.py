@@ -75,7 +75,7 @@ def die_after_sbatch() -> None:
 
 def main() -> int:
     module = types.ModuleType("studies.toy")
-    module.STUDY = Study("toy", "Toy study", cells, outputs=lambda ctx: [])  # type: ignore[attr-defined]
+    module.STUDY = Study("toy", "Toy study", cells, outputs=lambda ctx: {})  # type: ignore[attr-defined]
     sys.modules["studies.toy"] = module
     studies.study.STUDIES += ("toy",)
     studies.engine.outputs.track = lambda ctx, say: None  # MLflow takes seconds and is tested elsewhere

@@ -30,7 +30,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fvar.run.execute", toy.execute)
     monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)  # a busy disk takes its time
     monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
-    monkeypatch.setattr(outputs, "report", lambda results: [])
+    monkeypatch.setattr(outputs, "report", lambda results: {})
 
 
 def start(results: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -52,7 +52,7 @@ from fvar.errors import run_main
 from studies.engine import outputs
 from studies import run
 outputs.track = lambda ctx, say: None
-outputs.report = lambda results: []
+outputs.report = lambda results: {}
 run_main(run.main)
 """
 

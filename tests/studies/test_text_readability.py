@@ -12,8 +12,8 @@ from PIL import Image
 
 from analysis.plot_readability import Readings, printable, views
 from analysis.results import StudyResults
+from analysis.style import NothingToDraw
 from fvar.config import RuntimeConfig, TokenizerConfig
-from fvar.errors import UserError
 from fvar.machine import atomic
 from fvar.rundir import RunDir
 from studies.__main__ import main
@@ -183,7 +183,7 @@ def test_what_is_not_done_is_named_and_what_is_done_is_shown(tmp_path: Path) -> 
     results = finished(tmp_path, but="var")
     failed = RunDir.create(tmp_path / "runs", next(iter(cells(PRESETS["smoke"]).values())).stage, RuntimeConfig())
     failed.update(state="failed", error="UserError: the OCR is not installed")
-    files = outputs.write(Context(STUDY, PRESETS["smoke"], results=tmp_path))
+    files = outputs.write(Context(STUDY, PRESETS["smoke"], results=tmp_path), pytest.fail)
     text = files[0].read_text()
     assert "VAR, learned on emoji, seed 0, is failed" in text
     assert "the OCR is not installed" in text
@@ -194,9 +194,9 @@ def test_what_is_not_done_is_named_and_what_is_done_is_shown(tmp_path: Path) -> 
 def test_nothing_is_drawn_before_a_cell_is_done(tmp_path: Path) -> None:
     ctx = Context(STUDY, PRESETS["smoke"], results=tmp_path)
     record(ctx, STUDY.cells(ctx))
-    assert outputs.write(ctx) == []
-    with pytest.raises(UserError, match="nothing of text_readability was read yet"):
-        report(ctx.read())
+    assert outputs.write(ctx, pytest.fail) == []
+    with pytest.raises(NothingToDraw, match="nothing of text_readability was read yet"):
+        report(ctx.read())["table.md"]()
 
 
 def test_views_are_found_where_a_pyramid_has_them(tmp_path: Path) -> None:
