@@ -8,19 +8,26 @@ The originals are VAR (FoundationVision/VAR) and M-VAR (OliverRensu/MVAR), whose
 
 `verify` recomputes every `out.*` tensor of a golden file (see fvar.golden) from its inputs and weights; status 1 on any
 difference above tolerance. `import` makes run directories of the original's weights beside RUN_DIR, which becomes a
-link to the transformer's: `python -m fvar.sample RUN_DIR` works on it. Pickled files are read with weights_only.
+link to the transformer's: `python -m fvar.sample RUN_DIR` works on it. Both may be parts of larger checkpoints, such as
+VAR's trainer writes, and both may lie in one file. Pickled files are read with weights_only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fvar.errors import UserError, run_main
+from fvar.errors import UserError, one_line, run_main
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+VQVAE_MARKS = ("encoder.conv_in.weight", "quantize.embedding.weight")  # tensors by which each network is known
+VAR_MARKS = ("head.weight", "lvl_1L")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +89,7 @@ def import_(vae: Path, var: Path, link: Path) -> None:
     from safetensors.torch import save_file
 
     from fvar.config import DataConfig, PyramidConfig, RuntimeConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
-    from fvar.machine import atomic
+    from fvar.machine import atomic, foreign
     from fvar.models.loading import MODEL_FILE, VarShape, build_var
     from fvar.rundir import RunDir
     from fvar.tokenizer.bundle import COMPANION_FILE
@@ -92,10 +99,17 @@ def import_(vae: Path, var: Path, link: Path) -> None:
 
     if link.is_symlink() or link.exists():
         raise UserError(f"{link} exists already; name a new place, such as results/runs/original-d16")
-    states = [_read_pickled(vae), _read_pickled(var)]
-    shape = VarShape.of(states[1], str(var))
-    vqvae = build_vqvae(states[0], shape.patch_nums, str(vae))
-    network = build_var(states[1], shape.transformer(), vqvae, str(var))
+    states = [
+        foreign.network(foreign.read(vae), VQVAE_MARKS, "VQVAE", str(vae)),
+        foreign.network(foreign.read(var), VAR_MARKS, "VAR", str(var)),
+    ]
+    _mend(states[1], str(var))
+    with _fitting(var):
+        shape = VarShape.of(states[1], str(var))
+    with _fitting(vae):
+        vqvae = build_vqvae(states[0], shape.patch_nums, str(vae))
+    with _fitting(var):
+        network = build_var(states[1], shape.transformer(), vqvae, str(var))
     names = [f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in (vae, var)]
 
     autoencoder, quantiser = read_configs(states[0], str(vae))
@@ -119,23 +133,43 @@ def import_(vae: Path, var: Path, link: Path) -> None:
     for made in (tokenizer, run):
         made.update(state="done", note="imported")
     link.symlink_to(run.path.name)
-    print(f"imported as {run.path}; next: python -m fvar.sample {link} --class 0 --out samples")
+    print(f"imported as {run.path}; next: python -m fvar.sample {shlex.quote(str(link))} --class 0 --out samples")
 
 
-def _read_pickled(path: Path) -> dict[str, Tensor]:
-    """A state dict saved by `torch.save`; anything but tensors is refused."""
+def _mend(state: dict[str, Tensor], where: str) -> None:
+    """Bring the two tensors that tell a VAR's shape into their usual form. Raises `UserError` where that cannot be."""
     import torch
 
+    head, levels = state["head.weight"], state["lvl_1L"].flatten()
+    if head.ndim > 2 and head.shape[2:].numel() == 1:  # a 1x1 convolution
+        head = head.flatten(1)
+    if head.ndim != 2:
+        raise UserError(
+            f"{where}: the classifier head.weight must be (vocabulary, width), found {list(head.shape)}; "
+            "pass a checkpoint whose classifier is a linear layer"
+        )
+    whole = levels.long()
+    rising = bool(len(whole)) and bool((whole[0] == 0) & whole.diff().ge(0).all() & whole.diff().le(1).all())
+    sides = torch.bincount(whole).sqrt().tolist() if rising else [0.5]
+    if not torch.equal(whole.to(levels), levels) or not all(side.is_integer() for side in sides):
+        raise UserError(
+            f"{where}: lvl_1L must number the scale of each token, 0, 1 1 1 1, 2 ..., each scale a square of tokens, "
+            f"found {levels.numel()} values from {levels.min():g} to {levels.max():g}; pass VAR's own buffer"
+            if len(levels)
+            else f"{where}: lvl_1L, which numbers the scale of each token, is empty; pass VAR's own buffer"
+        )
+    state |= {"head.weight": head, "lvl_1L": whole.view(1, -1)}
+
+
+@contextlib.contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Whatever tensors of unexpected shapes lead to, as one line."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except Exception as error:  # what the unpickler raises on arbitrary bytes is arbitrary too
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} is not a checkpoint of plain tensors ({type(error).__name__}: {reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} must hold one state dict of tensors, found {type(state).__name__} of something else")
-    return state
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} does not have the shapes of the original's networks ({one_line(error)})") from error
 
 
 if __name__ == "__main__":

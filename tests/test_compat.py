@@ -1,6 +1,9 @@
 """Exchange with the original: golden files, checkpoints in and out, and the commands on what they make."""
 
+import argparse
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +234,84 @@ def test_import_then_export_returns_the_same_tensors(
         a, b = (torch.load(path, weights_only=True) for path in (before, after))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) and a[key].dtype == b[key].dtype for key in a)
+
+
+def wrapped(original: tuple[Path, Path], folder: Path, form: str) -> tuple[Path, Path]:
+    """The original's weights in a form that trainers leave."""
+    vae, var = (torch.load(path, weights_only=True) for path in original)
+    files = folder / "vae.pth", folder / "var.pth"
+    if form == "trainer":  # VAR's own: ar-ckpt-last.pth
+        body = {"trainer": {"var_wo_ddp": var, "vae_local": vae, "var_opt": {"state": {0: torch.zeros(3)}}}, "epoch": 7}
+        torch.save(body | {"args": argparse.Namespace(depth=16)}, folder / "ckpt.pth")
+        return folder / "ckpt.pth", folder / "ckpt.pth"
+    if form == "safetensors":
+        files = folder / "vae.safetensors", folder / "var.safetensors"
+        for state, file in zip((vae, var), files, strict=True):
+            save_file(state, file)
+        return files
+    for state, file in zip((vae, var), files, strict=True):
+        if form == "half":
+            body = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+        elif form == "bfloat16":
+            body = {key: value.bfloat16() if value.is_floating_point() else value for key, value in state.items()}
+        elif form == "ddp":
+            body = {"state_dict": {f"module._orig_mod.{key}": value for key, value in state.items()}}
+        else:  # ema
+            other = {key: value * 0 if value.is_floating_point() else value for key, value in state.items()}
+            body = {"model": other, "model_ema": state, "optimizer": {"lr": 1e-4}}
+        torch.save(body, file)
+    return files
+
+
+@pytest.mark.parametrize("form", ["trainer", "safetensors", "half", "bfloat16", "ddp", "ema"])
+def test_networks_are_found_in_the_checkpoints_that_trainers_write(
+    original: tuple[Path, Path], imported: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vae, var = wrapped(original, tmp_path, form)
+    compat.main(["import", "--vae", str(vae), "--var", str(var), str(tmp_path / "runs" / "new")])
+    said = capsys.readouterr().out
+    assert ("model_ema is taken, not model" in said) == (form == "ema")
+    tolerance = {"half": 1e-3, "bfloat16": 1e-2}.get(form, 0.0)
+    new, old = RunDir.open(tmp_path / "runs" / "new"), RunDir.open(imported)
+    for mine, theirs in ((new, old), (new.input("tokens").input("tokenizer"), old.input("tokens").input("tokenizer"))):
+        weights = [load_file(run.path / "model.safetensors") for run in (mine, theirs)]
+        torch.testing.assert_close(*weights, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("head.weight", lambda x: x[0], "classifier head.weight must be"),
+        ("head.weight", lambda x: x[None], "classifier head.weight must be"),
+        ("head.weight", lambda x: x * math.nan, "NaN or infinity"),
+        ("lvl_1L", lambda x: x - 1, "lvl_1L must number"),
+        ("lvl_1L", lambda x: x + 10**9, "lvl_1L must number"),
+        ("lvl_1L", lambda x: x[:, :-1], "lvl_1L must number"),
+        ("lvl_1L", lambda x: x[:, :0], "is empty"),
+        ("word_embed.weight", lambda x: x[:, 0], "does not have the shapes"),
+        ("class_emb.weight", lambda x: x[:1, :3], "class_emb.weight expected"),
+        ("blocks.0.ffn.fc1.weight", lambda x: x.sum(), "does not have the shapes"),
+    ],
+)
+def test_tensors_of_another_form_are_refused_in_one_line(
+    original: tuple[Path, Path], tmp_path: Path, key: str, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    state = torch.load(original[1], weights_only=True)
+    torch.save(state | {key: change(state[key])}, tmp_path / "var.pth")
+    with pytest.raises(UserError, match=message) as refused:
+        compat.main(["import", "--vae", str(original[0]), "--var", str(tmp_path / "var.pth"), str(tmp_path / "new")])
+    assert "\n" not in str(refused.value)
+    assert str(tmp_path / "var.pth") in str(refused.value)
+
+
+def test_a_classifier_written_as_a_convolution_is_the_same_classifier(
+    original: tuple[Path, Path], imported: Path, tmp_path: Path
+) -> None:
+    state = torch.load(original[1], weights_only=True)
+    torch.save(state | {"head.weight": state["head.weight"][..., None, None]}, tmp_path / "var.pth")
+    compat.main(["import", "--vae", str(original[0]), "--var", str(tmp_path / "var.pth"), str(tmp_path / "new")])
+    files = [load_file(RunDir.open(run).path / "model.safetensors") for run in (tmp_path / "new", imported)]
+    assert torch.equal(files[0]["head.weight"], files[1]["head.weight"])
 
 
 def test_what_is_no_checkpoint_is_refused(original: tuple[Path, Path], imported: Path, tmp_path: Path) -> None:
