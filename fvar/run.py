@@ -17,6 +17,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -120,7 +121,7 @@ def _require_inputs(run: RunDir) -> None:
         if not upstream.done:
             raise UserError(
                 f"{run.name} needs {upstream.name} as its input {role!r}, which is {upstream.status.state}; "
-                f"first: python -m fvar.run {upstream.path}"
+                f"first: python -m fvar.run {shlex.quote(str(upstream.path))}"
             )
 
 

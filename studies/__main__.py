@@ -164,7 +164,11 @@ def gc(arguments: argparse.Namespace) -> int:
 
 def ui(arguments: argparse.Namespace) -> int:
     from studies.tracking.serve import ui as serve
+    from studies.tracking.sync import moved
 
+    if moved(arguments.results):
+        print("these results were copied or moved: making their MLflow store again", flush=True)
+        sync(arguments)
     serve(arguments.results, arguments.port)
     return 0
 

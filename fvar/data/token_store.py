@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ class TokenStore:
         """
         manifest = read_manifest(run)
         if manifest is None:
-            raise UserError(f"{run.path} holds no token store; first: python -m fvar.run {run.path}")
+            raise UserError(f"{run.path} holds no token store; first: python -m fvar.run {shlex.quote(str(run.path))}")
         _verify(run, manifest)
         splits = [_map(run.path / split, len(manifest["patch_nums"])) for split in SPLITS]
         return cls(tuple(manifest["patch_nums"]), manifest["vocab_size"], manifest["class_names"], *splits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def open_source(text: str, size: int | None = None, root: str = "") -> Images | 
                 f"{path} holds a {run.kind} run; images are in those of samples, such as results/runs/samples-..."
             )
         if not run.done:
-            raise UserError(f"{path} is {run.status.state}; first: python -m fvar.run {path}")
+            raise UserError(f"{path} is {run.status.state}; first: python -m fvar.run {shlex.quote(str(path))}")
         return open_archive(path / "samples.npz")
     if path.is_dir():
         return FolderImages(path)

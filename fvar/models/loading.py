@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -137,5 +138,5 @@ def load_var(run: RunDir, vqvae: VQVAE) -> VAR:
     config = run.config_as(VarConfig)
     path = run.path / MODEL_FILE
     if not path.exists():
-        raise UserError(f"{path} is missing; first: python -m fvar.run {run.path}")
+        raise UserError(f"{path} is missing; first: python -m fvar.run {shlex.quote(str(run.path))}")
     return build_var(load_file(path), config.transformer, vqvae, str(path))

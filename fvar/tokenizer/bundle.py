@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -95,4 +96,4 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; first: python -m fvar.run {path.parent}") from None
+        raise UserError(f"{path} is missing; first: python -m fvar.run {shlex.quote(str(path.parent))}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvar.errors import UserError
+from fvar.errors import UserError, one_line
 from fvar.machine import atomic
+from studies.database import address, complaint
 
 if TYPE_CHECKING:
     import optuna
@@ -72,38 +74,43 @@ class Search:
 
     def proposals(self) -> list[Proposal]:
         """All points handed out so far, in order."""
-        return [Proposal(trial.number, trial.user_attrs["point"]) for trial in self._trials()]
+        with self._open():
+            return self._proposals()
 
     def ask(self) -> Proposal:
         """Choose one more point and store it."""
-        self._drop_incomplete()
-        known = self.proposals()
-        if not any(proposal.params == self.first for proposal in known):
-            self._study.enqueue_trial(dict(self.first))
-        self._study.sampler = self._sampler(len(known))
-        with quiet():
-            trial = self._study.ask(self._distributions())
-        trial.set_user_attr("point", trial.params)
-        return Proposal(trial.number, trial.params)
+        with self._open():
+            self._drop_incomplete()
+            known = self._proposals()
+            if not any(proposal.params == self.first for proposal in known):
+                self._study.enqueue_trial(dict(self.first))
+            self._study.sampler = self._sampler(len(known))
+            with quiet():
+                trial = self._study.ask(self._distributions())
+            trial.set_user_attr("point", trial.params)
+            return Proposal(trial.number, trial.params)
 
     def tell(self, number: int, value: float | None, reason: str = "") -> None:
         """Report the score of a point, None where its cell failed. Telling a trial that has ended changes nothing."""
         import optuna
 
-        trial = next((trial for trial in self._trials() if trial.number == number), None)
+        with self._open():
+            trial = next((trial for trial in self._trials() if trial.number == number), None)
         if trial is None:
             raise ValueError(f"{self.name} has no trial {number}")
-        if trial.state.is_finished():
-            return
-        if value is None or not math.isfinite(value):
-            self._storage.set_trial_user_attr(trial._trial_id, "failure", reason or f"scored {value}")
-            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
-        else:
-            self._study.tell(number, value)
+        with self._open():
+            if trial.state.is_finished():
+                return
+            if value is None or not math.isfinite(value):
+                self._storage.set_trial_user_attr(trial._trial_id, "failure", reason or f"scored {value}")
+                self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+            else:
+                self._study.tell(number, value)
 
     def best(self) -> Proposal | None:
         """The point with the lowest score, the earlier of two equal ones; None before the first score."""
-        scored = [trial for trial in self._trials() if trial.value is not None]
+        with self._open():
+            scored = [trial for trial in self._trials() if trial.value is not None]
         trial = min(scored, key=lambda trial: (trial.value, trial.number), default=None)
         return None if trial is None else Proposal(trial.number, trial.user_attrs["point"])
 
@@ -114,16 +121,36 @@ class Search:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        path = self.results.resolve() / DATABASE
+        path = self._database
+        if reason := complaint(path):
+            raise self._unusable(reason)
+        if not path.exists():
+            with atomic.replacing(path) as temporary:
+                optuna.storages.RDBStorage(address(temporary))
+        return optuna.storages.RDBStorage(address(path))
+
+    @property
+    def _database(self) -> Path:
+        return self.results.resolve() / DATABASE
+
+    def _unusable(self, reason: str) -> UserError:
+        if not self._database.exists():
+            return UserError(f"{self._database} cannot be made ({reason}); the search needs it")
+        if "locked" in reason:
+            return UserError(
+                f"{self._database} is held by another program ({reason}); stop that, then repeat the command"
+            )
+        return UserError(f"{self._database} cannot be used ({reason}); move it away to start over")
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Whatever the store fails at, in one line."""
         try:
-            if not path.exists():
-                with atomic.replacing(path) as temporary:
-                    optuna.storages.RDBStorage(_uri(temporary))
-            return optuna.storages.RDBStorage(_uri(path))
+            yield
+        except UserError:
+            raise
         except Exception as error:
-            raise UserError(
-                f"{path} cannot be opened ({str(error).splitlines()[0]}); move it away to start over"
-            ) from error
+            raise self._unusable(one_line(error)) from error
 
     @cached_property
     def _study(self) -> optuna.Study:
@@ -132,6 +159,9 @@ class Search:
         text = f"{self.identity} {sorted(self.space.items())}"
         name = f"{self.name}@{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return optuna.create_study(storage=self._storage, study_name=name, direction="minimize", load_if_exists=True)
+
+    def _proposals(self) -> list[Proposal]:
+        return [Proposal(trial.number, trial.user_attrs["point"]) for trial in self._trials()]
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         """The trials whose point is complete."""
@@ -167,11 +197,7 @@ class Search:
 
 def dashboard_command(results: Path) -> str:
     """What to type to look at the searches in a browser."""
-    return f"optuna-dashboard --host 127.0.0.1 {_uri(results / DATABASE)}"
-
-
-def _uri(path: Path) -> str:
-    return f"sqlite:///{path}"
+    return f"optuna-dashboard --host 127.0.0.1 {shlex.quote(address(results / DATABASE))}"
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from fvar.errors import UserError
-from studies.tracking.sync import DATABASE, uri
+from studies.database import address, complaint
+from studies.tracking.sync import DATABASE
 
 
 def ui(results: Path, port: int = 5000) -> None:
@@ -19,13 +20,15 @@ def ui(results: Path, port: int = 5000) -> None:
     database = results.resolve() / DATABASE
     if not database.exists():
         raise UserError(f"{database} does not exist; run a study first, e.g. `python -m studies.run ablation_table2`")
+    if reason := complaint(database):
+        raise UserError(f"{database} cannot be opened ({reason}); `python -m studies sync` says more")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise UserError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri(database)]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address(database)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
     environment = os.environ | quiet | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # it would start 8 processes

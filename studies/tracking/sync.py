@@ -1,27 +1,34 @@
 """MLflow as a projection of the run directories: one experiment per study and preset, one run per cell.
 
 `sync` may be called at any time, by the driver alone: it creates `results/mlflow.db` where there is none, adds what is
-new, and rebuilds a run whose history was rewritten by a resume. Nothing is kept here that the run directories lack, so
-deleting mlflow.db and mlartifacts loses nothing. MLflow takes seconds to import: it is left alone when nothing changed.
+new, rebuilds a run whose history was rewritten by a resume, and everything where the results were copied or moved.
+Nothing is kept here that the run directories lack, so deleting mlflow.db and mlartifacts loses nothing. MLflow takes
+seconds to import: it is left alone when nothing changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from analysis.metrics import METRICS
 from analysis.results import CellResult, StudyResults
-from fvar.errors import UserError
+from fvar.errors import UserError, one_line
 from fvar.machine import atomic
 from fvar.machine.names import printable
 from fvar.plain import to_dict
 from fvar.rundir import RunDir
+from studies.database import address, complaint
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -36,8 +43,20 @@ BATCH = 1000  # metrics per request; MLflow's own limit
 def sync(results: Path, study: StudyResults, outputs: Sequence[Path] = ()) -> bool:
     """Bring MLflow up to date with a study and with the files it left for people (`studies.engine.outputs`).
 
-    False, and MLflow is not imported, where nothing changed since then.
+    False, and MLflow is not imported, where nothing changed since then. Raises `UserError`, in one line, for whatever
+    MLflow, its database or the disk fails at.
     """
+    try:
+        return _sync(results, study, outputs)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"writing to {results / DATABASE} failed ({one_line(error)})") from error
+
+
+def _sync(results: Path, study: StudyResults, outputs: Sequence[Path]) -> bool:
+    if moved(results):
+        _start_over(results)
     stamps = _read_stamps(results)
     name, fingerprint = f"{study.study}/{study.preset}", _fingerprint(study, outputs)
     if (results / DATABASE).exists() and stamps.get(name) == fingerprint:
@@ -56,30 +75,72 @@ def sync(results: Path, study: StudyResults, outputs: Sequence[Path] = ()) -> bo
 
 
 def open_client(results: Path) -> MlflowClient:
-    """A client of `results/mlflow.db`, initialised first where it is missing: as a whole, or not at all."""
+    """A client of `results/mlflow.db`, made first where it is missing."""
+    database = results.resolve() / DATABASE
+    if reason := complaint(database):
+        raise _unusable(database, reason)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
-
-    database = results.resolve() / DATABASE
+    try:
+        from mlflow.tracking import MlflowClient
+    except Exception as error:  # of a damaged installation, or of an MLflow that finds no home directory
+        raise UserError(f"MLflow cannot be imported ({one_line(error)})") from error
     try:
         if not database.exists():
-            with atomic.replacing(database) as temporary:
-                MlflowClient(uri(temporary)).search_experiments()
-        client = MlflowClient(uri(database))
+            _make(database)
+        client = MlflowClient(address(database))
         client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(
-            f"{database} cannot be opened ({str(error).splitlines()[0]}); "
-            "delete it, the next run of the study rebuilds it from the run directories"
-        ) from error
+    except Exception as error:
+        raise _unusable(database, one_line(error)) from error
     return client
 
 
-def uri(database: Path) -> str:
-    return f"sqlite:///{database}"
+def _make(database: Path) -> None:
+    """An empty store, which takes MLflow seconds of migrations: as a whole, or not at all."""
+    from mlflow.tracking import MlflowClient
+
+    with atomic.replacing(database) as temporary:
+        MlflowClient(address(temporary)).search_experiments()
+
+
+def _unusable(database: Path, reason: str) -> UserError:
+    if not database.exists():
+        return UserError(f"{database} cannot be made ({reason})")
+    if "locked" in reason:
+        return UserError(f"{database} is held by another program ({reason}); it is brought up to date next time")
+    return UserError(
+        f"{database} cannot be opened ({reason}); "
+        "delete it, the next run of the study rebuilds it from the run directories"
+    )
+
+
+def moved(results: Path) -> bool:
+    """Whether the store was made for results that lie elsewhere: then its artifacts, all by absolute paths, do too."""
+    database = results.resolve() / DATABASE
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as store:
+            experiments = store.execute("SELECT name, artifact_location FROM experiments").fetchall()
+    except sqlite3.Error:  # none, or a damaged one, of which `open_client` complains
+        return False
+    for name, location in experiments:
+        root, end = Path(url2pathname(urlsplit(location).path)), Path(ARTIFACTS, name)
+        if root.parts[-len(end.parts) :] != end.parts:
+            continue  # not one of ours
+        root = root.parents[len(end.parts) - 1]
+        if not (root.exists() and root.samefile(results)):
+            return True
+    return False
+
+
+def _start_over(results: Path) -> None:
+    """Remove the store and its artifacts."""
+    for name in (*(f"{DATABASE}{suffix}" for suffix in ("-wal", "-shm", "-journal", "")), STAMPS):
+        (results / name).unlink(missing_ok=True)
+    artifacts = results / ARTIFACTS
+    if artifacts.is_symlink():  # of a copy made of links
+        artifacts.unlink()
+    else:
+        shutil.rmtree(artifacts, ignore_errors=True)
 
 
 # --------------------------------------------------------------------------------------------------- what has changed

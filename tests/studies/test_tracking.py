@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +23,10 @@ import pytest
 from analysis import table
 from analysis.results import StudyResults
 from fvar.errors import UserError
+from studies import ablation_table2
+from studies.engine import outputs
+from studies.presets import PRESETS
+from studies.study import Context
 from studies.tracking import sync as tracking
 from studies.tracking.serve import ui
 from tests import fakes
@@ -207,6 +216,141 @@ def test_a_damaged_store_is_named_in_one_line(tmp_path: Path, study: StudyResult
     (tmp_path / "mlflow.db").write_bytes(b"not a data base" * 1000)
     with pytest.raises(UserError, match=r"mlflow\.db cannot be opened"):
         tracking.sync(tmp_path, study)
+
+
+@pytest.mark.parametrize("name", ["q?x", "pct%20x", 'it\'s a "results" #1 [new]', "{SCHEMA_VERSION}", "100%j 焦点"])
+def test_a_results_folder_of_any_name_keeps_its_store_inside(name: str, tmp_path: Path, blank: bytes) -> None:
+    results = tmp_path / name
+    results.mkdir()
+    (results / "mlflow.db").write_bytes(blank)
+    stage = fakes.chain("full", 0)
+    fakes.finish(results, stage, 0.5, 0)
+    study = fakes.write_cells(results, "ablation_table2", [fakes.cell("full", 0, stage)])
+    table.write(study)
+    assert tracking.sync(results, study)
+    summary = runs(results)["Table 2: ablation"].info.run_id
+    names = [artifact.path for artifact in tracking.open_client(results).list_artifacts(summary)]
+    assert names == ["table.csv", "table.md", "table.tex"]
+    assert len(list((results / "mlartifacts" / "ablation_table2" / "smoke").rglob("table.md"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("how", ["copied", "moved"])
+def test_results_that_were_copied_or_moved_get_a_store_of_their_own(
+    how: str, tmp_path: Path, blank: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    (first / "mlflow.db").write_bytes(blank)
+    stage = fakes.chain("full", 0)
+    fakes.finish(first, stage, 0.5, 0)
+    study = fakes.write_cells(first, "ablation_table2", [fakes.cell("full", 0, stage)])
+    table.write(study)
+    tracking.sync(first, study)
+    assert not tracking.moved(first)
+    before = tree(first)
+    if how == "copied":
+        shutil.copytree(first, second)
+    else:
+        first.rename(second)
+    here = StudyResults.read(second, study.study, study.preset)
+    (here.folder / "table.md").write_text("the copy's own table")
+    monkeypatch.setattr(tracking, "_make", lambda database: database.write_bytes(blank))
+    assert tracking.moved(second)
+    assert tracking.sync(second, here)
+    assert not tracking.moved(second)
+    summary = runs(second)["Table 2: ablation"]
+    assert summary.info.artifact_uri
+    assert summary.info.artifact_uri.startswith(second.as_uri())
+    shown = tracking.open_client(second).download_artifacts(summary.info.run_id, "table.md", str(tmp_path))
+    assert Path(shown).read_text() == "the copy's own table"
+    assert not tracking.sync(second, here)
+    if how == "copied":
+        assert tree(first) == before
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "mlflow.db" not in path.name}
+
+
+def test_a_link_to_the_results_is_not_another_place(results: Path, study: StudyResults, tmp_path: Path) -> None:
+    tracking.sync(results, study)
+    link = tmp_path.parent / f"{tmp_path.name}-link"
+    link.symlink_to(results)
+    assert not tracking.moved(link)
+
+
+def lock(results: Path, patch: pytest.MonkeyPatch) -> None:
+    holder = sqlite3.connect(results / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    patch.setattr("studies.database.PATIENCE", 0.1)
+    patch.setattr(tracking, "holder", holder, raising=False)  # lives as long as the test
+
+
+def foreign(results: Path, patch: pytest.MonkeyPatch) -> None:
+    (results / "mlflow.db").unlink()
+    with contextlib.closing(sqlite3.connect(results / "mlflow.db")) as store:
+        for name in ("experiments", "runs", "alembic_version"):
+            store.execute(f"CREATE TABLE {name} (version_num)")
+        store.commit()
+    patch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+
+
+def newer(results: Path, patch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(sqlite3.connect(results / "mlflow.db")) as store:
+        store.execute("UPDATE alembic_version SET version_num = 'fromthefuture'")
+        store.commit()
+
+
+def no_mlflow(results: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(sys.modules, "mlflow.tracking", None)
+
+
+def no_home(results: Path, patch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    patch.setattr("mlflow.tracking.MlflowClient", fail)
+
+
+def full_disk(results: Path, patch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    patch.setattr("mlflow.tracking.MlflowClient.log_batch", fail)
+
+
+def unwritable(results: Path, patch: pytest.MonkeyPatch) -> None:
+    (results / "mlartifacts").write_text("a file where a folder should be")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lock, "held by another program"),
+        (foreign, "cannot be opened"),
+        (newer, "cannot be opened"),
+        (no_mlflow, "MLflow cannot be imported"),
+        (no_home, "home directory"),
+        (full_disk, "No space left on device"),
+        (unwritable, "mlartifacts"),
+    ],
+)
+def test_whatever_mlflow_fails_at_costs_a_line_and_the_study_goes_on(
+    fault: Callable[[Path, pytest.MonkeyPatch], None],
+    said: str,
+    results: Path,
+    study: StudyResults,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table.write(study)
+    fault(results, monkeypatch)
+    lines: list[str] = []
+    outputs.track(Context(ablation_table2.STUDY, PRESETS["smoke"], results=results), lines.append)
+    (line,) = lines
+    assert line.startswith("warning: MLflow is not up to date: ")
+    assert said in line
+    assert "\n" not in line
 
 
 def test_the_ui_answers_on_this_machine_only_and_stops_on_ctrl_c(results: Path, study: StudyResults) -> None:

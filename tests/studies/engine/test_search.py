@@ -120,7 +120,7 @@ def test_another_configuration_or_space_is_another_search(results: Path) -> None
 
 def test_a_damaged_store_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("not a data base at all" * 100)
-    with pytest.raises(UserError, match=r"optuna\.db cannot be opened"):
+    with pytest.raises(UserError, match=r"optuna\.db cannot be used"):
         open_search(tmp_path).proposals()
 
 
