@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import threading
 import time
@@ -32,6 +33,8 @@ COLOURS = {
 }
 ORDER = ("failed", "blocked", "cancelled", "interrupted", "running", "queued", "ready", "waiting", "done")
 MANY = 200  # rows above which a drawn table is slow
+LEFT_OUT = ("GPU h", "images/s", "loss", "stage", "ETA", "")  # in this order, where a terminal is narrow
+NAME, NOTE = 18, 12  # columns that a cell's name and its note are sure to get
 HEARTBEAT = 30.0  # seconds between two lines about the same running stage without a terminal
 
 
@@ -76,26 +79,43 @@ def _first_note(chain: Sequence[str], states: Mapping[str, State], statuses: Map
     return next(filter(None, notes), "")
 
 
-def table(rows: Iterable[Row], title: str = "") -> Table:
-    """The rows as a rich table."""
+def _columns(rows: Sequence[Row], width: int) -> list[int]:
+    """Which columns fit a terminal with their numbers whole; a long name and a note may be cut, and count as short."""
+    shown = [i for i, heading in enumerate(COLUMNS) if heading != "GPU h" or any(line.gpu_hours for line in rows)]
+    widths = [max(len(text) for text in column) for column in zip(COLUMNS, *rows, strict=True)]
+    widths[0], widths[-1] = min(widths[0], NAME), min(widths[-1], NOTE)
+    for heading in LEFT_OUT:
+        if sum(widths[i] + 2 for i in shown) <= width:
+            break
+        shown = [i for i in shown if COLUMNS[i] != heading]
+    return shown
+
+
+def table(rows: Iterable[Row], title: str = "", width: int = 0, whole: bool = False) -> Table:
+    """The rows as a rich table, for a terminal of `width` columns (0: of this one).
+
+    One line per row, so that a live view knows its height; with `whole` notes take as many as they need.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     rows = list(rows)
-    billed = any(line.gpu_hours for line in rows)
-    for heading in COLUMNS:
-        if heading == "GPU h" and not billed:
-            continue
+    shown = _columns(rows, width or shutil.get_terminal_size().columns)
+    for index in shown:
+        heading = COLUMNS[index]
         right = heading in ("step", "loss", "images/s", "ETA", "GPU h")
-        drawn.add_column(heading, justify="right" if right else "left", overflow="ellipsis", no_wrap=heading != "")
+        cut = heading in ("cell", "")  # the only ones that may be
+        least = None if cut else max(len(line[index]) for line in [COLUMNS, *rows])
+        drawn.add_column(
+            heading, justify="right" if right else "left", overflow="ellipsis", no_wrap=True, min_width=least
+        )
     for line in rows:
         colour = COLOURS.get(line.state, "")
-        state = f"[{colour}]{line.state}[/]" if colour else line.state
-        bill = (line.gpu_hours,) if billed else ()
-        cells = (line.stage, line.step, line.loss, line.rate, line.eta, *bill, line.note)
-        drawn.add_row(escape(line.cell), state, *map(escape, cells))
+        texts = [escape(text) for text in line]
+        texts[1] = f"[{colour}]{line.state}[/]" if colour else line.state
+        drawn.add_row(*(texts[index] for index in shown))
     return drawn
 
 
@@ -104,7 +124,7 @@ def show(rows: Sequence[Row], title: str) -> None:
     if sys.stdout.isatty() and len(rows) <= MANY:
         from rich.console import Console
 
-        Console().print(table(rows, title))
+        Console().print(table(rows, title, whole=True))
         return
     lines = [COLUMNS, *rows]
     used = [index for index, heading in enumerate(COLUMNS) if any(line[index] for line in lines[1:]) or not heading]
@@ -192,7 +212,7 @@ class View:
         if len(rows) > room:  # what needs eyes first
             title += f" · {len(rows)} cells, {sum(line.state == 'done' for line in rows)} done"
             rows = sorted(rows, key=lambda line: ORDER.index(line.state))[:room]
-        return table(rows, title)
+        return table(rows, title, self._console.width if self._console else 0)
 
     def _beat(self, finished: threading.Event) -> None:
         while not finished.wait(1.0):

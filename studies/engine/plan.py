@@ -12,6 +12,9 @@ from fvar.rundir import Status, read_status
 from studies.study import Cell, Context
 
 UTILISATION = 0.4  # of the GPU's peak, for the estimate
+SMALL = 0.01  # GPU hours below which a plan is one for processors
+CPU_SPEED = 40e9  # FLOP/s of one core in float32; at smoke tokenizers reached 36, transformers 69 GFLOP/s
+CPU_ASSUMED = f"at {CPU_SPEED / 1e9:.0f} GFLOP/s; sampling and scoring come on top"
 ASSUMED = f"{DEVICES[0].name} at {UTILISATION:.0%} of its peak"
 
 
@@ -63,6 +66,9 @@ class Plan:
         bills = [estimate(stage) for stage in self.to_run() if isinstance(stage.config, TokenizerConfig | VarConfig)]
         hours = sum(bill.gpu_hours(DEVICES[0], UTILISATION) for bill in bills)
         flop, rounded = sum(bill.flops for bill in bills), f"{hours:,.{0 if hours > 10 else 3}f}"
+        if hours < SMALL:  # a plan for processors
+            minutes = flop / CPU_SPEED / 60
+            return f"training to come: {flop:.2g} FLOP, about {minutes:,.0f} minutes of a CPU core ({CPU_ASSUMED})"
         return f"training to come: {flop:.2g} FLOP, estimated at {rounded} GPU hours ({ASSUMED})"
 
     def _kinds(self, run: set[str]) -> list[str]:

@@ -194,7 +194,12 @@ def test_a_drawing_that_fails_costs_a_line_and_the_others_are_made(tmp_path: Pat
     def nothing() -> Path:
         raise style.NothingToDraw("no sweep")
 
-    drawings = {"a.png": lambda: tmp_path, "b.png": broken, "c.png": nothing, "d.png": lambda: [tmp_path, tmp_path]}
+    drawings: style.Drawings = {
+        "a.png": lambda: tmp_path,
+        "b.png": broken,
+        "c.png": nothing,
+        "d.png": lambda: [tmp_path, tmp_path],
+    }
     files, failed = style.draw_each(drawings, said.append)
     assert (files, failed) == ([tmp_path] * 3, ["b.png"])
     assert said == ["warning: b.png is not drawn: IndexError: list index out of range"]
