@@ -19,17 +19,16 @@ if not __package__:
 
 from analysis import style
 from fvar.errors import UserError, run_main
+from fvar.focus.kernels import BLURRING, KERNELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-COLOURS = {"decimate": "#555555", "bicubic": "#E69F00", "area": "#009E73", "gaussian": "#0072B2", "disk": "#D55E00"}
-LABELS = {"decimate": "decimation alone", "bicubic": "bicubic", "area": "area (VAR's own)"} | {
-    "gaussian": "Gaussian, σ = ρ/2",
-    "disk": "disk of radius ρ",
-}
+PLAIN = {"decimate": "decimation alone", "bicubic": "bicubic", "area": "area (VAR's own)"}  # without blur
+LABELS = PLAIN | {kernel: KERNELS[kernel].label for kernel in BLURRING}
+COLOURS = dict(zip(LABELS, style.recipe_colours(len(LABELS)), strict=True))
 SETS = {"emoji": "emoji, 128 px", "text": "text, 256 px", "gratings": "gratings, 256 px"} | {
     "siemens_star": "Siemens star, 256 px",
     "zone_plate": "zone plate, 256 px",
@@ -72,7 +71,7 @@ def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:
         here = table[(table.images == name) & (table.k == k)]
         for recipe, colour in COLOURS.items():
             found = here[here.recipe == recipe]
-            if recipe in ("gaussian", "disk"):
+            if recipe in BLURRING:
                 axis.plot(
                     found.rho_max, found.aliasing.clip(FLOOR), "o-", ms=4, color=colour, label=LABELS[recipe], zorder=3
                 )
@@ -103,7 +102,7 @@ def _crossover(sweep: DataFrame) -> Figure:
     for column, name in enumerate(sets):
         for axis, value in zip(axes[:, column], ("aliasing", "kept"), strict=True):
             found = here[here.images == name]
-            for recipe in ("gaussian", "disk"):
+            for recipe in BLURRING:
                 curve = found[found.recipe == recipe]
                 axis.plot(curve.rho_over_s, curve[value].clip(FLOOR), color=COLOURS[recipe], label=LABELS[recipe], lw=2)
             level = found[found.recipe == "area"][value].item()

@@ -50,6 +50,12 @@ def colours(count: int) -> list[str]:
     return [to_hex(shades(0.95 * index / (count - 1))) for index in range(count)]
 
 
+def recipe_colours(count: int) -> list[str]:
+    """Colours of the ways to build a pyramid, of which the five first are always the same."""
+    fixed = [PALETTE[index] for index in (0, 6, 4, 2, 1)]
+    return fixed[:count] if count <= len(fixed) else [*fixed, *colours(count + 3)[len(fixed) + 3 :]]
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` x `height` inches, drawn without a display."""
     import matplotlib

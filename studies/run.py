@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_backend = factory(arguments.results, Profile.read(arguments.profile, settings.slurm()), arguments.jobs)
     if arguments.dry_run:
         chosen_cells = driver.selected(driver.cells())
+        if settings.science:  # presets are built by the tests
+            preflight.require_buildable(cell.stage for cell in chosen_cells)
         print(Plan.of(ctx, chosen_cells).text())
         for name in _recompute(ctx, arguments.recompute, chosen_cells, dry=True):
             print(f"would be set aside and computed anew: {name}")
@@ -65,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     preflight.require_data(chosen)
     preflight.require_writable(ctx.results)
     if not ctx.study.adaptive:
-        preflight.require_space(ctx.results, Plan.of(ctx, driver.selected(driver.cells())).to_run())
+        to_run = Plan.of(ctx, driver.selected(driver.cells())).to_run()
+        preflight.require_space(ctx.results, to_run)
+        preflight.require_buildable(stage for stage in to_run if not (ctx.results / "runs" / stage.name).exists())
     for name in _recompute(ctx, arguments.recompute, driver.selected(driver.cells())):
         print(f"set aside, to be computed anew: {name}")
     from studies.engine.live import View

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fvar.focus.kernels import BLURRING
 from fvar.machine import atomic
 from studies.study import Cell, Context, Study
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 FLAG = "1f1fa-1f1f8.webp"  # United States: stripes and stars
 RECIPES_WITHOUT_BLUR = ("decimate", "area", "bicubic")
-RECIPES_WITH_BLUR = ("gaussian", "disk")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Settings:
     sweep_s: tuple[int, ...] = (2, 4, 8)
     sweep_rho_over_s: tuple[float, ...] = tuple(round(0.3 + 0.05 * i, 2) for i in range(25))  # 0.3 ... 1.5
     reference_side: int = 256
+    kernels: tuple[str, ...] = BLURRING
 
 
 def cells(ctx: Context) -> Iterator[Cell]:
@@ -155,7 +156,7 @@ def _table(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
             for rho_max in settings.rho_max:
                 scaled = rho_max * x.shape[-1] / settings.reference_side
                 rho = radius_schedule(len(patch_nums), scaled)[k]
-                for recipe in RECIPES_WITH_BLUR:
+                for recipe in settings.kernels:
                     yield place | {"rho_max": rho_max} | measure(side, rho, recipe)
 
 
@@ -165,7 +166,7 @@ def _sweep(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
     for s in settings.sweep_s:
         yield measure(x.shape[-1] // s, 0.0, "area")
         for ratio in settings.sweep_rho_over_s:
-            for recipe in RECIPES_WITH_BLUR:
+            for recipe in settings.kernels:
                 yield measure(x.shape[-1] // s, ratio * s, recipe)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fvar.config import Digital, Kernel
 from fvar.focus import spectrum
+from fvar.focus.kernels import BLURRING
 from fvar.focus.pyramid import FocusPyramid
 
 HEADROOM = 8.0  # both parts of an image in [-1, 1], without its mean, stay within [-8, 8]: the pyramid takes [-1, 1]
@@ -31,9 +32,7 @@ RECIPES: dict[str, Recipe] = {
     "decimate": Recipe("none", "decimate"),
     "area": Recipe("none", "area"),  # VAR's own downsampling
     "bicubic": Recipe("none", "bicubic"),
-    "gaussian": Recipe("gaussian", "decimate"),
-    "disk": Recipe("disk", "decimate"),
-}
+} | {kernel: Recipe(kernel, "decimate") for kernel in BLURRING}
 
 
 class ViewQuality(NamedTuple):

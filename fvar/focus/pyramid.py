@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from fvar.config import Digital, Kernel, PyramidConfig, Schedule
 from fvar.focus import optics, spectrum
+from fvar.focus.kernels import KERNELS
 
 RANGE_SLACK = 1e-3  # how far beyond [-1, 1] rounding (of bf16, of a resize) may take a pixel
 _CPU_CHUNK = 2**20  # padded values blurred at once on a CPU: 4 MB and their spectrum stay in cache
@@ -70,7 +71,7 @@ class FocusPyramid(nn.Module):
     schedule
         "cosine", "linear" or "geometric".
     kernel
-        "disk"; "gaussian" of equal variance (sigma = rho / 2); "none", then L_k = D_k up to the noise.
+        One of `kernels.KERNELS`; with "none" L_k = D_k up to the noise.
     digital
         How views are sampled, both L_k and D_k: "decimate", "area" or "bicubic", see `_resampling`.
     beta
@@ -102,7 +103,7 @@ class FocusPyramid(nn.Module):
         self.radii = optics.radius_schedule(len(patch_nums), rho_max, schedule)
         self.betas = torch.linspace(*beta, len(patch_nums), dtype=torch.float64).tolist()
         self.digital: Digital = digital
-        psfs = [_psf(kernel, rho) for rho in self.radii]
+        psfs = [KERNELS[kernel].psf(rho) for rho in self.radii]
         self._blurs = tuple(psf.shape[0] > 1 for psf in psfs)
         # Every integer ratio divides the margin and the padded side, which is what folding needs.
         ratios = [self.sides[-1] // m for m in self.sides if self.sides[-1] % m == 0]
@@ -246,18 +247,11 @@ def _check_arguments(
         raise ValueError(f"downsample_factor must be at least 1, got {downsample_factor}")
     if not (math.isfinite(rho_max) and rho_max >= 0):
         raise ValueError(f"rho_max must be a finite number >= 0 px, got {rho_max}")
-    if kernel not in ("disk", "gaussian", "none"):
-        raise ValueError(f"kernel must be 'disk', 'gaussian' or 'none', got {kernel!r}")
-    if digital not in ("decimate", "area", "bicubic"):
-        raise ValueError(f"digital must be 'decimate', 'area' or 'bicubic', got {digital!r}")
+    for name, value, known in (("kernel", kernel, KERNELS), ("digital", digital, get_args(Digital))):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if len(beta) != 2 or not all(math.isfinite(b) and b >= 0 for b in beta):
         raise ValueError(f"beta must be two finite numbers >= 0, got {beta}")
-
-
-def _psf(kernel: Kernel, rho: float) -> Tensor:
-    if kernel == "none":
-        return optics.disk_psf(0.0)
-    return optics.disk_psf(rho) if kernel == "disk" else optics.gaussian_psf(rho / 2)
 
 
 def _mirror(x: Tensor, margin: int) -> Tensor:

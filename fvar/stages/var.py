@@ -6,7 +6,7 @@ teacher.safetensors   the teacher, where it learned in this run; another run may
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -61,7 +61,7 @@ def build_task(run: RunDir) -> VarTask:
     student = VAR(config.transformer, *shape)
     teacher: Teacher | None = None
     if config.teacher and alias:
-        _require_fit(config, config.teacher)
+        require_fit(config, config.teacher)
         # Drawn after the student, which so starts alike in every variant of a seed.
         teacher = Teacher(config.transformer, config.teacher, *shape, alias.vocab_size).to(device)
         teacher.copy_deployment(student)
@@ -102,7 +102,8 @@ def _alias_store(run: RunDir, config: VarConfig, store: TokenStore) -> TokenStor
     return alias
 
 
-def _require_fit(config: VarConfig, teacher: TeacherConfig) -> None:
+def require_fit(config: VarConfig, teacher: TeacherConfig) -> None:
+    """Raise `UserError` where the features that are distilled are more than the teacher has."""
     own = teacher.blocks if teacher.trunk == "shared" else config.transformer.depth
     if config.distill.lambda_feat and config.distill.feature_blocks > own:
         raise UserError(
@@ -111,15 +112,19 @@ def _require_fit(config: VarConfig, teacher: TeacherConfig) -> None:
         )
 
 
-def _load_frozen(teacher: Teacher, run: RunDir, config: TeacherConfig) -> None:
-    """Take the teacher another run trained on the same tokens."""
+def require_frozen(config: TeacherConfig, inputs: Container[str]) -> None:
+    """Raise `UserError` where a frozen teacher cannot be another run's."""
     if config.trunk == "shared":
         raise UserError("teacher.learns frozen needs teacher.trunk separate: a shared trunk is the student's and moves")
-    if "teacher" not in run.input_names:
+    if "teacher" not in inputs:
         raise UserError(
-            f"{run.name}: teacher.learns is frozen, so the stage needs an input 'teacher': a var run whose teacher "
-            "learned online"
+            "teacher.learns is frozen, so the stage needs an input 'teacher': a var run whose teacher learned online"
         )
+
+
+def _load_frozen(teacher: Teacher, run: RunDir, config: TeacherConfig) -> None:
+    """Take the teacher another run trained on the same tokens."""
+    require_frozen(config, run.input_names)
     source = run.input("teacher")
     for role in ("tokens", "alias"):
         if source.input_names.get(role) != run.input_names[role]:

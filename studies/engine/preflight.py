@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, Var
 from fvar.errors import UserError
 from fvar.estimate import estimate
 from fvar.machine import locks
+from fvar.plain import to_dict
 from studies.presets import Preset
 
 NEEDS_ROOT = ("folder", "webdataset")
@@ -51,6 +55,34 @@ def require_space(results: Path, stages: Iterable[Stage]) -> None:
             f"the stages to run will write about {_gib(needed)} to {results}, but only {_gib(free)} are free; "
             "make room or name another folder by --results"
         )
+
+
+def require_buildable(stages: Iterable[Stage]) -> None:
+    """Build every configuration, networks on torch's meta device. Raises `UserError` for the first that cannot be.
+
+    In a process of its own: this one plans in a tenth of the time that torch takes to be imported.
+    """
+    wanted = {part.name: part for stage in stages for part in stage.chain()}
+    bodies = [
+        {
+            "name": stage.name,
+            "kind": stage.kind,
+            "config": to_dict(stage.config),
+            "inputs": {role: upstream.name for role, upstream in stage.inputs.items()},
+        }
+        for stage in wanted.values()
+    ]
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "fvar.build"]
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, input=json.dumps(bodies), capture_output=True, text=True, env=environment)
+    if done.returncode == 2 and (lines := done.stdout.splitlines()):
+        more = f" (and {len(lines) - 1} stages more)" if len(lines) > 1 else ""
+        raise UserError(f"{lines[0]}{more}")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"the configurations could not be built: {last}")
 
 
 def expected_bytes(stage: Stage) -> int:

@@ -16,7 +16,7 @@ import pytest
 from fvar.config import data_of
 from fvar.errors import DataChanged, UserError
 from fvar.rundir import RunDir, Status, read_status
-from studies.engine import commands, outputs
+from studies.engine import commands, outputs, preflight
 from studies.run import main
 from tests.studies.toy import stage as toy
 
@@ -31,6 +31,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)  # a busy disk takes its time
     monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
     monkeypatch.setattr(outputs, "report", lambda results: {})
+    monkeypatch.setattr(preflight, "require_buildable", lambda stages: None)
 
 
 def start(results: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -49,10 +50,11 @@ def start(results: Path, *arguments: str, **environment: str) -> subprocess.Pope
 
 QUIET_DRIVER = """
 from fvar.errors import run_main
-from studies.engine import outputs
+from studies.engine import outputs, preflight
 from studies import run
 outputs.track = lambda ctx, say: None
 outputs.report = lambda results: {}
+preflight.require_buildable = lambda stages: None
 run_main(run.main)
 """
 
