@@ -52,11 +52,11 @@ def draw_one(folder: Path, name: str) -> Path:
 
 
 def _read(folder: Path, name: str, scales: int = 0) -> DataFrame:
-    """A table of the study; only its rows on pyramids of so many scales, if any number is given."""
+    """A table of the study; only its rows on pyramids of `scales` scales, if any number is given."""
     import pandas as pd
 
     table = pd.read_csv(folder / f"{name}.csv")
-    return table[scales == table.K] if scales else table
+    return table.loc[scales == table.K] if scales else table
 
 
 def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:

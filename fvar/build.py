@@ -37,7 +37,8 @@ def problems(stages: Iterable[Stage]) -> list[str]:
     found = []
     for stage in stages:
         try:
-            CHECKS.get(stage.kind, lambda stage: None)(stage)
+            if check := CHECKS.get(stage.kind):
+                check(stage)
         except Exception as error:  # whatever a network's constructor raises
             found.append(f"{stage.name} cannot be built: {one_line(error)}")
     return found

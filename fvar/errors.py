@@ -31,6 +31,10 @@ class StageFailed(UserError):
     exit_code = 1
 
 
+class RankLost(StageFailed):
+    """Another process of the same stage has ended; nothing is known against the stage, and starting it again may do."""
+
+
 class Interrupted(BaseException):
     """A stage was asked to stop (signal, time limit) and wrote a checkpoint; the same command continues it.
 

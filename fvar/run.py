@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from fvar.config import data_of
-from fvar.errors import Interrupted, StageFailed, UserError, run_main
+from fvar.errors import Interrupted, RankLost, StageFailed, UserError, run_main
 from fvar.rundir import RunDir, State, Status
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
                     print(f"error: {message}", flush=True)
                 else:
                     traceback.print_exc()
-            settle("failed", message)
+            # Whoever started the ranks decides how often a stage that keeps losing one is started again.
+            settle("interrupted" if isinstance(error, RankLost) else "failed", message)
             if isinstance(error, UserError) and not isinstance(error, StageFailed):
                 raise
             raise StageFailed(f"{run.name} failed: {message}; see {run.path / 'log'}") from error

@@ -10,8 +10,10 @@ an earlier job, when that had been written as the next one started (`seen`).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from typing import Any
 from fvar.rundir import read_status
 
 JOBS_FILE = "jobs.jsonl"
+DEVICE = re.compile(r"\d+|GPU-[0-9A-Fa-f-]+|MIG-[0-9A-Za-z/-]+")
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,16 @@ def recording(run: Path, gpus: int) -> Iterator[None]:
         note("end")
 
 
-def visible_gpus() -> list[int]:
-    """Indices of the GPUs this process may use."""
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them: indices, UUIDs, or instances of MIG.
+
+    CUDA stops at the first name that it cannot read, such as -1. An instance of MIG counts as one GPU, as in SLURM.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [int(index) for index in visible.split(",") if index.strip().isdigit()]
-    return sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit())
+        return list(itertools.takewhile(DEVICE.fullmatch, (name.strip() for name in visible.split(","))))
+    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return sorted((number for number in numbers if number.isdigit()), key=int)
 
 
 def _span(start: dict[str, Any], end: float) -> Span:

@@ -24,6 +24,7 @@ from analysis import cells
 from analysis.cells import StudyRecord
 from fvar.errors import UserError, run_main
 from studies.engine import commands
+from studies.engine.asking import ask
 from studies.engine.backends import factory
 from studies.engine.live import show
 from studies.engine.profile import DEFAULT, Profile
@@ -66,8 +67,11 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         _watch(arguments)
     bill = commands.spent(recorded)
-    rows = list(commands.status_rows(recorded, bill))
+    found, silent = ask(recorded.place.runs, commands.standings(recorded))
+    rows = list(commands.status_rows(recorded, bill, found))
     show(rows, recorded.title)
+    if silent:
+        print(silent)
     if old := recorded.outdated():
         print(f"computed by older code ({'; '.join(old)}): the study's command computes these and what follows anew")
     if total := sum(bill.values()):
@@ -83,7 +87,9 @@ def _watch(arguments: argparse.Namespace) -> None:
 
     def now() -> Table:
         recorded = _recorded(arguments)
-        return table(commands.status_rows(recorded, commands.spent(recorded)), recorded.title)
+        found, silent = ask(recorded.place.runs, commands.standings(recorded))
+        title = recorded.title + (f" · {silent}" if silent else "")
+        return table(commands.status_rows(recorded, commands.spent(recorded), found), title)
 
     with contextlib.suppress(KeyboardInterrupt), Live(now(), auto_refresh=False) as live:
         while True:
@@ -110,6 +116,14 @@ def _overview(results: Path) -> int:
 
 def logs(arguments: argparse.Namespace) -> int:
     recorded = _recorded(arguments)
+    if arguments.grep:
+        found = False
+        for line in commands.search_logs(recorded, arguments.grep):
+            print(line)
+            found = True
+        return 0 if found else 1
+    if not arguments.cell:
+        raise UserError("name a cell whose log to show, or search all logs by --grep PATTERN")
     path = commands.log_file(recorded, arguments.cell, arguments.stage)
     others = [kind for kind in commands.logged(recorded, arguments.cell) if not path.parent.name.startswith(f"{kind}-")]
     print(f"--- {path}" + (f"   (--stage {' or '.join(others)} for another)" if others else ""), file=sys.stderr)
@@ -209,7 +223,8 @@ def parser() -> argparse.ArgumentParser:
     add("list", "The studies there are, and where they were started.", study=False)
     add("status", "Where every cell stands.").add_argument("--watch", action="store_true")
     part = add("logs", "What a cell's stage printed.")
-    part.add_argument("cell", metavar="CELL")
+    part.add_argument("cell", nargs="?", default="", metavar="CELL")
+    part.add_argument("--grep", default="", metavar="PATTERN", help="the lines of all cells' logs that match")
     part.add_argument("--stage", default="", metavar="KIND", help="of this kind; otherwise where the cell stands")
     part.add_argument("-f", "--follow", action="store_true")
     part = add("diff", "How two cells differ in settings and scores.")

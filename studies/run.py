@@ -20,10 +20,12 @@ from pathlib import Path
 from fvar.errors import UserError, run_main, unknown
 from studies.engine import preflight, recompute
 from studies.engine.backends import CLUSTERS, factory
+from studies.engine.budget import Budget
 from studies.engine.driver import Driver
 from studies.engine.plan import Plan
 from studies.engine.profile import DEFAULT, Profile
 from studies.engine.settings import Settings
+from studies.engine.watch import Watch
 from studies.presets import PRESETS, preset
 from studies.study import STUDIES, Cell, Context, study
 
@@ -54,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         width={"inline": 1, "local": arguments.jobs, "slurm": SLURM_WIDTH}[arguments.cluster],
         dry=arguments.dry_run,
     )
-    driver = Driver(ctx, settings, arguments.only, arguments.max_gpu_hours)
+    watch = Watch(arguments.hang, 60 * arguments.hang_minutes)
+    budget = Budget(arguments.max_gpu_hours, arguments.hard)
+    driver = Driver(ctx, settings, arguments.only, budget, watch, arguments.notify)
     make_backend = factory(arguments.results, Profile.read(arguments.profile, settings.slurm()), arguments.jobs)
     if arguments.dry_run:
         chosen_cells = driver.selected(driver.cells())
@@ -111,6 +115,10 @@ def parser() -> argparse.ArgumentParser:
     add("--profile", type=Path, default=DEFAULT, metavar="FILE", help="what to ask SLURM for")
     add("--detach", action="store_true", help="queue everything in SLURM and return")
     add("--max-gpu-hours", type=float, default=0.0, metavar="N", help="submit nothing past this budget; 0: no limit")
+    add("--hard", action="store_true", help="stop what runs after a checkpoint when the budget is spent")
+    add("--hang", type=float, default=100.0, metavar="N", help="alarm after N usual steps' time without one; 0: never")
+    add("--hang-minutes", type=float, default=30.0, metavar="N", help="but not before N minutes without a step")
+    add("--notify", default="", metavar="COMMAND", help="gets a line of JSON at the first failure and at the end")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="where everything is kept")
     add("--dry-run", action="store_true", help="print the plan only")
     return made

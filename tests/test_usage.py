@@ -11,7 +11,7 @@ from fvar.config import RuntimeConfig, Stage
 from fvar.errors import UserError
 from fvar.job import JobRecord
 from fvar.rundir import RunDir
-from fvar.usage import gpu_hours, recording, spans
+from fvar.usage import gpu_hours, recording, spans, visible_gpus
 from studies.engine.budget import Budget
 from studies.engine.plan import planned_gpu_hours
 from studies.engine.scheduler import Node
@@ -82,3 +82,22 @@ def test_a_stage_past_its_plan_stops_what_comes_after_it(tmp_path: Path) -> None
     write(first.run.path, {"start": 0}, {"end": 3600})
     with pytest.raises(UserError, match="nothing more is submitted"):
         Budget(1.0).allow([second], nodes)
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("0,2", ["0", "2"]),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 1", ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "1"]),
+        ("MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/2", ["MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/2"]),
+        ("MIG-aa1, MIG-bb2", ["MIG-aa1", "MIG-bb2"]),
+        ("0,-1,1", ["0"]),
+        ("", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_gpus_are_counted_however_they_are_named(
+    monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus() == names

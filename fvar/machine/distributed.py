@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fvar.errors import StageFailed, UserError
+from fvar.errors import RankLost, UserError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)  # after which a rank gives up waiting for a dead one
@@ -73,7 +73,7 @@ def blaming_lost_ranks() -> Iterator[None]:
     except RuntimeError as error:
         if world_size() == 1 or not LOST.search(str(error)):
             raise
-        raise StageFailed(
+        raise RankLost(
             f"rank {rank()} lost another of the {world_size()} ranks, whose own output says why it ended; the same "
             "command continues the run"
         ) from error

@@ -17,7 +17,12 @@ GLANCE_SECONDS = 0.02  # between two tries; whoever asks `is_held` has the lock 
 
 
 @contextlib.contextmanager
-def holding(path: Path, refusal: Callable[[str], str], patience: float = 0.0) -> Iterator[None]:
+def holding(
+    path: Path,
+    refusal: Callable[[str], str],
+    patience: float = 0.0,
+    waiting: Callable[[str], object] = lambda owner: None,
+) -> Iterator[None]:
     """Hold the lock file `path`, which then names this process.
 
     Parameters
@@ -28,6 +33,8 @@ def holding(path: Path, refusal: Callable[[str], str], patience: float = 0.0) ->
         What to tell the user where another process holds it; gets that process, as far as it is known.
     patience
         Seconds to wait for another process to let go.
+    waiting
+        Called once before that wait, with that process.
 
     Raises
     ------
@@ -36,10 +43,15 @@ def holding(path: Path, refusal: Callable[[str], str], patience: float = 0.0) ->
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        deadline = time.monotonic() + patience
+        asked = time.monotonic()
+        told = False
         while not _acquire(handle, path):
-            if time.monotonic() >= deadline:
-                raise UserError(refusal(os.read(handle, 200).decode(errors="replace").strip() or "another process"))
+            owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+            if time.monotonic() >= asked + patience:
+                raise UserError(refusal(owner))
+            if not told:
+                waiting(owner)
+                told = True
             time.sleep(GLANCE_SECONDS)
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())

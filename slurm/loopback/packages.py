@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from fvar.errors import UserError
 
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks this script before it starts a service
+
+LOCKED = re.compile(r"Could not get lock|Unable to (acquire the dpkg frontend )?lock|is another process using it")
+LOCK_SECONDS = 900.0  # for so long another installation is waited for
+LOCK_PAUSE = 2.0
 
 # package -> programs the cluster calls
 BASE = {
@@ -52,12 +58,22 @@ def install(packages: list[str]) -> None:
         _apt("install", "--yes", "--no-install-recommends", *packages)
 
 
-def _apt(*arguments: str) -> None:
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    result = subprocess.run(["apt-get", "-q", *arguments], env=environment, capture_output=True, text=True)
-    if result.returncode:
+def _apt(*arguments: str, patience: float = LOCK_SECONDS) -> None:
+    """Run apt-get; while another process holds the lock of dpkg or apt, wait for it."""
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    deadline, told = time.monotonic() + patience, False
+    while True:
+        result = subprocess.run(["apt-get", "-q", *arguments], env=environment, capture_output=True, text=True)
+        if not result.returncode:
+            return
         lines = (result.stderr or result.stdout).strip().splitlines() or ["no output"]
-        raise UserError(f"apt-get {' '.join(arguments)} failed: {lines[-1]}")
+        held = next((line for line in lines if LOCKED.search(line)), "")
+        if not held or time.monotonic() > deadline:
+            raise UserError(f"apt-get {' '.join(arguments)} failed: {held or lines[-1]}")
+        if not told:
+            print(f"waiting for another process that installs packages ({held.removeprefix('E: ')})", flush=True)
+            told = True
+        time.sleep(LOCK_PAUSE)
 
 
 @contextlib.contextmanager

@@ -93,7 +93,9 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$accounting
 # With munge, the "password" of slurmdbd is the socket of munged.
 AccountingStoragePass=$folder/munge/socket
-AccountingStorageTRES=gres/gpu""")
+AccountingStorageTRES=gres/gpu
+# Limits of users and of qualities of service hold, where a test sets one.
+AccountingStorageEnforce=limits,qos""")
 
 WITHOUT_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
 

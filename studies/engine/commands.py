@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -44,11 +45,16 @@ def standings(study: StudyRecord) -> dict[str, Standing]:
     return found
 
 
-def status_rows(study: StudyRecord, bill: Mapping[str, float] | None = None) -> Iterator[Row]:
-    """One `live.Row` per cell. Its GPU hours (by `bill`, see `spent`) are those of all its stages, shared ones too."""
+def status_rows(
+    study: StudyRecord, bill: Mapping[str, float] | None = None, found: Mapping[str, Standing] | None = None
+) -> Iterator[Row]:
+    """One `live.Row` per cell. Its GPU hours (by `bill`, see `spent`) are those of all its stages, shared ones too.
+
+    `found`: where its stages stand, if the cluster was asked, too; otherwise as their directories say.
+    """
     from studies.engine.live import row
 
-    found = standings(study)
+    found = standings(study) if found is None else found
     states = {name: at.state for name, at in found.items()}
     statuses = {name: at.status for name, at in found.items()}
     for cell in study.cells:
@@ -87,6 +93,26 @@ def _says_something(log: Path) -> bool:
     """Whether there is more in it than the line that heads each attempt."""
     with open(log, errors="replace") as file:
         return any(line.strip() and not line.startswith("--- ") for line in file)
+
+
+def search_logs(study: StudyRecord, pattern: str) -> Iterator[str]:
+    """The lines in which a regular expression matches, of the logs of all stages, as "<cell> <stage>: <line>".
+
+    A stage of several cells is named after the first. Raises `UserError` for an expression that is none.
+    """
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--grep {pattern!r} is not a regular expression ({error})") from None
+    seen: set[str] = set()
+    for cell in study.cells:
+        for stage in cell.chain:
+            path = study.place.runs / stage / "log"
+            if stage in seen or not path.exists():
+                continue
+            seen.add(stage)
+            with open(path, errors="replace") as file:
+                yield from (f"{cell.name} {stage}: {line.rstrip()}" for line in file if wanted.search(line))
 
 
 def follow(path: Path, say: Callable[[str], None], forever: bool) -> None:

@@ -14,14 +14,16 @@ from fvar.errors import DataChanged, Interrupted, UserError, unknown
 from fvar.machine.signals import Stopped
 from studies.engine import outputs, preflight
 from studies.engine.backends import Backend
-from studies.engine.budget import Budget
+from studies.engine.budget import Budget, OverBudget
 from studies.engine.live import View
+from studies.engine.notify import Notifier
+from studies.engine.patience import Patience
 from studies.engine.scheduler import FINAL, Node, Scheduler
 from studies.engine.search import dashboard_command
 from studies.engine.settings import Settings
+from studies.engine.watch import Watch
 from studies.study import Cell, Context, record
 
-SYNC_SECONDS = 60.0  # between two updates of MLflow while stages run
 LOG_LINES = 15
 GLANCE_SECONDS = 1.0
 LOOK_SHARE = 20.0  # the data are not looked at again for so many times as long as that took
@@ -34,15 +36,29 @@ class Driver:
     ----------
     only
         Names of variants or cells, wildcards allowed; empty: all.
-    max_gpu_hours
-        Nothing is submitted past this; 0: no limit.
+    budget
+        Nothing is submitted past this; None: no limit.
+    watch
+        Finds stages that hang; None: nobody does.
+    notify
+        A command to tell of the first failure and of the end.
     """
 
-    def __init__(self, ctx: Context, settings: Settings, only: Sequence[str] = (), max_gpu_hours: float = 0.0) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        settings: Settings,
+        only: Sequence[str] = (),
+        budget: Budget | None = None,
+        watch: Watch | None = None,
+        notify: str = "",
+    ) -> None:
         self.ctx = ctx
         self.settings = settings
         self.only = only
-        self.budget = Budget(max_gpu_hours)
+        self.budget = budget or Budget(0.0)
+        self.watch = watch
+        self.notify = notify
         self._look_after = 0.0  # when the data are looked at again, by the monotonic clock
 
     def cells(self) -> list[Cell]:
@@ -66,11 +82,15 @@ class Driver:
         with preflight.driver_lock(self.ctx.folder):
             backend = make_backend(cluster)
             scheduler = self._scheduler(backend, make_backend, view)
+            notifier = Notifier(self.notify, self.ctx.study.name, self.ctx.folder.name, view.say)
+            tracker = outputs.Tracker(self.ctx.results)
             try:
                 with view.showing():
-                    chosen = self._until_done(scheduler, view)
-            except DataChanged:
-                view.say(backend.stop(scheduler.jobs()) or "stopped: the data changed")
+                    chosen = self._until_done(scheduler, Patience(view.say), view, notifier, tracker)
+            except UserError as error:
+                if isinstance(error, DataChanged):
+                    view.say(backend.stop(scheduler.jobs()) or "stopped: the data changed")
+                notifier.end(scheduler.nodes.values(), str(error))
                 raise
             except (KeyboardInterrupt, Interrupted) as stopped:
                 view.say(backend.stop(scheduler.jobs()) or "stopped; what was running has written a checkpoint")
@@ -78,7 +98,9 @@ class Driver:
                 if isinstance(stopped, Stopped) and stopped.number == signal.SIGINT:
                     raise KeyboardInterrupt from None  # an inline stage turned Ctrl-C into an orderly stop
                 raise
-            self._conclude(scheduler, chosen, view)
+            tracker.wait()
+            Patience(view.say).until_it_works(lambda: self._conclude(scheduler, chosen, view))
+            notifier.end(scheduler.nodes.values())
             return 0 if all(scheduler.nodes[cell.stage.name].state == "done" for cell in chosen) else 1
 
     def detach(self, make_backend: Callable[[str], Backend], view: View) -> int:
@@ -88,8 +110,14 @@ class Driver:
         with preflight.driver_lock(self.ctx.folder):
             scheduler = self._scheduler(make_backend("slurm"), make_backend, view)
             with view.showing():
-                if self._propose(scheduler, view)[1]:
-                    for node in scheduler.queue_all():
+                patience = Patience(view.say)
+
+                def wait() -> None:
+                    self._report(scheduler, patience)
+                    time.sleep(scheduler.backend.interval)
+
+                if patience.until_it_works(lambda: self._propose(scheduler, view))[1]:
+                    for node in patience.until_it_works(lambda: scheduler.queue_all(wait)):
                         view.say(f"not queued: {node.run.name}, as an input of it has no SLURM job; repeat this later")
         counts = ", ".join(f"{count} {state}" for state, count in scheduler.counts().items())
         lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {counts}", "look next at:"]
@@ -103,7 +131,16 @@ class Driver:
     def _scheduler(self, backend: Backend, make_backend: Callable[[str], Backend], view: View) -> Scheduler:
         root = self.ctx.results / "runs"
         root.mkdir(parents=True, exist_ok=True)
-        made = Scheduler(root, backend, self.settings.runtime(), view.changed, make_backend, self._allow)
+        made = Scheduler(
+            root,
+            backend,
+            self.settings.runtime(),
+            view.changed,
+            make_backend,
+            self._allow,
+            self.watch,
+            view.say,
+        )
         view.nodes = made.nodes
         return made
 
@@ -134,25 +171,45 @@ class Driver:
             scheduler.backend.check(view.say)
         return chosen, still_open
 
-    def _until_done(self, scheduler: Scheduler, view: View) -> list[Cell]:
+    def _until_done(
+        self, scheduler: Scheduler, patience: Patience, view: View, notifier: Notifier, tracker: outputs.Tracker
+    ) -> list[Cell]:
         """Propose, schedule and wait, again and again, until no cell is open; returns the selected cells."""
         while True:
-            chosen, still_open = self._propose(scheduler, view)
+            chosen, still_open = patience.until_it_works(lambda: self._propose(scheduler, view))
             if not still_open:
                 return chosen
             # What an adaptive study proposes next may depend on any cell that ends.
-            self._advance(scheduler, still_open, 1 if self.ctx.study.adaptive else len(still_open), view)
+            count = 1 if self.ctx.study.adaptive else len(still_open)
+            while sum(scheduler.nodes[name].state in FINAL for name in still_open) < count:
+                try:
+                    self.budget.require_left(scheduler.nodes.values())
+                    moved = patience.until_it_works(scheduler.step)
+                except OverBudget as error:
+                    self._run_out(scheduler, str(error), patience, view)
+                    raise
+                self._report(scheduler, patience)
+                notifier.look(scheduler.nodes.values())
+                if tracker.due:
+                    self._require_same_data(scheduler.nodes)
+                    tracker.start()
+                if not moved:
+                    _wait(scheduler)
 
-    def _advance(self, scheduler: Scheduler, names: set[str], count: int, view: View) -> None:
-        """Step until `count` of these stages are final."""
-        synced = time.monotonic()
-        while sum(scheduler.nodes[name].state in FINAL for name in names) < count:
-            if not scheduler.step():
-                _wait(scheduler)
-            if time.monotonic() - synced > SYNC_SECONDS:
-                self._require_same_data(scheduler.nodes)
-                outputs.track(self.ctx, view.say)
-                synced = time.monotonic()
+    def _run_out(self, scheduler: Scheduler, reason: str, patience: Patience, view: View) -> None:
+        """The budget is spent: stop what runs after a checkpoint, where it is hard, and else let that end."""
+        running = [node for node in scheduler.open() if node.job]
+        view.say(f"{reason}; {len(running)} jobs {'are stopped' if self.budget.hard else 'go on to their end'}")
+        if self.budget.hard:
+            patience.until_it_works(lambda: scheduler.end(running, "the budget was spent"))
+        while any(node.job for node in scheduler.open()):
+            _wait(scheduler)
+            patience.until_it_works(scheduler.look)
+
+    def _report(self, scheduler: Scheduler, patience: Patience) -> None:
+        """Say what the cluster does not take for now."""
+        for reason in scheduler.backend.refused.values():
+            patience.remind(f"not now: {reason}; what fits is submitted as it goes")
 
     def _conclude(self, scheduler: Scheduler, chosen: Sequence[Cell], view: View) -> None:
         """Write tables and figures, tell MLflow, and say how it went and where to look."""
@@ -163,7 +220,7 @@ class Driver:
         done = f"{states.count('done')} of {len(chosen)} cells done"
         lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {done}" if chosen else self.ctx.study.title]
         for node in scheduler.nodes.values():
-            if node.state in ("failed", "cancelled"):
+            if node.state in ("failed", "cancelled") or (node.state == "blocked" and not node.reason.startswith("by ")):
                 lines += ["", f"{node.state} {node.run.name}: {node.reason}", *log_tail(node.run.path / "log")]
         if any(state != "done" for state in states):
             lines += ["", "once the cause is gone: " + self._command("retry") + ", then repeat the command"]

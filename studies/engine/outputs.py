@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +19,8 @@ from fvar.machine import atomic
 from studies.study import Context, Study
 
 STAMP = ".outputs.json"
+SYNC_SECONDS = 60.0  # MLflow is brought up to date at most once in this while stages run
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write(ctx: Context, say: Callable[[str], None]) -> list[Path]:
@@ -72,6 +78,38 @@ def track(ctx: Context, say: Callable[[str], None]) -> None:
         results = ctx.read()
         if results.cells:
             sync(ctx.results, results, written(ctx.folder))
+
+
+class Tracker:
+    """Brings MLflow up to date while stages run, in a process of its own: the driver never waits for it."""
+
+    def __init__(self, results: Path, every: float = SYNC_SECONDS) -> None:
+        self.results = results
+        self.every = every
+        self._last = time.monotonic()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the last time is long enough ago."""
+        return time.monotonic() - self._last >= self.every
+
+    def start(self) -> None:
+        """Start it, unless it still runs."""
+        self._last = time.monotonic()
+        if self._process is not None and self._process.poll() is None:
+            return
+        command = [sys.executable, "-m", "studies", "sync", "--results", str(self.results.resolve())]
+        nothing = subprocess.DEVNULL
+        with contextlib.suppress(OSError):  # the end of the study brings it up to date, and says where that fails
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+            )
+
+    def wait(self) -> None:
+        """Wait for it to end: two at once would write the same runs."""
+        if self._process is not None:
+            self._process.wait()
 
 
 def _read(path: Path) -> dict[str, Any]:

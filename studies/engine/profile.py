@@ -24,6 +24,7 @@ from fvar.plain import Checked, from_dict
 
 FOLDER = Path(__file__).resolve().parents[2] / "slurm"
 DEFAULT = FOLDER / "a100.toml"
+OURS = ("job-name", "array", "dependency", "signal", "requeue", "chdir", "output", "open-mode", "kill-on-invalid-dep")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,11 @@ class Resources(Checked):
     cpus_per_task: int = 1
     memory: str = ""  # per node, e.g. "64G"
     time: str = "24:00:00"  # D-HH:MM:SS, HH:MM:SS, MM:SS or minutes
+    reservation: str = ""
+    nice: int = 0  # the larger, the later in the queue
+    extra: tuple[str, ...] = ()  # any other options of sbatch, such as "exclude=n7" or "exclusive"
     setup: tuple[str, ...] = ()  # shell lines before the stage
-    array_parallelism: int = 64  # jobs of one array that may run at once
+    array_parallelism: int = 64  # jobs that may run at once, of a study; for one kind: of an array
     array_size: int = 1000  # stages per array; also kept below the cluster's MaxArraySize
     requeues: int = 100  # restarts after preemption or the time limit that one job gets
     warning: int = 90  # seconds before the limit at which a stage is told to write its checkpoint
@@ -53,6 +57,15 @@ class Resources(Checked):
             raise UserError(
                 f"slurm.time {self.time!r} is too short: stages must stop {self.warning} s before it (slurm.warning)"
             )
+        for option in self.extra:
+            if not re.fullmatch(r"[a-z][a-z-]*(=[^\n]*)?", option):
+                raise UserError(
+                    f'slurm.extra {option!r} is not an option; write for example ["exclude=n7", "exclusive"]'
+                )
+            if option.partition("=")[0] in OURS:
+                raise UserError(
+                    f"slurm.extra must not set --{option.partition('=')[0]}: the driver finds its jobs by it"
+                )
         for name in ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism", "array_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"slurm.{name} must be at least 1, got {getattr(self, name)}")

@@ -5,7 +5,8 @@ One look at a stage gives its state:
 
     done, failed, cancelled    its status says so; these are final
     queued, running            a backend has a job for it, or it runs by the looks of its directory
-    blocked                    a stage above it failed, was cancelled or is blocked itself
+    blocked                    a stage above it failed, was cancelled or is blocked itself; or its job is on a cluster
+                               that cannot be asked from this machine
     ready                      its inputs are done and nobody works on it: it is submitted
     waiting                    neither of these
 
@@ -25,9 +26,12 @@ from typing import Literal
 from analysis import standing
 from analysis.standing import SETTLED, STOPPING, State
 from fvar.config import RuntimeConfig, Stage
+from fvar.errors import UserError
 from fvar.job import JobRecord
 from fvar.rundir import RunDir, Status
 from studies.engine.backends import Backend, Job, in_parallel, submitting
+from studies.engine.backends.answers import NotNow, require_room
+from studies.engine.watch import Watch
 
 FINAL: frozenset[State] = SETTLED | {"blocked"}
 FEW = 64  # stages whose directories are looked at between polls
@@ -60,7 +64,7 @@ class Scheduler:
 
     `on_change` is called with a node and its previous state. `backend_for` makes the backend that answers for jobs
     submitted elsewhere, such as by an earlier driver on SLURM. `allow` is asked before anything is submitted, and
-    raises `UserError` where it must not be.
+    raises `UserError` where it must not be. `watch` finds stages that hang; `say` is told, before they are ended.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Scheduler:
         on_change: Callable[[Node, State], None],
         backend_for: Callable[[str], Backend],
         allow: Callable[[Sequence[Node], Mapping[str, Node]], None] = lambda chosen, nodes: None,
+        watch: Watch | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.root = root
         self.backend = backend
@@ -78,6 +84,9 @@ class Scheduler:
         self.on_change = on_change
         self.backend_for = backend_for
         self.allow = allow
+        self.watch = watch or Watch(times=0, least=0)
+        self.say = say
+        self._warned: set[str] = set()  # stages that an alarm was raised for
         self.nodes: dict[str, Node] = {}  # by run name, inputs before what needs them
 
     def add(self, stages: Iterable[Stage]) -> None:
@@ -105,10 +114,15 @@ class Scheduler:
         return [stage for name, stage in named.items() if not (self.root / name / "config.json").exists()]
 
     def step(self) -> bool:
-        """Look at every open stage once, then submit what is ready as far as there is room. Whether anything was."""
+        """Look at every open stage once, then submit what is ready as far as there is room. Whether anything was.
+
+        Raises `NotNow` while the disk has no room for what stages write: each would be lost, again and again.
+        """
         self.look()
+        self._end_what_hangs()
         if not (self._ready() and self.backend.free()) and not any(map(self._is_lost, self.open())):
             return False
+        require_room(self.root)
         with submitting(self.root):
             self._look_again()
             chosen = self._ready()[: self.backend.free()]
@@ -116,19 +130,29 @@ class Scheduler:
                 self._submit(chosen)
         if self.backend.blocking:  # a stage's own lock keeps others away for as long as it runs
             self._submit(chosen)
-        return bool(chosen)
+        return any(node.state != "ready" for node in chosen)
 
-    def queue_all(self) -> list[Node]:
-        """Submit every open stage now, each after its inputs' jobs. Returns those left: an input has no job here."""
-        with submitting(self.root):
-            self._look_again()
-            while any(node.ended for node in self.open()):  # what became of these decides what is submitted
-                time.sleep(self.backend.interval)
+    def queue_all(self, wait: Callable[[], None]) -> list[Node]:
+        """Submit every open stage, each after its inputs' jobs, waiting for what the cluster does not take for now.
+
+        Returns those left: an input has no job here. Raises `NotNow` as `step` does.
+        """
+        while True:
+            require_room(self.root)
+            with submitting(self.root):
                 self._look_again()
-            while groups := self._next_groups():
-                for jobs, nodes in groups.items():
-                    self._submit(nodes, jobs)
-        return [node for node in self.open() if node.state in ("waiting", "ready")]
+                # What became of jobs that have ended decides what is submitted.
+                if not any(node.ended for node in self.open()) and self._queue_what_fits():
+                    return [node for node in self.open() if node.state in ("waiting", "ready")]
+            wait()
+
+    def _queue_what_fits(self) -> bool:
+        """Whether nothing is left that the cluster might take later."""
+        while groups := self._next_groups():
+            taken = [self._submit(nodes, jobs) for jobs, nodes in groups.items()]
+            if not any(taken):
+                return False
+        return True
 
     def _next_groups(self) -> dict[tuple[JobRecord, ...], list[Node]]:
         """Open stages without a job whose inputs are done or have one, by these jobs."""
@@ -177,15 +201,56 @@ class Scheduler:
             if node.record and node.record.cluster == self.backend.name and node.job
         ]
 
+    def end(self, nodes: Sequence[Node], reason: str) -> None:
+        """End the jobs of these stages, of whatever cluster, in such a way that a driver starts them again: as lost.
+
+        Raises `NotNow` where a cluster does not do it.
+        """
+        jobs: dict[str, list[tuple[RunDir, JobRecord]]] = {}
+        with submitting(self.root):
+            for node in nodes:
+                if node.record and node.job:
+                    node.record = dataclasses.replace(node.record, ended=reason)
+                    node.record.write(node.run)
+                    jobs.setdefault(node.record.cluster, []).append((node.run, node.record))
+        for cluster, records in jobs.items():
+            try:
+                self._backend(cluster).cancel(records)
+            except UserError as error:
+                for node in nodes:
+                    node.record = node.record and dataclasses.replace(node.record, ended="")
+                raise NotNow(str(error)) from None
+
     def some_of_few_ended(self) -> bool:
         """Whether a stage thought to be at work has ended, where there are few enough to look at each."""
         live = [node for node in self.nodes.values() if node.state in ("queued", "running")]
         return len(live) <= FEW and any(node.run.status.state in ("done", "failed") for node in live)
 
     def counts(self) -> Counter[str]:
-        return Counter(node.state for node in self.nodes.values())
+        return counts(self.nodes.values())
 
     # ----------------------------------------------------------------------------------------------------- inside
+
+    def _end_what_hangs(self) -> None:
+        """Say which of our jobs have gained no step for long, and end those for which it is too long: they are lost."""
+        for name, node in self.nodes.items():
+            if node.state != "running" or node.job is None or node.record is None or node.record.ended:
+                self.watch.forget(name)
+                self._warned.discard(name)
+                continue
+            verdict = self.watch.look(name, node.status)
+            if not verdict:
+                self._warned.discard(name)
+                continue
+            silent = (
+                f"{name} has gained no step for {self.watch.silent(name) / 60:.1f} minutes, at step {node.status.step}"
+            )
+            if verdict == "slow" and name not in self._warned:
+                self._warned.add(name)
+                self.say(f"ALARM     {silent}; after twice as long it is ended and started again")
+            elif verdict == "hangs":
+                self.say(f"ALARM     {silent}: ended, to be started again")
+                self.end([node], f"it hung at step {node.status.step}")
 
     def _ready(self) -> list[Node]:
         return [node for node in self.nodes.values() if node.state == "ready"]
@@ -194,13 +259,18 @@ class Scheduler:
         """What backends say of recorded jobs; one question to each."""
         asked: dict[str, list[tuple[RunDir, JobRecord]]] = {}
         for node in self.open():
-            if node.record and node.record.cluster:
+            if node.record and node.record.cluster and not self._is_settled_elsewhere(node):
                 asked.setdefault(node.record.cluster, []).append((node.run, node.record))
         found: dict[str, Job] = {}
         asked.setdefault(self.backend.name, [])  # so that it knows when nothing of its own is left
         for cluster, records in asked.items():
             found |= self._backend(cluster).poll(records)
         return found
+
+    def _is_settled_elsewhere(self, node: Node) -> bool:
+        """Another cluster may be out of reach from here, which matters to nobody once a stage has ended."""
+        elsewhere = node.record is not None and node.record.cluster != self.backend.name
+        return elsewhere and node.run.status.state in SETTLED
 
     def _backend(self, cluster: str) -> Backend:
         return self.backend if cluster == self.backend.name else self.backend_for(cluster)
@@ -213,7 +283,7 @@ class Scheduler:
 
     def _update(self, node: Node, job: Job | None, deciding: bool) -> None:
         before, node.job = node.state, job if job and job.state in ("queued", "running") else None
-        over = job is not None and job.state not in ("queued", "running", "dropped")
+        over = job is not None and job.state not in ("queued", "running", "dropped", "absent")
         node.ended = (node.ended or time.monotonic()) if over else 0.0
         above = self._above(node)
         # Nobody can have begun a stage whose inputs are not done, so one look at its directory is enough until then.
@@ -242,8 +312,11 @@ class Scheduler:
             return node.on_disk, node.status.error
         if job and job.state in ("queued", "running"):
             return job.state, job.reason
-        if node.on_disk == "running":
+        # The last sign of life of a job that its cluster calls over is not taken for another process's.
+        if node.on_disk == "running" and (node.run.locked or not self._is_lost(node)):
             return "running", f"by process {node.status.pid} on {node.status.host}"
+        if job and job.state == "absent":
+            return "blocked", job.reason
         if job and job.state == "dropped":  # above says why, unless that has been mended since
             if deciding and above is None:
                 self._forget(node, node.record.losses if node.record else 0)
@@ -258,6 +331,8 @@ class Scheduler:
     def _lost(self, node: Node, job: Job) -> tuple[State, str]:
         """A job ended without its stage: start the stage again, unless that is known to be in vain."""
         assert node.record is not None
+        if job.state == "cancelled" and node.record.ended:
+            job = Job("lost", node.record.ended)
         node.on_disk, node.status = standing.of_stage(node.run.path)  # it may have ended since we looked
         if node.on_disk in SETTLED:
             return node.on_disk, node.status.error
@@ -276,22 +351,32 @@ class Scheduler:
         node.record = JobRecord(cluster="", losses=losses, step=node.status.step)
         node.record.write(node.run)
 
-    def _submit(self, nodes: Sequence[Node], after: Sequence[JobRecord] = ()) -> None:
+    def _submit(self, nodes: Sequence[Node], after: Sequence[JobRecord] | None = None) -> bool:
+        """Offer stages to the backend; those that it does not take stay where they are. Whether it took any."""
         if not nodes:
-            return
+            return False
         self.allow(nodes, self.nodes)
         if self.backend.blocking:
             self._announce(nodes, "running")
+        before = [node.record for node in nodes]
         self.backend.submit([node.run for node in nodes], after)
         for node in nodes:
             node.record = JobRecord.read(node.run)
-        if not self.backend.blocking:
-            self._announce(nodes, "queued")
+        if self.backend.blocking:
+            return True
+        taken = [node for node, old in zip(nodes, before, strict=True) if node.record != old]
+        self._announce(taken, "queued")
+        return bool(taken)
 
     def _announce(self, nodes: Sequence[Node], state: State) -> None:
         for node in nodes:
             before, node.state = node.state, state
             self.on_change(node, before)
+
+
+def counts(nodes: Iterable[Node]) -> Counter[str]:
+    """How many stages are in each state."""
+    return Counter(node.state for node in nodes)
 
 
 def settle(run: RunDir, state: Literal["waiting", "failed", "cancelled"], error: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from studies.engine.profile import Profile
 
 WRITERS = 8
 CLUSTERS = ("inline", "local", "slurm")
-JobState = Literal["queued", "running", "lost", "dropped", "failed", "cancelled"]
+JobState = Literal["queued", "running", "lost", "dropped", "failed", "cancelled", "absent"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Job:
     """What a backend knows of a stage's job. Only "queued" and "running" mean that there is one.
 
     lost: it ended without finishing the stage, and starting it again may (preemption, node failure, kill).
-    dropped: it never started, since a job it waited for did not succeed.
+    dropped: it never started, since a job it waited for did not succeed, or since sbatch did not come through.
     failed: it ended in a way that would repeat, for the `reason` given (out of memory).
+    absent: its cluster cannot be asked from this machine.
     """
 
     state: JobState
@@ -54,18 +55,24 @@ class Backend(Protocol):
     interval: float  # seconds between two polls
     grace: float  # seconds from a job's end until what it wrote last is surely visible here
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """What it does not take for now: the reason in a line, by stage kind."""
+        ...
+
     def free(self) -> int:
-        """How many more stages it takes now."""
+        """How many more stages may be offered to it now."""
         ...
 
     def check(self, say: Callable[[str], None]) -> None:
-        """Whatever must hold before anything is submitted. Raises `UserError`."""
+        """Whatever must hold before anything is submitted. Raises `UserError`, or `NotNow` where waiting helps."""
         ...
 
-    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] | None = None) -> None:
         """Start these stages and leave a `JobRecord` in each, or run them to their end where this is `blocking`.
 
-        Only SLURM takes `after`: jobs that must succeed first.
+        What the backend does not take for now is left as it was, and `refused` says why. Only SLURM takes `after`, of a
+        driver that will not stay: jobs that must succeed first.
         """
         ...
 
@@ -98,11 +105,19 @@ def factory(results: Path, profile: Profile, jobs: int = 1) -> Callable[[str], B
 
 
 @contextlib.contextmanager
-def submitting(root: Path, patience: float = 600.0) -> Iterator[None]:
-    """Hold the right to submit stages below `root`: two studies must not both start the tokenizer they share."""
+def submitting(root: Path, patience: float = 600.0, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the right to submit stages below `root`: two studies must not both start the tokenizer they share.
+
+    `say` is told at once, where another driver has it now.
+    """
     with locks.holding(
         root / ".submitting",
         lambda owner: f"another driver ({owner}) has been submitting to {root} for {patience:g} s; stop it",
         patience,
+        lambda owner: (
+            say(f"another driver ({owner}) is submitting to {root}; waiting for it, for up to {patience:g} s")
+            if say
+            else None
+        ),
     ):
         yield

@@ -13,17 +13,29 @@ class SlurmDown(Exception):
     """The controller or the accounting did not answer; jobs may be fine all the same."""
 
 
-def call(*command: str) -> str:
+class SlurmAbsent(SlurmDown):
+    """There is no SLURM on this machine that could answer."""
+
+
+def call(*command: str, patience: float = CALL_SECONDS) -> str:
     """Output of a client program. Raises `SlurmDown` with its complaint."""
+    configuration = os.environ.get("SLURM_CONF")
+    if configuration and not os.path.exists(configuration):
+        raise SlurmAbsent(f"SLURM_CONF names {configuration}, which does not exist")
     environment = {
         key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(FOREIGN)
     }
+    environment["SLURM_BITSTR_LEN"] = "0"  # ranges of arrays in full, not "0-3,7,..."
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CALL_SECONDS)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=patience
+        )
     except FileNotFoundError:
-        raise SlurmDown(f"{command[0]} is not installed") from None
+        raise SlurmAbsent(f"{command[0]} is not installed") from None
+    except OSError as error:  # no memory or no process left for it
+        raise SlurmDown(f"{command[0]} could not be started ({error.strerror})") from None
     except subprocess.TimeoutExpired:
-        raise SlurmDown(f"{command[0]} gave no answer for {CALL_SECONDS:g} s") from None
+        raise SlurmDown(f"{command[0]} gave no answer for {patience:g} s") from None
     if done.returncode:
         raise SlurmDown(complaints(done.stderr) or f"{command[0]} ended with {done.returncode}")
     return done.stdout

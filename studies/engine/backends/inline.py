@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from fvar.errors import UserError
 from fvar.job import JobRecord
@@ -18,6 +19,7 @@ class Inline:
     blocking = True
     interval = 0.5  # only waits where another driver works on a stage this one needs
     grace = 0.0
+    refused: Mapping[str, str] = MappingProxyType({})
 
     def free(self) -> int:
         return 1
@@ -25,7 +27,7 @@ class Inline:
     def check(self, say: Callable[[str], None]) -> None:
         return None
 
-    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] | None = None) -> None:
         from fvar.run import execute
 
         for run in runs:

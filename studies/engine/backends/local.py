@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fvar.job import JobRecord
@@ -32,12 +33,14 @@ class Local:
     blocking = False
     interval = 0.5
     grace = 0.0
+    refused: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
         self.gpus = visible_gpus()
         self._started: dict[str, Any] = {}  # submitit's jobs, by run name
         self._alive: set[str] = set()
+        self._gpu_of: dict[str, str] = {}  # the GPU of each job of ours, by run name
 
     def free(self) -> int:
         return max(0, self.jobs - len(self._alive))
@@ -45,14 +48,17 @@ class Local:
     def check(self, say: Callable[[str], None]) -> None:
         return None
 
-    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] | None = None) -> None:
         import submitit
 
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         for run in runs:
             executor = submitit.LocalExecutor(run.path / "submitit")
-            gpu = {"gpus_per_node": 1, "visible_gpus": (self._next_gpu(),)} if self.gpus else {}
-            executor.update_parameters(timeout_min=A_MONTH, stderr_to_stdout=True, **gpu)
+            executor.update_parameters(timeout_min=A_MONTH, stderr_to_stdout=True, gpus_per_node=min(1, len(self.gpus)))
+            if self.gpus:
+                self._gpu_of[run.name] = self._idlest_gpu()
+                # submitit's own check takes numbers only, and hands on whatever stands here.
+                executor.parameters["visible_gpus"] = (self._gpu_of[run.name],)
             with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _deaf_to_ctrl_c():
                 job = executor.submit(StageJob(str(run.path)))
             previous = JobRecord.read(run)
@@ -95,8 +101,9 @@ class Local:
             return Job("lost", f"its process was on {record.host}")  # where it still is, it holds the run's lock
         return Job("running") if born(int(record.job_id)) == record.born != "" else Job("lost", "its process ended")
 
-    def _next_gpu(self) -> int:
-        return self.gpus[len(self._alive) % len(self.gpus)]
+    def _idlest_gpu(self) -> str:
+        used = [self._gpu_of.get(name) for name in self._alive]
+        return min(self.gpus, key=used.count)
 
 
 def born(pid: int) -> str:

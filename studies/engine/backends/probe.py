@@ -17,7 +17,8 @@ from pathlib import Path
 
 from fvar.errors import UserError
 from fvar.machine import atomic
-from studies.engine.backends.clients import call
+from studies.engine.backends.clients import SlurmDown, call
+from studies.engine.backends.listing import states, submitted_id
 from studies.engine.profile import Resources
 
 WAIT_SECONDS = 0.2
@@ -39,7 +40,10 @@ def require_shared(folder: Path, resources: Resources, say: Callable[[str], None
     place.chmod(0o777)  # the nodes' root may be nobody here
     job = ""
     try:
-        job = call("sbatch", "--parsable", *_options(resources), "--wrap", _script(place)).strip().partition(";")[0]
+        answer = call("sbatch", "--parsable", *_options(resources), "--wrap", _script(place))
+        job = submitted_id(answer)
+        if not job:
+            raise SlurmDown(f"sbatch answered with no readable id: {answer.strip()[-100:]!r}")
         say(f"asking a node of the cluster whether it sees {folder} (job {job})")
         answer = _answer(place / "answer", job)
     except KeyboardInterrupt:
@@ -57,7 +61,7 @@ def require_shared(folder: Path, resources: Resources, say: Callable[[str], None
 
 def _options(resources: Resources) -> list[str]:
     """The profile's place in the queue, for a task of a second."""
-    names = ("partition", "account", "qos", "constraint", "gres")
+    names = ("partition", "account", "qos", "constraint", "gres", "reservation")
     asked: Mapping[str, str] = {name: getattr(resources, name) for name in names}
     return [
         "--job-name=fvar-probe", "--time=5", "--ntasks=1", "--output=/dev/null", "--chdir=/",
@@ -88,5 +92,4 @@ def _answer(path: Path, job: str) -> str:
 
 def _has_ended(listing: str, job: str) -> bool:
     """Whether a job that squeue lists as "ID STATE" is over; one it no longer knows is."""
-    states = dict(line.split(maxsplit=1) for line in listing.splitlines())
-    return states.get(job, "COMPLETED") in ENDED
+    return states(listing).get(job, "COMPLETED") in ENDED

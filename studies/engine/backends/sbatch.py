@@ -27,6 +27,7 @@ from submitit.helpers import clean_env
 from fvar.machine import atomic
 from fvar.usage import JOBS_FILE
 from studies.engine.backends.clients import complaints
+from studies.engine.backends.listing import submitted_id
 from studies.engine.profile import Resources
 
 SBATCH_SECONDS = 50  # after which sbatch is given up; no driver's sbatch is under way for longer
@@ -45,22 +46,27 @@ REQUEUE = (
 
 
 class SubmissionRefused(Exception):
-    """sbatch's complaint in one line; `temporary` if the same may succeed later, or even have come through."""
-
-    def __init__(self, message: str, temporary: bool) -> None:
-        super().__init__(message)
-        self.temporary = temporary
+    """sbatch's complaint in one line."""
 
 
 class _Executor(submitit.SlurmExecutor):
-    """submitit's, with an sbatch that ends."""
+    """submitit's, with an sbatch that ends and whose answer is read by whole lines."""
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["timeout", str(SBATCH_SECONDS), *super()._make_submission_command(submission_file_path)]
+        return ["timeout", str(SBATCH_SECONDS), "sbatch", "--parsable", str(submission_file_path)]
+
+    answered = ""  # the job's id, once sbatch has said it
+
+    def _get_job_id_from_submission_command(self, string: str | bytes) -> str:  # type: ignore[override]
+        text = string if isinstance(string, str) else string.decode(errors="replace")
+        self.answered = submitted_id(text)
+        if not self.answered:
+            raise SubmissionRefused(f"sbatch answered with no readable id: {text.strip()[-100:]!r}")
+        return self.answered
 
 
 def submit(
-    folder: Path, runs: Sequence[Path], resources: Resources, code: Path, after: Sequence[str] = ()
+    folder: Path, runs: Sequence[Path], resources: Resources, code: Path, limit: int = 0, dependency: str = ""
 ) -> list[str]:
     """Submit a wave: one job, or an array of one per run directory. Returns the jobs' ids.
 
@@ -70,28 +76,36 @@ def submit(
         Of the wave; its name is the jobs' name.
     code
         Where the jobs find the packages.
-    after
-        Ids of jobs that must succeed first; where one does not, these jobs are cancelled.
+    limit
+        Members of the array that may run at once; 0: all.
+    dependency
+        What must happen first, as sbatch takes it; where that cannot happen any more, these jobs are cancelled.
 
-    Raises `SubmissionRefused`.
+    Raises `SubmissionRefused`, and `OSError` where the wave's files cannot be written.
     """
     folder.mkdir(parents=True)
     atomic.write_text(folder / "runs", "".join(f"{run}\n" for run in runs))
     executor = _Executor(folder)
-    executor.update_parameters(**_parameters(folder, resources, code, after))
+    executor.update_parameters(**_parameters(folder, resources, code, limit or len(runs), dependency))
     if len(runs) > 1:
         executor.parameters["map_count"] = len(runs)
     try:
         # submitit repeats sbatch's complaints on stderr.
         with _clean_environment(), contextlib.redirect_stderr(io.StringIO()) as said:
-            job = executor._submit_command(f'{shlex.quote(sys.executable)} -u -m fvar.run "$RUN"')
-    except (RuntimeError, subprocess.SubprocessError, OSError) as error:
-        message = complaints(said.getvalue()) or complaints(str(error)) or "sbatch gave no answer"
-        raise SubmissionRefused(message, _temporary(message)) from None
-    return [f"{job.job_id}_{index}" for index in range(len(runs))] if len(runs) > 1 else [job.job_id]
+            executor._submit_command(f'{shlex.quote(sys.executable)} -u -m fvar.run "$RUN"')
+    except OSError:  # once there is a job, what submitit writes about it is of no importance
+        if not executor.answered:
+            raise
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        message = complaints(said.getvalue()) or complaints(str(error))
+        if "exit status 124" in message or not message:
+            message = f"sbatch gave no answer for {SBATCH_SECONDS} s"
+        raise SubmissionRefused(message) from None
+    job = executor.answered
+    return [f"{job}_{index}" for index in range(len(runs))] if len(runs) > 1 else [job]
 
 
-def _parameters(folder: Path, resources: Resources, code: Path, after: Sequence[str]) -> dict[str, Any]:
+def _parameters(folder: Path, resources: Resources, code: Path, limit: int, dependency: str) -> dict[str, Any]:
     """submitit's names for what a job asks for. It runs in the copy of the code, where Python looks first."""
     asked = {
         "job_name": folder.name,
@@ -105,7 +119,7 @@ def _parameters(folder: Path, resources: Resources, code: Path, after: Sequence[
         "constraint": resources.constraint,
         "gres": resources.gres,
         "mem": resources.memory,
-        "dependency": f"afterok:{':'.join(after)}" if after else "",
+        "dependency": dependency,
         "setup": [
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             *resources.setup,
@@ -115,13 +129,28 @@ def _parameters(folder: Path, resources: Resources, code: Path, after: Sequence[
         ],
         "teardown": ["status=$?", "note end", REQUEUE.format(requeues=resources.requeues), "exit $status"],
         "signal_delay_s": resources.warning,
-        "array_parallelism": resources.array_parallelism,
+        "array_parallelism": limit,
         "stderr_to_stdout": True,
-        "additional_parameters": {"requeue": True, "chdir": str(code), "kill-on-invalid-dep": "yes"},
-        # srun does not take this over from the batch job since SLURM 22.05.
-        "srun_args": [f"--cpus-per-task={resources.cpus_per_task}"],
+        "additional_parameters": _options(resources)
+        | {
+            "requeue": True,
+            "chdir": str(code),
+            "kill-on-invalid-dep": "yes",
+        },
+        # srun does not take the first over from the batch job since SLURM 22.05. Where one rank dies, the others would
+        # wait for it in vain.
+        "srun_args": [f"--cpus-per-task={resources.cpus_per_task}", "--kill-on-bad-exit=1"],
     }
     return {key: value for key, value in asked.items() if value not in ("", ())}
+
+
+def _options(resources: Resources) -> dict[str, Any]:
+    """Options of sbatch that submitit has no name for; True: without a value."""
+    asked: dict[str, Any] = {"reservation": resources.reservation, "nice": resources.nice}
+    for option in resources.extra:
+        name, given, value = option.partition("=")
+        asked[name] = value if given else True
+    return {name: value for name, value in asked.items() if value not in ("", 0)}
 
 
 @contextlib.contextmanager
@@ -132,9 +161,3 @@ def _clean_environment() -> Iterator[None]:
         if configuration:
             os.environ["SLURM_CONF"] = configuration
         yield
-
-
-def _temporary(message: str) -> bool:
-    """Whether sbatch failed for want of a controller rather than for what was asked of it."""
-    signs = ("unable to contact", "timed out", "connection", "temporarily", "gave no answer")
-    return any(sign in message.lower() for sign in signs)

@@ -1,8 +1,10 @@
 """Stages run as SLURM jobs: one array per wave of ready stages of a kind, through submitit.
 
 A wave is written into the run directories before sbatch and carries its jobs' name, so a driver that dies between
-sbatch and its bookkeeping finds the jobs again by that name. States come from one squeue per poll, and from sacct for
-jobs that squeue has forgotten; both may be missing or silent for a while.
+sbatch and its bookkeeping, or cannot read sbatch's answer, finds the jobs again by that name. States come from one
+squeue per poll, and from sacct for jobs that squeue has forgotten; both may be missing or silent for a while.
+
+What the cluster refuses for now is offered again later, as far as there is room (see `answers` and `room`).
 """
 
 from __future__ import annotations
@@ -10,25 +12,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pwd
 import re
 import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from fvar.config import STAGE_CONFIGS
 from fvar.errors import UserError
 from fvar.job import JobRecord
 from fvar.rundir import RunDir
 from studies.engine.backends import Job, in_parallel
-from studies.engine.backends.clients import SlurmDown, call
+from studies.engine.backends.answers import Answer, NotNow, refusal, trouble
+from studies.engine.backends.clients import SlurmAbsent, SlurmDown, call
+from studies.engine.backends.listing import Entries, Entry
 from studies.engine.backends.probe import require_shared
+from studies.engine.backends.queries import Queries, arrays, throttle
+from studies.engine.backends.room import Lanes, Room, shares
 from studies.engine.backends.snapshot import snapshot
 from studies.engine.profile import Profile, Resources
 
-ORPHAN_SECONDS = 60.0  # an sbatch that was under way when its driver died has ended by then, see `sbatch`
-ACCOUNTING_SECONDS = 600.0  # for so long a silent accounting is waited for
+ORPHAN_SECONDS = 60.0  # an sbatch whose answer was not seen has come through by then, or never will, see `sbatch`
+WHO_SECONDS = 60.0  # for so long the accounting may lag behind in saying who cancelled a job
 GRACE_SECONDS = 5.0  # file systems that are shared show a change after a while
 QUEUED = {"PENDING", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 QUEUED |= {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
@@ -45,20 +52,9 @@ LOST = {
 }
 OUT_OF_MEMORY = re.compile(rb"oom-kill event|: Out Of Memory|exceeded (job )?memory limit", re.IGNORECASE)
 GONE = "the cluster no longer knows its job"
+NEVER_STARTED = "DependencyNeverSatisfied"
 ROOT = Path(__file__).resolve().parents[3]
 Records = Sequence[tuple[RunDir, JobRecord]]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A job as SLURM lists it."""
-
-    job_id: str
-    state: str
-    reason: str
-
-
-Entries = dict[tuple[str, int], Entry]  # by name of the array and place in it
 
 
 class Slurm:
@@ -72,99 +68,200 @@ class Slurm:
         self.profile = profile
         self.folder = results.resolve() / "slurm"
         self.interval = profile.common.poll
-        self.code = snapshot(ROOT, self.folder / "code")
+        self.code = Path()  # where jobs find the packages; see `check`
+        self.refused: dict[str, str] = {}
+        self._queries = Queries()
+        self._rooms: dict[str, Room] = {}  # by stage kind, since kinds may ask for different partitions
+        self._lanes: Lanes | None = None
+        self._proven: set[str] = set()  # kinds of which something was taken
+        self._left: dict[str, int] = {}  # jobs that have not ended, by id of their array, the oldest first
+        self._limits: dict[str, int] = {}  # how many of each array may run at once, as far as we know
         self._last: dict[str, Job] = {}  # as of the last answer, without what had ended
-        self._silent_since = 0.0  # since when the accounting gives no answer
-        self._max_array = 0
-        try:
-            configuration = os.environ.get("SLURM_CONF")
-            if configuration and not Path(configuration).exists():
-                raise SlurmDown(f"SLURM_CONF names {configuration}, which does not exist")
-            self._queue()
-        except SlurmDown as error:
-            raise UserError(
-                f"cannot reach SLURM ({error}); check that squeue works here, or use --cluster local"
-            ) from None
-
-    def free(self) -> int:
-        return 1_000_000  # queueing is SLURM's own business
+        self._met: dict[str, float] = {}  # since when we know of a wave
+        self._cancelled: dict[tuple[str, int], float] = {}  # since when a job is known to be cancelled
 
     # ------------------------------------------------------------------------------------------------------ submitting
 
+    def free(self) -> int:
+        if self._parallel() < 1:
+            return 0
+        return max(self._room(kind).free(self._live()) for kind in STAGE_CONFIGS)
+
     def check(self, say: Callable[[str], None]) -> None:
-        """Make sure that the nodes see the results folder. Raises `UserError` where they do not."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Reach the cluster, copy the code, and make sure that the nodes see the results folder, once each.
+
+        Raises `UserError` where that is in vain, `NotNow` where it may work later.
+        """
+        if self.code == Path():
+            try:
+                self._queries.queue(["fvar"])
+            except SlurmDown as error:
+                raise UserError(
+                    f"cannot reach SLURM ({error}); check that squeue works here, or use --cluster local"
+                ) from None
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.code = snapshot(ROOT, self.folder / "code")
         try:
             require_shared(self.folder, self.profile.of("scores"), say)
         except SlurmDown as error:
-            raise UserError(f"sbatch refused a first job of profile {self.profile.name}: {error}") from None
+            if refusal(str(error)).never:
+                raise UserError(f"sbatch refused a first job of profile {self.profile.name}: {error}") from None
+            raise NotNow(f"sbatch refused a first job for now ({error})") from None
 
-    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] | None = None) -> None:
+        if after is not None and self._lanes is None:
+            self._lanes = Lanes(self.profile.common.array_parallelism, self._running_at_once())
         for kind in sorted({run.kind for run in runs}):
-            resources = self.profile.of(kind)
-            same = [run for run in runs if run.kind == kind]
-            size = min(resources.array_size, self._max_array_size()) if len(same) > 1 else 1
-            for start in range(0, len(same), size):
-                self._submit_wave(kind, same[start : start + size], resources, [record.job_id for record in after])
+            self._submit_kind(kind, [run for run in runs if run.kind == kind], after)
 
-    def _submit_wave(self, kind: str, runs: Sequence[RunDir], resources: Resources, after: Sequence[str]) -> None:
+    def _submit_kind(self, kind: str, runs: Sequence[RunDir], after: Sequence[JobRecord] | None) -> None:
+        """Submit stages of a kind wave by wave, as many as fit: half of them again and again, down to one."""
+        resources, room = self.profile.of(kind), self._room(kind)
+        largest = min(resources.array_size, self._queries.limits()[0])
+        while runs and (after is not None or self._parallel() >= 1):
+            size = min(len(runs), largest, room.free(self._live()))
+            if not size:
+                break
+            answer = self._submit_wave(kind, runs[:size], resources, after)
+            if answer is None:
+                runs = runs[size:]
+                self._proven.add(kind)
+                room.taken(self._live())
+            elif answer.fewer:
+                room.full(answer.reason, self._live() + size - 1)
+                largest = max(1, size // 2)
+            else:
+                room.refused(answer.reason)
+        if room.reason:
+            self.refused[kind] = f"sbatch refuses {kind} stages for now ({room.reason})"
+        else:
+            self.refused.pop(kind, None)
+
+    def _submit_wave(
+        self, kind: str, runs: Sequence[RunDir], resources: Resources, after: Sequence[JobRecord] | None
+    ) -> Answer | None:
+        """One sbatch. Returns why nothing was taken, if so; raises `UserError` where that would never be."""
         from studies.engine.backends import sbatch
 
-        wave = f"fvar-{kind}-{uuid.uuid4().hex[:12]}"
-        records = []
-        for index, run in enumerate(runs):
-            old = JobRecord.read(run)
-            record = JobRecord(self.name, wave=wave, index=index, host=socket.gethostname(), submitted=time.time())
-            records.append(dataclasses.replace(record, losses=old.losses if old else 0, step=old.step if old else 0))
-        in_parallel(JobRecord.write, records, runs)
+        wave, limit, lanes, dependency = self._place(kind, len(runs), resources, after)
+        before = [JobRecord.read(run) for run in runs]
+        submitted = JobRecord(self.name, wave=wave, host=socket.gethostname(), submitted=time.time())
+        records = [
+            dataclasses.replace(submitted, index=index, losses=old.losses if old else 0, step=old.step if old else 0)
+            for index, old in enumerate(before)
+        ]
         try:
-            jobs = sbatch.submit(self.folder / wave, [run.path for run in runs], resources, self.code, after)
-        except sbatch.SubmissionRefused as error:
-            for run, record in zip(runs, records, strict=True):
-                if error.temporary:  # it may have come through: the poll finds the wave by its name, or loses it
-                    dataclasses.replace(record, submitted=time.time() - ORPHAN_SECONDS).write(run)
-                else:
-                    (run.path / "job.json").unlink(missing_ok=True)
-            if error.temporary:
-                return
-            raise UserError(f"sbatch refused the {kind} stages of profile {self.profile.name}: {error}") from None
-        records = [dataclasses.replace(record, job_id=job) for record, job in zip(records, jobs, strict=True)]
-        in_parallel(JobRecord.write, records, runs)
+            in_parallel(JobRecord.write, records, runs)
+            jobs = sbatch.submit(
+                self.folder / wave, [run.path for run in runs], resources, self.code, limit, dependency
+            )
+        except (sbatch.SubmissionRefused, OSError) as error:
+            answer = trouble(error) if isinstance(error, OSError) else refusal(str(error), kind in self._proven)
+            if answer.unsure:  # it may have come through: the poll finds the wave by its name
+                self._left[wave] = len(runs)
+                return answer
+            for run, old in zip(runs, before, strict=True):
+                _restore(run, old)
+            if answer.never:
+                raise UserError(
+                    f"sbatch refused the {kind} stages of profile {self.profile.name}: {answer.reason}"
+                ) from None
+            return answer
+        array = jobs[0].partition("_")[0]
+        self._left[array], self._limits[array] = len(runs), limit
+        if self._lanes:
+            self._lanes.occupy(lanes, array)
+        with contextlib.suppress(OSError):  # found again by the wave's name
+            in_parallel(
+                JobRecord.write,
+                [dataclasses.replace(record, job_id=job) for record, job in zip(records, jobs, strict=True)],
+                runs,
+            )
+        return None
 
-    def _max_array_size(self) -> int:
-        if not self._max_array:
-            with contextlib.suppress(SlurmDown):
-                found = re.search(r"MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"))
-                self._max_array = int(found[1]) - 1 if found else 0  # the largest index is one less
-        return max(1, self._max_array or 1000)
+    def _place(
+        self, kind: str, members: int, resources: Resources, after: Sequence[JobRecord] | None
+    ) -> tuple[str, int, list[int], str]:
+        """A wave's name, how many of it may run at once, its lanes, and what it waits for."""
+        wave = f"fvar-{kind}-{uuid.uuid4().hex[:12]}"
+        limit = min(members, resources.array_parallelism)
+        if after is None or self._lanes is None:
+            return wave, min(limit, max(1, self._parallel())), [], ""
+        succeeding = [record.job_id for record in after]
+        lanes, ending = self._lanes.take(limit, succeeding)
+        conditions = [
+            f"{how}:{':'.join(jobs)}" for how, jobs in (("afterok", succeeding), ("afterany", ending)) if jobs
+        ]
+        return wave, len(lanes), lanes, ",".join(conditions)
+
+    def _room(self, kind: str) -> Room:
+        if kind not in self._rooms:
+            self._rooms[kind] = Room(self._queries.limits()[1])
+        return self._rooms[kind]
+
+    def _live(self) -> int:
+        return sum(self._left.values())
+
+    def _running_at_once(self) -> dict[str, int]:
+        return {array: min(left, self._limits.get(array, left)) for array, left in self._left.items()}
+
+    def _parallel(self) -> int:
+        """How many more jobs than those in the queue may run at once: the limit holds over all waves together."""
+        return self.profile.common.array_parallelism - sum(self._running_at_once().values())
+
+    def _share(self) -> None:
+        """Hand what the older arrays no longer need to the younger."""
+        parallel = self.profile.common.array_parallelism
+        for array, members in shares(self._left, parallel).items():
+            if array.isdigit() and self._left[array] > 1 and members > self._limits.get(array, 0):
+                with contextlib.suppress(SlurmDown):
+                    throttle(array, members)
+                self._limits[array] = members
 
     # --------------------------------------------------------------------------------------------------------- polling
 
     def poll(self, records: Records) -> dict[str, Job]:
         if not records:
+            self._left = {}
             return {}
-        waves = sorted({record.wave for _, record in records})
+        for _, record in records:
+            self._met.setdefault(record.wave, time.monotonic())
         try:
-            known = self._queue(waves)
-            if any((record.wave, record.index) not in known for _, record in records):
-                oldest = min(record.submitted for _, record in records)
-                known = self._accounts(waves, oldest) | known
+            known = self._queries.queue(sorted({record.wave for _, record in records}))
+            doubtful = [record for _, record in records if _is_doubtful(known.get((record.wave, record.index)))]
+            accounted = self._queries.accounts(doubtful) if doubtful else None
+        except SlurmAbsent as error:
+            return {
+                run.name: Job(
+                    "absent",
+                    f"its job was given to SLURM, which cannot be asked here ({error}); continue where it can, or, "
+                    f"where that cluster is gone for good, delete {run.path / 'job.json'}",
+                )
+                for run, _ in records
+            }
         except SlurmDown as error:
             # Nothing is known now; what was known is assumed to hold.
-            silent = Job("queued", f"SLURM does not answer ({error})")
+            self.refused["cluster"] = f"SLURM does not answer ({error})"
+            silent = Job("queued", self.refused["cluster"])
             return {run.name: self._last.get(run.name, silent) for run, _ in records}
-        found = {run.name: self._look(run, record, known.get((record.wave, record.index))) for run, record in records}
+        self.refused.pop("cluster", None)
+        found = {run.name: self._look(run, record, known, accounted) for run, record in records}
         self._last = {name: job for name, job in found.items() if job.state in ("queued", "running")}
+        self._left = arrays(record for run, record in records if run.name in self._last)
+        self._share()
         return found
 
-    def _look(self, run: RunDir, record: JobRecord, entry: Entry | None) -> Job:
-        if entry is None:
-            young = not record.job_id and time.time() - record.submitted < ORPHAN_SECONDS
-            return Job("queued", "being submitted") if young else Job("lost", GONE)
+    def _look(self, run: RunDir, record: JobRecord, known: Entries, accounted: Entries | None) -> Job:
+        place = record.wave, record.index
+        entry = known.get(place) or (accounted or {}).get(place)
+        if entry is None or not entry.state:
+            return self._unknown(record, entry)
         if not record.job_id and JobRecord.read(run) == record:  # its driver died right after sbatch
-            dataclasses.replace(record, job_id=entry.job_id).write(run)
+            with contextlib.suppress(OSError):
+                dataclasses.replace(record, job_id=entry.job_id).write(run)
         if entry.state in QUEUED:
-            return Job("queued", "" if entry.reason in ("", "None", "Priority") else entry.reason)
+            reason = "" if entry.reason in ("", "None", "Priority") else entry.reason
+            return Job("queued", "suspended in SLURM" if entry.state == "SUSPENDED" else reason)
         if entry.state in RUNNING:
             return Job("running")
         logs = list((self.folder / record.wave).glob(f"{entry.job_id}_*_log.out"))
@@ -173,53 +270,35 @@ class Slurm:
             return Job("failed", f"out of memory; raise it by --set slurm.{run.kind}.memory=… (now {memory})")
         if entry.state in LOST:
             return Job("lost", LOST[entry.state])
-        if entry.state == "CANCELLED" and entry.reason == "DependencyNeverSatisfied":
-            return Job("dropped", "a job it waited for did not succeed")
         if entry.state == "CANCELLED":
-            return Job("cancelled", f"job {entry.job_id} was cancelled in SLURM")
+            return self._cancellation(run, record, entry, accounted)
         return Job("lost", f"its job ended as {entry.state}")
 
-    def _queue(self, waves: Sequence[str] = ("fvar",)) -> Entries:
-        """Jobs that squeue knows, ended ones of the last minutes among them."""
-        text = call(
-            "squeue", "--noheader", "--array", "--states=all", f"--name={','.join(waves)}", "--format=%F|%K|%T|%j|%r"
-        )
-        found: Entries = {}
-        for line in text.splitlines():
-            array, index, state, name, reason = line.split("|", 4)
-            single = not index.isdigit()
-            job_id = array if single else f"{array}_{index}"
-            found[name, 0 if single else int(index)] = Entry(job_id, state, reason)
-        return found
+    def _unknown(self, record: JobRecord, entry: Entry | None) -> Job:
+        """A job without a row, or with one that has no state."""
+        met = self._met[record.wave]
+        if entry is not None and time.monotonic() - met < ORPHAN_SECONDS:
+            return Job("queued", "SLURM lists its job without a state; looking again")
+        if record.job_id:
+            return Job("lost", GONE)
+        if time.monotonic() - met < ORPHAN_SECONDS:
+            return Job("queued", "being submitted")
+        return Job("dropped", "sbatch did not come through")
 
-    def _accounts(self, waves: Sequence[str], since: float) -> Entries:
-        """The same from the accounting, which forgets nothing; empty where the cluster keeps none.
-
-        Raises `SlurmDown` while it is silent, for a few minutes: without it a job cancelled by hand looks lost.
-        """
-        start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 60))
-        try:
-            text = call(
-                "sacct",
-                "--allocations",
-                "--noheader",
-                "--parsable2",
-                f"--name={','.join(waves)}",
-                f"--starttime={start}",
-                "--format=JobID,State,JobName,Reason",
-            )
-        except SlurmDown as error:
-            self._silent_since = self._silent_since or time.monotonic()
-            if "disabled" in str(error) or time.monotonic() - self._silent_since > ACCOUNTING_SECONDS:
-                return {}
-            raise
-        self._silent_since = 0.0
-        found: Entries = {}
-        for line in text.splitlines():
-            job_id, state, name, reason = line.split("|", 3)
-            _, _, index = job_id.partition("_")
-            found[name, int(index) if index.isdigit() else 0] = Entry(job_id, state.split()[0], reason)
-        return found
+    def _cancellation(self, run: RunDir, record: JobRecord, entry: Entry, accounted: Entries | None) -> Job:
+        """Whose wish it was: that of the user, who means it, or the cluster's."""
+        if entry.reason == NEVER_STARTED:
+            return Job("dropped", "a job it waited for did not succeed")
+        told = (accounted or {}).get((record.wave, record.index))
+        since = self._cancelled.setdefault((record.wave, record.index), time.monotonic())
+        if accounted is not None and (told is None or told.state != "CANCELLED"):
+            if time.monotonic() - since < WHO_SECONDS:
+                return Job("queued", "cancelled; the accounting has yet to say by whom")
+            told = None
+        if told is None or told.by in _owners(run):
+            return Job("cancelled", f"job {entry.job_id} was cancelled in SLURM")
+        by = "the cluster" if told.by is None else f"{_user(told.by)}, not by you"
+        return Job("lost", f"its job was cancelled by {by}")
 
     # -------------------------------------------------------------------------------------------------------- stopping
 
@@ -236,6 +315,35 @@ class Slurm:
 
     def stop(self, records: Records) -> str:
         return f"{len(records)} jobs go on in SLURM" if records else ""
+
+
+def _is_doubtful(entry: Entry | None) -> bool:
+    """Whether squeue's word is not enough: it knows nothing, or not by whom a job was cancelled."""
+    return entry is None or not entry.state or (entry.state == "CANCELLED" and entry.reason != NEVER_STARTED)
+
+
+def _owners(run: RunDir) -> set[int]:
+    """Whose wish a cancellation is taken for: ours, or of who submitted the job."""
+    try:
+        return {os.getuid(), (run.path / "job.json").stat().st_uid}
+    except OSError:
+        return {os.getuid()}
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _restore(run: RunDir, old: JobRecord | None) -> None:
+    """Take back the record of a job that was not submitted."""
+    with contextlib.suppress(OSError):
+        if old:
+            old.write(run)
+            return
+    (run.path / "job.json").unlink(missing_ok=True)
 
 
 def _ran_out_of_memory(log: Path) -> bool:

@@ -2,7 +2,9 @@
 
 What a stage does stands in RESULTS/toy.json, by run name, else by kind, else under "*":
 
-    {"steps": 4, "seconds": 0.1, "then": "done" | "raise" | "eat memory" | "ignore signals"}
+    {"steps": 4, "seconds": 0.1, "then": "done" | "raise" | "eat memory" | "ignore signals", "hang": 3}
+
+`hang` names the step after which it only pretends to work: its heartbeat goes on.
 
 A list gives an order to each attempt; the last one holds for all that follow.
 
@@ -13,6 +15,7 @@ step its number to `steps`.
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -33,7 +36,7 @@ def execute(path: str) -> Status:
             order = order[min(before.attempts, len(order) - 1)]
         _note(run, "code", fvar.__file__)
         _note(run, "executions", os.environ.get("SLURM_JOB_ID", "none"))
-        run.update(state="running", steps=order["steps"], attempts=before.attempts + 1, pid=os.getpid())
+        run.update(state="running", steps=order["steps"], attempts=before.attempts + 1, **_here())
         try:
             _work(run, before.step, order)
         except Exception as error:
@@ -48,6 +51,9 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     for step in range(done, steps):
+        while order.get("hang") == step:
+            time.sleep(0.5)
+            run.update()
         time.sleep(seconds)
         _note(run, "steps", str(step + 1))
         run.update(step=step + 1)
@@ -59,6 +65,10 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
         eaten = []
         while True:
             eaten.append(os.urandom(8 << 20))
+
+
+def _here() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 def _note(run: RunDir, name: str, text: str) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fvar.errors import UserError
 from fvar.usage import spans
 from studies.engine.backends import sbatch
+from studies.engine.backends.answers import refusal
 from studies.engine.backends.clients import complaints
 from studies.engine.profile import Resources
 
@@ -32,7 +34,7 @@ def submitted(folder: Path, runs: int = 1, **resources: object) -> str:
     paths = [folder.parent / f"r{index}" for index in range(runs)]
     for path in paths:
         path.mkdir()
-    jobs = sbatch.submit(folder, paths, Resources(**resources), folder.parent, after=["3", "4_1"])  # type: ignore[arg-type]
+    jobs = sbatch.submit(folder, paths, Resources(**resources), folder.parent, dependency="afterok:3:4_1")  # type: ignore[arg-type]
     assert jobs == (["7"] if runs == 1 else [f"7_{index}" for index in range(runs)])
     (script,) = folder.glob("7*_submission.sh")
     return script.read_text()
@@ -73,21 +75,40 @@ def test_a_member_of_an_array_runs_the_directory_of_its_number(programs: Path, t
     assert "#SBATCH --array=0-2%3" in script
 
 
+def test_any_option_of_sbatch_can_be_given(programs: Path, tmp_path: Path) -> None:
+    script = submitted(tmp_path / "wave", nice=100, reservation="night", extra=("exclude=n7", "exclusive"))
+    asked = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert {"--nice=100", "--reservation=night", "--exclude=n7", "--exclusive"} <= set(asked)
+
+
+@pytest.mark.parametrize("option", ["job-name=mine", "array=0-3", "--exclusive", "mem=1\n--wrap=rm"])
+def test_options_that_the_driver_needs_or_that_are_none_are_refused(option: str) -> None:
+    with pytest.raises(UserError, match=r"slurm\.extra"):
+        Resources(extra=(option,))
+
+
 def test_what_a_job_waits_for_is_given_to_slurm(programs: Path, tmp_path: Path) -> None:
     script = submitted(tmp_path / "wave")
     assert "#SBATCH --dependency=afterok:3:4_1" in script
     assert "#SBATCH --kill-on-invalid-dep=yes" in script
 
 
-@pytest.mark.parametrize(
-    ("said", "temporary"),
-    [("Unable to contact slurm controller (connect failure)", True), ("invalid partition specified: gpu", False)],
-)
-def test_a_refusal_says_whether_to_try_again(programs: Path, tmp_path: Path, said: str, temporary: bool) -> None:
-    (programs / "sbatch").write_text(f'#!/bin/sh\necho "sbatch: error: {said}" >&2\nexit 1\n')
-    with pytest.raises(sbatch.SubmissionRefused, match=said.partition("(")[0]) as refused:
+def test_a_refusal_is_told_in_one_line(programs: Path, tmp_path: Path) -> None:
+    (programs / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n")
+    with pytest.raises(sbatch.SubmissionRefused, match=r"^invalid partition specified: gpu$"):
         submitted(tmp_path / "wave")
-    assert refused.value.temporary is temporary
+
+
+def test_an_answer_without_an_id_of_its_own_line_is_not_read_as_a_job(programs: Path, tmp_path: Path) -> None:
+    (programs / "sbatch").write_text("#!/bin/sh\necho 'Your last job 12 waited 3 hours'\n")
+    with pytest.raises(sbatch.SubmissionRefused, match="no readable id") as refused:
+        submitted(tmp_path / "wave")
+    assert refusal(str(refused.value)).unsure
+
+
+def test_the_id_is_found_among_greetings(programs: Path, tmp_path: Path) -> None:
+    (programs / "sbatch").write_text("#!/bin/sh\necho 'Your last job 12 waited 3 hours'\necho '7;loopback'\n")
+    submitted(tmp_path / "wave")
 
 
 def test_several_complaints_become_one_line() -> None:

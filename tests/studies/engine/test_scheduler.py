@@ -24,6 +24,7 @@ from fvar.errors import UserError
 from fvar.job import JobRecord
 from fvar.rundir import RunDir
 from studies.engine.backends import Job, submitting
+from studies.engine.backends.answers import NotNow
 from studies.engine.scheduler import MAX_LOSSES, Node, Scheduler
 from tests.studies.toy import stage as toy
 
@@ -52,13 +53,14 @@ class Recorder:
         self.submitted: list[str] = []
         self.answers: dict[str, Job] = {}
         self.fates: dict[str, Job] = {}  # likewise by job id
+        self.refused: dict[str, str] = {}
 
     def free(self) -> int:
         return self.room
 
     def check(self, say: Callable[[str], None]) -> None: ...
 
-    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] = ()) -> None:
+    def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] | None = None) -> None:
         for run in runs:
             self.submitted.append(run.name)
             if self.blocking:
@@ -232,7 +234,7 @@ def test_queued_job_that_the_cluster_forgot_is_blocked_by_its_failed_input(tmp_p
     tokenizer, tokens = list(cell(0).chain())[:2]
     backend = Recorder("slurm")
     made = scheduler(tmp_path / "runs", backend, cell(0))
-    made.queue_all()
+    made.queue_all(lambda: None)
     assert backend.submitted == [stage.name for stage in cell(0).chain()]
     made.nodes[tokenizer.name].run.update(state="failed", error="broken")
     backend.answers = {name: Job("lost", "the cluster no longer knows its job") for name in backend.submitted}
@@ -246,7 +248,7 @@ def test_dropped_job_is_submitted_again_once_its_input_is_done(tmp_path: Path) -
     tokenizer, tokens = list(cell(0).chain())[:2]
     backend = Recorder("slurm")
     made = scheduler(tmp_path / "runs", backend, cell(0))
-    made.queue_all()
+    made.queue_all(lambda: None)
     backend.answers = {name: Job("dropped", "its input failed") for name in backend.submitted[1:]}
     made.step()
     assert made.nodes[tokens.name].state == "waiting"
@@ -314,3 +316,76 @@ def test_changes_are_reported_once(tmp_path: Path) -> None:
     drive(made)
     assert seen[:3] == [("tokenizer", "ready"), ("tokenizer", "running"), ("tokenizer", "done")]
     assert len(seen) == len(set(seen)) == 15
+
+
+class Hanging:
+    """A watch that finds what hangs without waiting for it."""
+
+    def __init__(self) -> None:
+        self.verdicts = ["", "slow", "slow", "hangs"]
+
+    def look(self, name: str, status: object) -> str:
+        return self.verdicts.pop(0) if self.verdicts else ""
+
+    def silent(self, name: str) -> float:
+        return 600.0
+
+    def forget(self, name: str) -> None: ...
+
+
+def test_a_stage_that_hangs_is_ended_with_an_alarm_and_counts_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, said = Recorder("slurm"), list[str]()
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    made.watch, made.say = Hanging(), said.append  # type: ignore[assignment]
+    tokenizer = next(cell(0).chain()).name
+    cancelled: list[str] = []
+
+    def cancel(records: Sequence[tuple[RunDir, JobRecord]]) -> None:
+        cancelled.extend(run.name for run, _ in records)
+        backend.answers[tokenizer] = Job("cancelled", "job 1 was cancelled in SLURM")
+
+    monkeypatch.setattr(backend, "cancel", cancel)
+    for _ in range(5):
+        made.step()
+    assert len(said) == 2
+    assert "10.0 minutes" in said[0]
+    assert cancelled == [tokenizer]
+    made.step()
+    assert backend.submitted == [tokenizer] * 2
+    record = JobRecord.read(made.nodes[tokenizer].run)
+    assert record is not None
+    assert (record.losses, record.ended) == (1, "")
+
+
+def test_what_the_backend_refuses_for_now_stays_ready_and_is_offered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Recorder("slurm", room=10)
+    stages = [cell(0, tokenizer_seed=seed) for seed in range(3)]
+    made = scheduler(tmp_path / "runs", backend, *stages)
+    take = backend.submit
+    monkeypatch.setattr(backend, "submit", lambda runs, after=None: take(runs[:1], after))
+    for taken in (1, 2, 3):
+        made.step()
+        assert len(backend.submitted) == taken
+    assert made.counts()["running"] + made.counts()["queued"] == 3
+
+
+def test_nothing_is_submitted_or_given_up_while_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Recorder("slurm")
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    tokenizer = next(cell(0).chain()).name
+    made.step()
+    backend.answers[tokenizer] = Job("lost", "its job ended")
+    monkeypatch.setattr("studies.engine.backends.answers.MIN_FREE_BYTES", 1 << 60)
+    for _ in range(2 * MAX_LOSSES):
+        with pytest.raises(NotNow, match="MiB are free"):
+            made.step()
+    monkeypatch.undo()
+    made.step()
+    assert backend.submitted == [tokenizer] * 2
+    assert made.nodes[tokenizer].state == "queued"

@@ -1,0 +1,71 @@
+"""Notices stages that hang: alive by their heartbeat and their job, but gaining no step any more."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fvar.rundir import Status
+
+Verdict = Literal["", "slow", "hangs"]
+GAPS = 9  # as many gaps between two steps make the usual one
+UNKNOWN = 4  # before the first steps, a stage has so many times the least patience: data is read, code is compiled
+
+
+@dataclass
+class _Progress:
+    """When a stage was last seen to gain a step."""
+
+    step: int
+    since: float
+    gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS))
+
+
+class Watch:
+    """Knows how long each stage usually takes from one step to the next that its status shows.
+
+    Parameters
+    ----------
+    times
+        A stage is slow after so many usual gaps without a step, and hangs after twice as many; 0: never.
+    least
+        Seconds without a step that are never too long.
+    """
+
+    def __init__(self, times: float, least: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.times = times
+        self.least = least
+        self._clock = clock
+        self._progress: dict[str, _Progress] = {}
+
+    def look(self, name: str, status: Status) -> Verdict:
+        """What to think of a running stage; call it at every poll."""
+        now, known = self._clock(), self._progress.get(name)
+        if known is None or status.step < known.step:  # begun again
+            self._progress[name] = _Progress(status.step, now)
+        elif status.step > known.step:
+            known.gaps.append(now - known.since)
+            known.step, known.since = status.step, now
+        elif self.times and 0 <= status.step < status.steps:
+            limit = self.limit(name)
+            return "hangs" if now - known.since > 2 * limit else "slow" if now - known.since > limit else ""
+        return ""
+
+    def limit(self, name: str) -> float:
+        """Seconds without a step after which a stage is slow."""
+        gaps = self._progress[name].gaps
+        if len(gaps) < 2:  # the first is seen from its middle
+            return UNKNOWN * self.least
+        return max(self.least, self.times * statistics.median(gaps))
+
+    def silent(self, name: str) -> float:
+        """Seconds since a stage gained a step."""
+        return self._clock() - self._progress[name].since
+
+    def forget(self, name: str) -> None:
+        """The stage does not run any more."""
+        self._progress.pop(name, None)
