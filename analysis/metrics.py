@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.results import CellResult
+from analysis.results import CellResult, StudyResults
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
@@ -20,7 +21,7 @@ class Metric:
     digits: int
     better: Literal["lower", "higher", ""] = ""
     scale: float = 1.0  # by which it is multiplied where it is shown
-    heldout: bool = False  # read from the network's last held-out evaluation, not from scores.json
+    source: Literal["scores", "heldout", "sampling", "relative"] = "scores"  # heldout: the last evaluation in training
 
     @property
     def heading(self) -> str:
@@ -32,10 +33,14 @@ class Metric:
         """Beside a figure's axis."""
         return f"{self.name} ({self.better} is better)" if self.better else self.name
 
-    def of(self, cell: CellResult) -> tuple[float | None, str]:
-        """The cell's value, or None and the reason."""
-        if self.heldout:
+    def of(self, cell: CellResult, peers: Sequence[CellResult] = ()) -> tuple[float | None, str]:
+        """The cell's value, or None and the reason. What is relative to another cell finds that among `peers`."""
+        if self.source == "heldout":
             value, reason = cell.heldout(self.key), "no held-out evaluation was recorded"
+        elif self.source == "sampling":
+            value, reason = cell.sampling(self.key), "the samples were made before their speed was recorded"
+        elif self.source == "relative":
+            value, reason = _relative_time(cell, peers)
         else:
             found = cell.scores.get(self.key, {})
             value, reason = found.get("value"), str(found.get("reason") or "not scored")
@@ -51,7 +56,30 @@ METRICS = (
     Metric("recall", "Recall", 3, "higher"),
     Metric("spectral_distance", "Spectral distance dB", 2, "lower"),
     Metric("top_octave", "Top octave / real (1)", 2),
-    Metric("cross_entropy", "Held-out CE", 3, "lower", heldout=True),
-    Metric("accuracy", "Held-out accuracy %", 2, "higher", 1e2, heldout=True),
+    Metric("cross_entropy", "Held-out CE", 3, "lower", source="heldout"),
+    Metric("accuracy", "Held-out accuracy %", 2, "higher", 1e2, source="heldout"),
     Metric("is", "IS@{n}", 1, "higher"),
 )
+TIMED = "var-d16"  # the variant whose sampling time is 1
+SIZES = (  # of studies whose variants differ in size: those with a parameter "depth"
+    Metric("parameters", "Parameters M", 2, scale=1e-6, source="sampling"),
+    Metric("steps", "Steps", 0, source="sampling"),
+    Metric("relative_time", "Time (VAR-d16: 1)", 2, source="relative"),
+)
+
+
+def metrics_of(results: StudyResults) -> tuple[Metric, ...]:
+    """The measured columns of a study."""
+    return (*METRICS, *SIZES) if any("depth" in cell.params for cell in results.cells) else METRICS
+
+
+def _relative_time(cell: CellResult, peers: Sequence[CellResult]) -> tuple[float | None, str]:
+    """Seconds per sample over those of the variant `TIMED` at the same seed, or None and the reason."""
+    own = cell.sampling("seconds_per_image")
+    timed = next((peer for peer in peers if (peer.variant, peer.seed) == (TIMED, cell.seed)), None)
+    theirs = timed.sampling("seconds_per_image") if timed else None
+    if own is None or timed is None or theirs is None:
+        return None, f"the sampling of {cell.label if own is None else TIMED} was not timed in this study"
+    if cell.sampled_on != timed.sampled_on:
+        return None, f"{cell.label} was sampled on {cell.sampled_on}, {TIMED} on {timed.sampled_on}"
+    return own / theirs, ""

@@ -99,6 +99,18 @@ class CellResult:
         values = [record[key] for record in self.metrics("heldout") if key in record]
         return float(values[-1]) if run is not None and run.done and values else None
 
+    def sampling(self, key: str) -> float | None:
+        """What its samples took: "seconds_per_image" of one process, "steps" per image, "parameters" of the network."""
+        values = [record[key] for record in self.metrics("speed", "samples") if key in record]
+        return float(values[-1]) if values else None
+
+    @property
+    def sampled_on(self) -> str:
+        """Device and threads that made its samples; only times of the same can be compared."""
+        run = self.chain.get("samples")
+        attempts = run.attempts() if run is not None else []
+        return f"{attempts[-1]['device']}, {attempts[-1]['threads']} threads" if attempts else "an unknown device"
+
 
 @dataclass(frozen=True)
 class StudyResults:

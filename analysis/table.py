@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.metrics import METRICS as METRICS
+from analysis.metrics import Metric, metrics_of
 from analysis.plot_sweep import varied
 from analysis.provenance import commits, of_one_revision
 from analysis.results import CellResult, StudyResults
@@ -74,8 +74,11 @@ def tidy(results: StudyResults) -> pd.DataFrame:
     """
     import pandas as pd
 
-    variants, cited = results.variants(), published(results.study)
-    rows = [_measured(cells) | _citation(cited.get(variant, {})) for variant, cells in variants.items()]
+    variants, cited, metrics = results.variants(), published(results.study), metrics_of(results)
+    rows = [
+        _measured(cells, metrics, results.cells) | _citation(cited.get(variant, {}))
+        for variant, cells in variants.items()
+    ]
     rows += [
         {"variant": variant, "label": row["model"], "state": "cited"} | _citation(row)
         for variant, row in cited.items()
@@ -87,8 +90,8 @@ def tidy(results: StudyResults) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(counts, "Int64"))
 
 
-def _measured(cells: Sequence[CellResult]) -> dict[str, Any]:
-    """The measured part of a variant's row, from its cells (one per seed)."""
+def _measured(cells: Sequence[CellResult], metrics: Sequence[Metric], peers: Sequence[CellResult]) -> dict[str, Any]:
+    """The measured part of a variant's row, from its cells (one per seed) among all of the study, `peers`."""
     states = [cell.state for cell in cells]
     finished = [cell for cell, (state, _) in zip(cells, states, strict=True) if state == "done"]
     done, mixed = of_one_revision(finished)
@@ -96,8 +99,8 @@ def _measured(cells: Sequence[CellResult]) -> dict[str, Any]:
     row: dict[str, Any] = {"variant": cells[0].variant, "label": cells[0].label, "state": state, "detail": detail}
     row |= {"seeds": len(cells), "seeds_done": len(done)}
     row |= {f"param_{key}": value for key, value in cells[0].params.items()}
-    for metric in METRICS:
-        found = [metric.of(cell) for cell in done]
+    for metric in metrics:
+        found = [metric.of(cell, peers) for cell in done]
         summary = spread(value for value, _ in found)
         row[f"{metric.key}_mean"] = summary.mean if summary else math.nan
         row[f"{metric.key}_sd"] = summary.sd if summary and summary.sd is not None else math.nan
@@ -138,6 +141,7 @@ class Layout:
     """Which columns a table has: those that say what a row is, the measured ones and the cited ones."""
 
     params: list[str]  # settings that differ, where there are too many of them for a label
+    metrics: tuple[Metric, ...]
     headings: list[str]  # of all columns before the cited ones
     cited: list[str]  # keys of CITED for which the paper printed something
 
@@ -146,14 +150,14 @@ class Layout:
         differing = varied(results)
         params = differing if len(differing) > 2 else []
         n = "/".join(str(count) for count in sorted(frame["sample_count"].dropna().unique())) or "N"
-        headings = ["Variant", "Seeds", *params, *(metric.heading.format(n=n) for metric in METRICS)]
-        return cls(params, headings, [key for key in CITED if (frame[f"cited_{key}"] != "").any()])
+        headings = ["Variant", "Seeds", *params, *(metric.heading.format(n=n) for metric in metrics_of(results))]
+        return cls(params, metrics_of(results), headings, [key for key in CITED if (frame[f"cited_{key}"] != "").any()])
 
 
 def _cells(row: Mapping[str, Any], layout: Layout) -> list[str]:
     """A row's text, column by column."""
     texts = [row["label"], _seeds_text(row), *(f"{row[f'param_{name}']:.3g}" for name in layout.params)]
-    for metric in METRICS:
+    for metric in layout.metrics:
         mean, sd, n = (row[f"{metric.key}_{part}"] for part in ("mean", "sd", "n"))
         if not n or math.isnan(mean):
             texts.append("")
@@ -206,7 +210,7 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
     lines += [f"{text}." for text in results.shortfalls()]
     caveats = dict.fromkeys(text for text in frame["caveats"].dropna() if text)
     lines += [f"{text}." for text in caveats]
-    lines += [f"{name} is blank: {reason}." for name, reason in _blanks(frame).items()]
+    lines += [f"{name} is blank: {reason}." for name, reason in _blanks(metrics_of(results), frame).items()]
     sources = [source for source in frame["cited_source"].unique() if source]
     if sources:
         where = "; ".join(source.removeprefix("cited: ") for source in sources)
@@ -240,10 +244,10 @@ def _data_text(results: StudyResults) -> str:
     return ""
 
 
-def _blanks(frame: pd.DataFrame) -> dict[str, str]:
+def _blanks(metrics: Sequence[Metric], frame: pd.DataFrame) -> dict[str, str]:
     """Metric -> why some finished cell lacks it."""
     reasons = {}
-    for metric in METRICS:
+    for metric in metrics:
         found = [text for text in frame[f"{metric.key}_reason"] if _has(text)]
         if found:
             reasons[metric.heading.partition("@")[0].rstrip(" ↓↑")] = found[0].rstrip(".")
@@ -279,8 +283,11 @@ def latex(results: StudyResults, frame: pd.DataFrame) -> str:
     """The table for a paper; needs the packages booktabs and graphicx."""
     layout = Layout.of(results, frame)
     ours, total = len(layout.headings), len(layout.headings) + len(layout.cited)
-    groups = " & " * (ours - len(METRICS)) + f"\\multicolumn{{{len(METRICS)}}}{{c}}{{Measured ({tex(results.preset)})}}"
-    rules = f"\\cmidrule(lr){{{ours - len(METRICS) + 1}-{ours}}}"
+    groups = (
+        " & " * (ours - len(layout.metrics))
+        + f"\\multicolumn{{{len(layout.metrics)}}}{{c}}{{Measured ({tex(results.preset)})}}"
+    )
+    rules = f"\\cmidrule(lr){{{ours - len(layout.metrics) + 1}-{ours}}}"
     if layout.cited:
         groups += f" & \\multicolumn{{{len(layout.cited)}}}{{c}}{{Cited}}"
         rules += f" \\cmidrule(lr){{{ours + 1}-{total}}}"

@@ -20,6 +20,7 @@ from fvar.config import (
     DataConfig,
     DistillConfig,
     Kernel,
+    Mixer,
     PyramidConfig,
     QuantiserConfig,
     ReadabilityConfig,
@@ -110,11 +111,13 @@ class Preset:
         seed: int,
         distill: DistillConfig | None = None,
         depth: int | None = None,
+        mixer: Mixer | None = None,
     ) -> VarConfig:
         """The deployment network, trained alone or beside its teacher. Another `depth` keeps the width of a head."""
         depth, head_dim = depth or self.transformer.depth, self.transformer.dim // self.transformer.num_heads
+        size = replace(self.transformer, depth=depth, width=depth * head_dim, heads=depth)
         return VarConfig(
-            transformer=replace(self.transformer, depth=depth, width=depth * head_dim, heads=depth),
+            transformer=replace(size, mixer=mixer or size.mixer),
             teacher=teacher,
             distill=distill or DistillConfig(),
             train=replace(self.var_train, seed=seed),

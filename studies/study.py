@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 STUDIES: tuple[str, ...] = (
     "ablation_table2",
     "table1",
+    "table1_512",
     "sweep_psf_radius",
     "sweep_lambda",
     "sweep_focus_states",
@@ -61,6 +62,7 @@ class Cell:
     params: Mapping[str, Any]  # what the cell varies, flat, for tables and MLflow
     stage: Stage  # usually the scores; the stages above it come with it
     name: str = ""  # unique in the study; "<variant>/seed<seed>" if not given
+    optional: bool = False  # part of the study only where `--only` names it, by more than a leading wildcard
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or f"{self.variant}/seed{self.seed}")

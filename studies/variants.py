@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
-from fvar.config import DistillConfig, Kernel, Reading, Stage, TeacherConfig
+from fvar.config import DistillConfig, Kernel, Mixer, Reading, Stage, TeacherConfig
 from studies.presets import Preset
 
 
@@ -44,6 +44,7 @@ def chain(
     teacher: TeacherConfig | None = None,
     depth: int | None = None,
     reading: Reading | None = None,
+    mixer: Mixer | None = None,
 ) -> Stage:
     """The scores stage of a variant, with everything it needs above it. `rho_max` is in px of a 256 px image.
 
@@ -53,7 +54,7 @@ def chain(
     kind = replace(VARIANTS[variant], reading=reading or VARIANTS[variant].reading)
     inputs = _token_stores(preset, kind, rho_max)
     taught_by = (teacher or TeacherConfig()) if kind.teacher else None
-    var = Stage(preset.var(taught_by, seed, distill, depth), inputs)
+    var = Stage(preset.var(taught_by, seed, distill, depth, mixer), inputs)
     samples = Stage(preset.samples(seed), {"var": var})
     return Stage(preset.scores(), {"samples": samples})
 

@@ -9,6 +9,7 @@ work, the files are the same too (on GPUs of one kind, where equal batches give 
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -85,9 +86,11 @@ def run(run: RunDir) -> None:
     before, started = config.count - sum(shard.count for shard in missing), time.monotonic()
     distributed.barrier()  # everyone has seen the same shards missing; from here on they appear
 
+    seconds = []  # per image, shard by shard
     for shard in missing[distributed.rank() :: distributed.world_size()]:
         if leads:
             _report(run, shards, before, started)
+        begun = time.perf_counter()
         result = sample(
             var,
             vqvae,
@@ -98,12 +101,17 @@ def run(run: RunDir) -> None:
             seeds=image_seeds(config.seed, shard.indices),
         )
         images = result.images.permute(0, 2, 3, 1).cpu().numpy()
+        seconds.append((time.perf_counter() - begun) / shard.count)
         with atomic.replacing(shard.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, arr_0=images, labels=labels[list(shard.indices)].numpy())
     distributed.barrier()
     if not leads:
         return
     _report(run, shards, before, started)
+    if seconds:  # the median: the first shard also makes ready
+        speed = {"seconds_per_image": statistics.median(seconds), "steps": len(var.patch_nums)}
+        parameters = sum(parameter.numel() for parameter in var.parameters())
+        run.log_metrics(config.count, {**speed, "parameters": parameters}, split="speed")
     with spared("grid.png is not drawn"):
         names = open_dataset(tokens_run.config_as(TokensConfig).data, "train").class_names
         draw_grid(run.path / "grid.png", *_some_of_each_class(shards, labels.numpy()), names)

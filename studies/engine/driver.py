@@ -63,12 +63,17 @@ class Driver:
 
     def cells(self) -> list[Cell]:
         """All cells the study wants now. Raises `UserError` for two of one name."""
-        cells = self.settings.apply(list(self.ctx.study.cells(self.ctx)))
+        wanted = [cell for cell in self.ctx.study.cells(self.ctx) if not cell.optional or self._is_named(cell)]
+        cells = self.settings.apply(wanted)
         names = [cell.name for cell in cells]
         if len(names) != len(set(names)):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise UserError(f"study {self.ctx.study.name} has two cells of the name {twice[0]!r}")
         return cells
+
+    def _is_named(self, cell: Cell) -> bool:
+        """Whether an optional cell is asked for. The pattern *-d12 takes what is there anyway, fmvar-* asks for more."""
+        return any(_matches(cell, pattern) for pattern in self.only if not pattern.startswith(("*", "?", "[")))
 
     def selected(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those that `--only` asks for. Raises `UserError` where it matches none."""
