@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.metrics import METRICS as METRICS
 from analysis.metrics import Metric, metrics_of
 from analysis.plot_sweep import varied
 from analysis.provenance import commits, of_one_revision

@@ -1,4 +1,4 @@
-"""Table 1 of the paper: VAR, M-VAR and FVAR over four sizes of the transformer; and FVAR on M-VAR, which is in no paper.
+"""Table 1 of the paper: VAR, M-VAR and FVAR over four sizes of the transformer; FVAR on M-VAR, too, where asked for.
 
     python -m studies.run table1 --preset paper --data folder:/path/to/imagenet --cluster slurm
     python -m studies.run table1 --only 'fmvar-*'                     FVAR on M-VAR: does next-focus help that, too?

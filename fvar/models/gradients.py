@@ -148,8 +148,7 @@ class _SegmentDecay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rates: Tensor) -> Tensor:
         grown = rates.cumsum(-1)
-        future = torch.ones(rates.shape[-1], rates.shape[-1], dtype=torch.bool, device=rates.device).triu(1)
-        decay = grown[..., :, None].sub(grown[..., None, :]).masked_fill_(future, -torch.inf).exp_()
+        decay = grown[..., :, None].sub(grown[..., None, :]).exp_().tril_()  # what overflows lies above the diagonal
         ctx.save_for_backward(decay)
         return decay
 

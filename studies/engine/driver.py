@@ -72,7 +72,7 @@ class Driver:
         return cells
 
     def _is_named(self, cell: Cell) -> bool:
-        """Whether an optional cell is asked for. The pattern *-d12 takes what is there anyway, fmvar-* asks for more."""
+        """Whether an optional cell is asked for: *-d12 takes what is there anyway, fmvar-* asks for more."""
         return any(_matches(cell, pattern) for pattern in self.only if not pattern.startswith(("*", "?", "[")))
 
     def selected(self, cells: Sequence[Cell]) -> list[Cell]:

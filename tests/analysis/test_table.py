@@ -212,6 +212,23 @@ def test_published_models_that_were_not_run_follow_as_cited_rows(tmp_path: Path)
     assert all(cell == "" for row in rows[1:] for cell in row[2:9])
 
 
+def test_sizes_and_times_over_var_d16s_are_columns_where_depths_differ(tmp_path: Path) -> None:
+    made, cells = {"var-d16": 0.5, "m-var-d16": 0.75, "fvar-d16": None}, []
+    for number, (variant, seconds) in enumerate(made.items()):
+        stage = fakes.chain("full", number)
+        fakes.finish(tmp_path, stage, 0.5, 0)
+        cells.append(fakes.cell(variant, 0, stage, variant, depth=16, model=variant))
+        if seconds:
+            samples = RunDir.open(tmp_path / "runs" / stage.inputs["samples"].name)
+            samples.log_metrics(36, {"seconds_per_image": seconds, "steps": 10, "parameters": 4.6e8}, split="speed")
+    frame = table.tidy(fakes.write_cells(tmp_path, "table1", cells)).set_index("variant")
+    assert list(frame["relative_time_mean"][:2]) == [1, 1.5]
+    assert list(frame["steps_mean"][:2]) == [10, 10]
+    assert frame.loc["fvar-d16", "relative_time_reason"] == "the sampling of fvar-d16 was not timed in this study"
+    row = body_rows(table.markdown(results := fakes.write_cells(tmp_path, "table1", cells), table.tidy(results)))[1]
+    assert row[-10:-7] == ["460.00", "10", "1.50"]
+
+
 def test_a_study_the_paper_does_not_have_has_no_cited_columns(tmp_path: Path) -> None:
     stage = fakes.chain("full", 0, rho_max=6.0)
     fakes.finish(tmp_path, stage, 0.5, 0)

@@ -6,11 +6,13 @@ A dense mask over the whole sequence, a cache that grows by concatenation, float
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fvar.models.attention import SelfAttention
 from fvar.models.blocks import Block
 from fvar.models.var import VAR
 from fvar.tokenizer.autoencoder import Level, ResnetBlock, Upsample
@@ -109,3 +111,43 @@ def resnet(block: ResnetBlock, x: Tensor) -> Tensor:
     h = block.conv2(F.silu(block.norm2(h), inplace=True))
     out: Tensor = block.nin_shortcut(x) + h
     return out
+
+
+# ------------------------------------------------------------------------------------------------------------- M-VAR
+
+
+def sequential_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Mamba-2's recurrence, one token after another: what `fvar.models.mamba.chunked` computes."""
+    y = []
+    for t in range(x.shape[1]):
+        decay, step = (dt[:, t] * a).exp()[..., None, None], dt[:, t, :, None] * x[:, t]
+        state = decay * state + step[..., None] * b[:, t, None, None, :]
+        y.append(torch.einsum("bhpn,bn->bhp", state, c[:, t]))
+    return torch.stack(y, dim=1), state
+
+
+@torch.no_grad()
+def logits_without_memory(var: VAR, labels: Tensor, var_input: Tensor, *, padded: bool) -> Tensor:
+    """Logits (B, L, V) scale by scale, every scale by a run over the sequence: of all tokens so far, or the whole."""
+    first, logits = var.scale_ends[0], []
+    for start, end in pairwise((0, *var.scale_ends)):
+        if padded:
+            known = F.pad(var_input[:, : end - first], (0, 0, 0, var.scale_ends[-1] - end))
+            logits.append(var(labels, known).logits[:, start:end])
+        else:
+            logits.append(_prefix(var, labels, var_input, end)[:, start:end])
+    return torch.cat(logits, dim=1)
+
+
+def _prefix(var: VAR, labels: Tensor, var_input: Tensor, end: int) -> Tensor:
+    """Logits of the first `end` tokens, as if the scales after them did not exist."""
+    x, condition = var.embed(labels, var_input)
+    x = x[:, :end]
+    for block in var.layers:
+        for mixer in block.mixers:
+            if isinstance(mixer, SelfAttention):
+                mixer.scale_ends = tuple(e for e in var.scale_ends if e <= end)
+        x = block(x, block.modulate(condition))
+    for block in var.layers:
+        block.attn.scale_ends = var.scale_ends
+    return var.classify(x, condition)

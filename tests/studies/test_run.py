@@ -91,7 +91,15 @@ def test_dry_run_plans_without_torch_and_without_writing(tmp_path: Path) -> None
 @pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
 @pytest.mark.parametrize(
     "study",
-    ["ablation_table2", "table1", "sweep_psf_radius", "sweep_lambda", "search_distillation", "text_readability"],
+    [
+        "ablation_table2",
+        "table1",
+        "table1_512",
+        "sweep_psf_radius",
+        "sweep_lambda",
+        "search_distillation",
+        "text_readability",
+    ],
 )
 def test_every_study_plans_at_every_preset(
     study: str, preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -8,6 +8,8 @@ import pytest
 
 from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, TransformerConfig, VarConfig
 from fvar.errors import UserError
+from studies.engine.driver import Driver
+from studies.engine.settings import Settings
 from studies.presets import PRESETS, Preset, preset
 from studies.study import Context, study
 from studies.table1 import depths
@@ -114,6 +116,38 @@ def test_table_1_at_paper_size_passes_through_table_2() -> None:
     table1, table2 = cells("table1", row), cells("ablation_table2", row)
     assert table1["fvar-d16/seed0"].name == table2["full/seed0"].name
     assert table1["var-d16/seed0"].name == table2["baseline/seed0"].name
+
+
+def test_m_var_in_table_1_differs_from_var_in_its_blocks_alone(row: Preset) -> None:
+    made = cells("table1", row)
+    for printed in (12, 16, 20, 24):
+        for plain, other in ((f"var-d{printed}", f"m-var-d{printed}"), (f"fvar-d{printed}", f"fmvar-d{printed}")):
+            var, mvar = part(made[f"{plain}/seed0"]).config, part(made[f"{other}/seed0"]).config
+            assert isinstance(var, VarConfig)
+            assert mvar == replace(var, transformer=replace(var.transformer, mixer="mvar"))
+            assert part(made[f"{plain}/seed0"]).inputs == part(made[f"{other}/seed0"]).inputs
+
+
+@pytest.mark.parametrize(
+    ("only", "variants"),
+    [
+        ([], {"var-d12", "m-var-d12", "fvar-d12"}),
+        (["*-d12"], {"var-d12", "m-var-d12", "fvar-d12"}),
+        (["fmvar-*"], {"var-d12", "m-var-d12", "fvar-d12", "fmvar-d12"}),
+    ],
+)
+def test_fvar_on_m_var_is_a_row_only_where_it_is_named(only: list[str], variants: set[str]) -> None:
+    driver = Driver(Context(study("table1"), preset("smoke"), dry=True), Settings.parse([]), only)
+    assert {cell.variant for cell in driver.cells() if cell.variant.endswith("-d12")} == variants
+
+
+def test_table_1_at_512_px_has_vars_ten_scales() -> None:
+    made = cells("table1_512", preset("paper"))
+    for variant in ("var", "m-var", "fvar"):
+        config = part(made[f"{variant}-d24/seed0"], "tokens", "tokenizer").config
+        assert isinstance(config, TokenizerConfig)
+        assert config.data.image_size == 512
+        assert config.pyramid.patch_nums == (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
 
 def test_scaled_down_table_1_says_so() -> None:
