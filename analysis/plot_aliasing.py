@@ -56,7 +56,7 @@ def _read(folder: Path, name: str, scales: int = 0) -> DataFrame:
     import pandas as pd
 
     table = pd.read_csv(folder / f"{name}.csv")
-    return table.loc[scales == table.K] if scales else table
+    return table.query("K == @scales") if scales else table
 
 
 def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:

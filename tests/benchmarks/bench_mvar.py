@@ -178,7 +178,8 @@ def state_cases(depth: int, batch: int) -> list[Case]:
 
 
 def _scales(var_input: Tensor) -> tuple[Tensor, ...]:
-    return var_input.split([p * p for p in PATCH_NUMS[1:]], dim=1)
+    parts: tuple[Tensor, ...] = var_input.split([p * p for p in PATCH_NUMS[1:]], dim=1)
+    return parts
 
 
 def scan_cases(depth: int, batch: int) -> list[Case]:
