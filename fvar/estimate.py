@@ -222,7 +222,8 @@ def _cross_attention(
     """AG-XAttn of all `teacher.blocks` and the alias embedding."""
     dim, inner = cfg.dim, teacher.heads * teacher.head_dim
     sizes = [p * p for p in patch_nums]
-    length, ends = sum(sizes), list(accumulate(sizes))
+    heard = [*sizes[:-1], 0]  # the sharpest residual is zero: its tokens are not read
+    length, ends = sum(heard), list(accumulate(heard))
     visible = ends if teacher.visibility == "own" else [0, *ends[:-1]]
     spans = list(zip(sizes, visible, strict=True))[-teacher.last_scales :] if teacher.last_scales else None
     spans = [(n, keys) for n, keys in (spans or list(zip(sizes, visible, strict=True))) if keys]
@@ -246,20 +247,31 @@ def _tokenizer(config: TokenizerConfig) -> Iterator[Part]:
     """Encoder, quantiser and decoder; the critics (perceptual network, discriminator) are not counted."""
     auto, patch_nums, z = config.autoencoder, config.pyramid.patch_nums, config.autoencoder.z_channels
     side, whole = patch_nums[-1], config.quantiser.reading == "latent_area"
-    encoded = [side] if whole else patch_nums
+    coded = patch_nums[:-1] if config.signal == "alias" else patch_nums  # the sharpest residual is zero
+    encoded = [side] if whole else coded
     if config.signal == "alias":
-        decoded = [(p, 1.0) for p in patch_nums]  # an upper bound: scales without residual are left out
+        decoded = [(p, 1.0) for p in coded]
     else:
         decoded = [(side, 1.0 if whole or len(patch_nums) == 1 else 1 + COARSE_IMAGES)]
 
     yield _convolutions("encoder", [(_encoder(auto, p), 1.0) for p in encoded])
-    look_up = sum(2 * p * p * z * config.quantiser.vocab_size for p in patch_nums)
+    look_up = sum(2 * p * p * z * config.quantiser.vocab_size for p in coded)
     phi_parameters, phi = _conv(z, z, 3, side)
-    phis = min(config.quantiser.num_phi or len(patch_nums), len(patch_nums))
+    phis = _phis_used(config.quantiser.num_phi, len(patch_nums), len(coded))
     codes = config.quantiser.vocab_size * z if config.quantiser.codebook == "gradient" else 0
-    used = len(patch_nums) * phi
+    used = len(coded) * phi
     yield Part("quantiser", phis * phi_parameters + codes, look_up + used, used)
     yield _convolutions("decoder", [(_decoder(auto, p), times) for p, times in decoded])
+
+
+def _phis_used(count: int, scales: int, coded: int) -> int:
+    """How many phi the first `coded` of the scales use; see `fvar.tokenizer.quantiser.SharedPhi`."""
+    if not count:
+        return coded
+    margin = (1 / 3 if count == 4 else 1 / 2) / count
+    ticks = [margin + (1 - 2 * margin) * i / max(count - 1, 1) for i in range(count)]
+    places = [k / max(scales - 1, 1) for k in range(coded)]
+    return len({min(range(count), key=lambda i: abs(ticks[i] - place)) for place in places})
 
 
 Layers = list[tuple[float, float, float]]  # per layer: parameters, FLOPs, numbers in its output

@@ -34,6 +34,7 @@ from fvar.models import mamba
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
+from fvar.tokenizer.quantiser import area
 from fvar.tokenizer.vqvae import VQVAE
 
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -103,7 +104,7 @@ def test_transformer_bill_matches_the_flop_counter(teacher: TeacherConfig, mixer
     bill = {part.name: part for part in estimate.estimate(stages(cfg, teacher)).parts}
     shape = (1000, 4096, 32, SCALES)
     with torch.device("meta"):
-        student, taught = VAR(cfg, *shape), Teacher(cfg, teacher, *shape, ALIAS_VOCAB)
+        student, taught = VAR(cfg, *shape), Teacher(cfg, teacher, *shape, ALIAS_VOCAB, {len(SCALES) - 1})
         labels, targets = torch.zeros(2, dtype=torch.long), torch.zeros(2 * 680, dtype=torch.long)
         var_input = torch.zeros(2, 679, 32)
         alias = [torch.zeros(2, p * p, dtype=torch.long) for p in SCALES]
@@ -150,6 +151,25 @@ def test_tokenizer_bill_matches_the_flop_counter(ch_mult: tuple[int, ...], readi
     decoded = 1.0 if reading == "latent_area" else 1 + estimate.COARSE_IMAGES
     whole = bill["encoder"].flops + bill["quantiser"].flops + bill["decoder"].flops / decoded
     assert whole == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("patch_nums", [(2, 4, 8), (1, 2, 3, 4, 5)])
+def test_bill_of_an_alias_tokenizer_leaves_out_the_scale_that_is_silent(patch_nums: tuple[int, ...]) -> None:
+    auto = AutoencoderConfig(ch=32, ch_mult=(1, 2, 4))
+    pyramid = PyramidConfig(patch_nums=patch_nums, downsample_factor=4)
+    data = DataConfig(image_size=pyramid.image_size)
+    quantiser = QuantiserConfig(vocab_size=64)
+    config = TokenizerConfig(signal="alias", data=data, pyramid=pyramid, autoencoder=auto, quantiser=quantiser)
+    bill = estimate.estimate(Stage(config))
+    last = len(patch_nums) - 1
+    vqvae = VQVAE(auto, quantiser, patch_nums, {last})
+    assert bill.parameters == learned(vqvae)
+    views = [torch.rand(1, 3, 4 * p, 4 * p) for p in patch_nums]
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        coded = vqvae.quantise(vqvae.latents(views))
+        made = [vqvae.render(area(coded.f_hats[k], patch_nums[k])) for k in range(last)]
+        (sum(image.square().mean() for image in made) + coded.commitment + coded.codebook).backward()
+    assert bill.flops_per_image == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_separate_teacher_doubles_the_cost_and_a_shared_trunk_adds_what_the_paper_claims() -> None:

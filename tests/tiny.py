@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -32,8 +34,8 @@ def var(cfg: TransformerConfig = CFG, patch_nums: tuple[int, ...] = PATCH_NUMS, 
     return network.eval()
 
 
-def teacher(cfg: TeacherConfig | None = None, seed: int = 1) -> Teacher:
-    network = Teacher(CFG, cfg or TeacherConfig(), CLASSES, VOCAB, CHANNELS, PATCH_NUMS, ALIAS_VOCAB)
+def teacher(cfg: TeacherConfig | None = None, seed: int = 1, silent: Collection[int] = ()) -> Teacher:
+    network = Teacher(CFG, cfg or TeacherConfig(), CLASSES, VOCAB, CHANNELS, PATCH_NUMS, ALIAS_VOCAB, silent)
     awake(network, seed)
     return network
 

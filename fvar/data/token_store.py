@@ -5,6 +5,8 @@
     heldout/...                             the same for the held-out images
     manifest.json                           what was coded by what, and the SHA-256 of every file; written last
 
+Tokens of a scale at which the signal is zero (`silent`), as the sharpest alias residual, are 0 and stand for nothing.
+
 Item i of `train` is training image i % n in its copy i // n, n images: copy 0 is the centre crop, the others are drawn
 from the store's seed. That depends on nothing else, so stores of one data set and seed line up item by item, whichever
 signal or tokenizer they hold.
@@ -15,8 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +27,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fvar.config import TokensConfig
 from fvar.errors import UserError
 from fvar.machine import atomic
+from fvar.plain import identity
 from fvar.rundir import RunDir
 
 FORMAT = 1
@@ -61,6 +65,8 @@ class TokenStore:
     class_names: list[str]
     train: TokenSplit
     heldout: TokenSplit
+    silent: tuple[int, ...] = ()  # scales (from 0) whose tokens are to be ignored
+    drawn: Mapping[str, Any] = field(default_factory=dict)  # what decides which pixels item i holds: see `_drawn`
 
     @property
     def indices(self) -> list[Tokens]:
@@ -90,10 +96,17 @@ class TokenStore:
             raise UserError(f"{run.path} holds no token store; first: python -m fvar.run {shlex.quote(str(run.path))}")
         _verify(run, manifest)
         splits = [_map(run.path / split, len(manifest["patch_nums"])) for split in SPLITS]
-        return cls(tuple(manifest["patch_nums"]), manifest["vocab_size"], manifest["class_names"], *splits)
+        shape = (tuple(manifest["patch_nums"]), manifest["vocab_size"], manifest["class_names"])
+        return cls(*shape, *splits, tuple(manifest.get("silent", ())), _drawn(run))
 
     def require_same_items(self, other: TokenStore) -> None:
-        """Raise `UserError` unless both stores hold the same images in the same order (by labels and scales)."""
+        """Raise `UserError` unless both stores hold the same crops of the same images in the same order."""
+        for name, mine in self.drawn.items():
+            if (theirs := other.drawn.get(name)) != mine:
+                raise UserError(
+                    f"the two token stores were drawn differently: {name} is {mine} and {theirs}; "
+                    "they must come from one data setting and seed"
+                )
         for split in SPLITS:
             if not np.array_equal(getattr(self, split).labels, getattr(other, split).labels):
                 raise UserError(
@@ -118,7 +131,9 @@ def read_manifest(run: RunDir) -> dict[str, Any] | None:
     return manifest
 
 
-def write_manifest(run: RunDir, patch_nums: tuple[int, ...], vocab_size: int, class_names: list[str]) -> None:
+def write_manifest(
+    run: RunDir, patch_nums: tuple[int, ...], vocab_size: int, class_names: list[str], silent: Collection[int] = ()
+) -> None:
     """Seal the store: after this it counts as complete."""
     files = [run.path / split / name for split in SPLITS for name in _names(len(patch_nums))]
     atomic.write_json(
@@ -130,6 +145,7 @@ def write_manifest(run: RunDir, patch_nums: tuple[int, ...], vocab_size: int, cl
             "patch_nums": patch_nums,
             "vocab_size": vocab_size,
             "class_names": class_names,
+            "silent": sorted(silent),
             "files": {
                 str(path.relative_to(run.path)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
                 for path in files
@@ -145,6 +161,14 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- details
+
+
+def _drawn(run: RunDir) -> dict[str, Any]:
+    """The settings that decide which pixels an item holds, of a `tokens` run."""
+    if not isinstance(run.config, TokensConfig):
+        return {}
+    data = {f"data.{name}": value for name, value in identity(run.config.data).items()}
+    return {**data, "seed": run.config.seed}
 
 
 def _names(scales: int) -> list[str]:

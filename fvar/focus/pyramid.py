@@ -137,6 +137,11 @@ class FocusPyramid(nn.Module):
                 ]
         return FocusViews(focused, digital, [D - L for D, L in zip(digital, focused, strict=True)])
 
+    @property
+    def silent(self) -> frozenset[int]:
+        """Numbers of the scales that are not blurred, whose residual A_k is therefore zero (without noise)."""
+        return frozenset(k for k, blurs in enumerate(self._blurs) if not blurs)
+
     # ------------------------------------------------------------------------------------------------------- sampling
 
     def _sample(self, x: Tensor, k: int) -> Tensor:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate, pairwise
 from typing import cast
 
 import torch
@@ -31,33 +31,39 @@ from fvar.models.var import VAR, Trunk, VarOutput, initialise_blocks, remember_o
 class AliasEmbedding(nn.Module):
     """E_a: code, scale and position of the alias tokens, as wide as one cross-attention."""
 
-    def __init__(self, vocab_size: int, dim: int, patch_nums: Sequence[int]) -> None:
+    def __init__(self, vocab_size: int, dim: int, patch_nums: Sequence[int], silent: Collection[int] = ()) -> None:
         super().__init__()
         self.patch_nums = tuple(patch_nums)
+        self.heard = [k for k in range(len(self.patch_nums)) if k not in silent]
         self.code = nn.Embedding(vocab_size, dim)
         self.scale = nn.Embedding(len(self.patch_nums), dim)
-        self.position = nn.Parameter(torch.empty(1, sum(p * p for p in self.patch_nums), dim))
+        self.position = nn.Parameter(torch.empty(1, sum(self.patch_nums[k] ** 2 for k in self.heard), dim))
         for table in (self.code.weight, self.scale.weight, self.position):
             nn.init.trunc_normal_(table, std=0.5)
 
     def forward(self, indices: Sequence[Tensor]) -> Tensor:
-        """Embed alias tokens, one (B, p_k^2) int64 tensor per scale, as (B, L, D)."""
+        """Embed alias tokens, one (B, p_k^2) int64 tensor per scale, as (B, L_A, D): those of the scales heard."""
         found = [tokens.shape[1] for tokens in indices]
         if found != [p * p for p in self.patch_nums]:
             raise ValueError(f"alias tokens must number {[p * p for p in self.patch_nums]} per scale, found {found}")
-        levels = [scale.expand(p * p, -1) for scale, p in zip(self.scale.weight, self.patch_nums, strict=True)]
-        embedded: Tensor = self.code(torch.cat(list(indices), dim=1)) + torch.cat(levels) + self.position
-        return embedded
+        if not self.heard:
+            return self.position.expand(len(indices[0]), -1, -1)
+        levels = [self.scale.weight[k].expand(self.patch_nums[k] ** 2, -1) for k in self.heard]
+        embedded: Tensor = self.code(torch.cat([indices[k] for k in self.heard], dim=1)) + torch.cat(levels)
+        return embedded + self.position
 
 
 class AliasGateCrossAttention(nn.Module):
     """alpha * Attn(X_L W_Q, E_a W_K, E_a W_V) W_O: few narrow heads (Eq. 10) and a gate per channel (Eq. 11).
 
-    Queries of scale k see the alias tokens of scales <= k ("own") or < k ("before"). Each scale attends to that prefix
-    only, so there is no mask. Queries that see no alias token, or lie outside the last `last_scales`, receive zero.
+    Queries of scale k see the alias tokens of scales <= k ("own") or < k ("before"), but for `silent` ones. Each scale
+    attends to that prefix only, so there is no mask. Queries that see no alias token, or lie outside the last
+    `last_scales`, receive zero.
     """
 
-    def __init__(self, dim: int, cfg: TeacherConfig, scale_ends: Sequence[int], norm_eps: float) -> None:
+    def __init__(
+        self, dim: int, cfg: TeacherConfig, scale_ends: Sequence[int], norm_eps: float, silent: Collection[int] = ()
+    ) -> None:
         super().__init__()
         inner = cfg.heads * cfg.head_dim
         self.heads = cfg.heads
@@ -77,12 +83,14 @@ class AliasGateCrossAttention(nn.Module):
 
         ranges = list(pairwise((0, *scale_ends)))
         first = len(ranges) - cfg.last_scales if cfg.last_scales else 0
-        # (start, end, visible): queries start ... end see the first `visible` alias tokens
-        self.spans = [(start, end, end if cfg.visibility == "own" else start) for start, end in ranges[max(first, 0) :]]
-        self.spans = [span for span in self.spans if span[2] > 0]
+        heard = [0 if k in silent else end - start for k, (start, end) in enumerate(ranges)]
+        upto = list(accumulate(heard)) if cfg.visibility == "own" else [0, *accumulate(heard[:-1])]
+        # (start, end, visible): queries start ... end see the first `visible` of the alias tokens
+        spans = [(start, end, seen) for (start, end), seen in zip(ranges, upto, strict=True)][max(first, 0) :]
+        self.spans = [span for span in spans if span[2] > 0]
 
     def forward(self, x: Tensor, alias: Tensor) -> Tensor:
-        """The term added to X_L: x (B, L, C), alias (B, L, D) -> (B, L, C)."""
+        """The term added to X_L: x (B, L, C), alias (B, L_A, D) -> (B, L, C)."""
         if not self.spans:
             return torch.zeros_like(x)
         begin = self.spans[0][0]  # the spans are the tail of the sequence
@@ -111,6 +119,8 @@ class Teacher(nn.Module):
 
     `network` is what the deployment network has too, a VAR or the last blocks of one; `alias` and `cross` are AG-XAttn.
 
+    Alias tokens of the scales that are `silent` (from 0) stand for nothing and are not read.
+
     Raises ValueError where `teacher.blocks` or `teacher.last_scales` exceeds what the network has.
     """
 
@@ -125,6 +135,7 @@ class Teacher(nn.Module):
         z_channels: int,
         patch_nums: Sequence[int],
         alias_vocab_size: int,
+        silent: Collection[int] = (),
     ) -> None:
         super().__init__()
         if teacher.blocks > cfg.depth:
@@ -138,9 +149,10 @@ class Teacher(nn.Module):
             initialise_blocks(self.layers, self.cfg)
         else:
             self.network = VAR(self.cfg, num_classes, vocab_size, z_channels, patch_nums)
-        self.alias = AliasEmbedding(alias_vocab_size, teacher.heads * teacher.head_dim, patch_nums)
+        self.alias = AliasEmbedding(alias_vocab_size, teacher.heads * teacher.head_dim, patch_nums, silent)
         self.cross = nn.ModuleList(
-            AliasGateCrossAttention(cfg.dim, teacher, self.scale_ends, cfg.norm_eps) for _ in range(teacher.blocks)
+            AliasGateCrossAttention(cfg.dim, teacher, self.scale_ends, cfg.norm_eps, silent)
+            for _ in range(teacher.blocks)
         )
 
     @property

@@ -62,7 +62,8 @@ def run(run: RunDir) -> None:
     if distributed.rank() == 0:
         for split in SPLITS:
             _join(run.path, chunks[split], sets[split], tokenizer.patch_nums)
-        write_manifest(run, tokenizer.patch_nums, tokenizer.vqvae.vocab_size, sets["train"].class_names)
+        silent = tokenizer.silent(config.signal)
+        write_manifest(run, tokenizer.patch_nums, tokenizer.vqvae.vocab_size, sets["train"].class_names, silent)
         shutil.rmtree(parts)
         counts = ", ".join(f"{sum(len(c.images) for c in chunks[split])} {split}" for split in SPLITS)
         print(f"{run.name}: {counts} items of {sum(p * p for p in tokenizer.patch_nums)} tokens")

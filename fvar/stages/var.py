@@ -63,7 +63,7 @@ def build_task(run: RunDir) -> VarTask:
     if config.teacher and alias:
         require_fit(config, config.teacher)
         # Drawn after the student, which so starts alike in every variant of a seed.
-        teacher = Teacher(config.transformer, config.teacher, *shape, alias.vocab_size).to(device)
+        teacher = Teacher(config.transformer, config.teacher, *shape, alias.vocab_size, alias.silent).to(device)
         teacher.copy_deployment(student)
         if config.teacher.learns == "frozen":
             _load_frozen(teacher, run, config.teacher)

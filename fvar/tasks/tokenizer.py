@@ -24,7 +24,7 @@ from fvar.focus import pyramid
 from fvar.machine.seeds import seed_for
 from fvar.tokenizer import discriminator, losses, perceptual
 from fvar.tokenizer.codebook import EmaCodebook
-from fvar.tokenizer.dual import SignalScaler, signal_views
+from fvar.tokenizer.dual import SignalScaler, signal_views, silent_scales
 from fvar.tokenizer.quantiser import Quantised, area, bicubic
 from fvar.tokenizer.usage import CodebookUsage
 from fvar.tokenizer.vqvae import VQVAE
@@ -61,8 +61,9 @@ class TokenizerTask(Task[TokenizerBatch]):
         self.images: ImageSet = open_dataset(config.data, "train", workers)
         self.heldout: ImageSet = open_dataset(config.data, "heldout", workers)
         self.patch_nums = config.pyramid.patch_nums
-        self.vqvae = VQVAE(config.autoencoder, config.quantiser, self.patch_nums).to(device).train()
         self.pyramid = pyramid.from_config(config.pyramid).to(device).train()
+        silent = silent_scales(self.pyramid, config.signal)
+        self.vqvae = VQVAE(config.autoencoder, config.quantiser, self.patch_nums, silent).to(device).train()
         self.codebook: EmaCodebook | None = None
         if config.quantiser.codebook == "ema":
             self.codebook = EmaCodebook(config.quantiser, config.autoencoder.z_channels).to(device)
@@ -127,7 +128,7 @@ class TokenizerTask(Task[TokenizerBatch]):
     def after_step(self, step: int, batches: Sequence[TokenizerBatch]) -> None:
         coded = [batch.coded for batch in batches if batch.coded is not None]
         scales = range(len(self.patch_nums))
-        indices = [torch.cat([part.indices[k].flatten() for part in coded]) for k in scales]
+        indices = [torch.cat([part.drawn[k] for part in coded]) for k in scales]
         self.vqvae.quantize.record_hits(indices)
         if self.codebook:
             residuals = [torch.cat([part.residuals[k] for part in coded]) for k in scales]
@@ -150,7 +151,7 @@ class TokenizerTask(Task[TokenizerBatch]):
         for pixels in self._heldout_batches():
             views = self._views(pixels)
             coded = self.vqvae.quantise(self.vqvae.latents(views))
-            usage.add(coded.indices)
+            usage.add(coded.drawn)
             for k, made, target in self._reconstructions(coded, views):
                 if self.config.signal == "structure":
                     made = made.clamp(-1, 1)
@@ -178,7 +179,8 @@ class TokenizerTask(Task[TokenizerBatch]):
             parts = [
                 losses.pixel_loss(made, target, cfg.loss) for _, made, target in self._reconstructions(coded, views)
             ]
-            reconstruction = torch.stack(parts).mean() if parts else quantisation.new_zeros(())
+            # Without blur no scale has a signal: there is nothing to learn, but a loss to differentiate.
+            reconstruction = torch.stack(parts).mean() if parts else 0 * self.vqvae.decoder.last_layer.sum()
             return reconstruction + quantisation, metrics | {"reconstruction": reconstruction}
         target = to_float(pixels.to(self._device))
         made, coarse = self._picture(coded, views)

@@ -13,7 +13,7 @@ from fvar.config import Signal, TokenizerConfig
 from fvar.errors import UserError
 from fvar.focus import pyramid
 from fvar.rundir import RunDir
-from fvar.tokenizer.dual import SignalScaler, signal_views
+from fvar.tokenizer.dual import SignalScaler, signal_views, silent_scales
 from fvar.tokenizer.quantiser import area
 from fvar.tokenizer.vqvae import VQVAE
 
@@ -53,7 +53,11 @@ class Tokenizer:
     @torch.no_grad()
     def encode_images(self, x: Tensor, signal: Signal | None = None) -> list[Tensor]:
         """Tokens of images x (B, 3, S, S) in [-1, 1]: per scale (B, p_k * p_k) int64."""
-        return self.vqvae.indices(self.views(x, signal))
+        return self.vqvae.indices(self.views(x, signal), self.silent(signal))
+
+    def silent(self, signal: Signal | None = None) -> frozenset[int]:
+        """Scales (from 0) at which the signal, by default its own, is zero: nothing is coded there."""
+        return silent_scales(self.pyramid, signal or self.config.signal)
 
     @torch.no_grad()
     def decode_prefixes(self, indices: list[Tensor]) -> list[Tensor]:
@@ -77,7 +81,8 @@ def load_tokenizer(run: RunDir, device: torch.device | str = "cpu") -> Tokenizer
     Raises `UserError` if the run trained something else, is not finished, or its files do not fit its configuration.
     """
     config = run.config_as(TokenizerConfig)
-    vqvae = VQVAE(config.autoencoder, config.quantiser, config.pyramid.patch_nums)
+    silent = silent_scales(pyramid.from_config(config.pyramid), config.signal)
+    vqvae = VQVAE(config.autoencoder, config.quantiser, config.pyramid.patch_nums, silent)
     scaler = SignalScaler(len(config.pyramid.patch_nums))
     companion = _read(run.path / COMPANION_FILE)
     own = {key.removeprefix("scaler."): value for key, value in companion.items() if key.startswith("scaler.")}

@@ -34,9 +34,11 @@ class EmaCodebook(nn.Module):
         """Move `codes` (V, C) in place after a step.
 
         Per scale, `indices` (N_k,) names the code each of `vectors` (N_k, C) was given. A batch with a non-finite
-        vector is ignored.
+        vector, or with none, is ignored.
         """
         index, vector = torch.cat(indices), torch.cat(vectors)
+        if not len(index):  # every scale is silent
+            return
         batch = torch.zeros(len(codes), 1 + vector.shape[1], device=codes.device)
         batch.index_add_(0, index, torch.cat([torch.ones_like(vector[:, :1]), vector], dim=1))
         distributed.sum_over_ranks(batch)
@@ -56,7 +58,7 @@ class EmaCodebook(nn.Module):
     def _restart(self, codes: Tensor, dead: Tensor, vectors: list[Tensor]) -> None:
         """Put the dead codes onto vectors of this batch, no vector twice unless there are too few."""
         wanted = int(dead.sum())
-        chances = torch.cat([torch.full((len(v),), 1 / len(v), device=codes.device) for v in vectors])
+        chances = torch.cat([torch.full((len(v),), 1 / max(len(v), 1), device=codes.device) for v in vectors])
         chosen = torch.multinomial(chances, wanted, replacement=wanted > len(chances))
         fresh = torch.cat(vectors)[chosen]
         if distributed.rank() > 0:  # all ranks take what rank 0 drew

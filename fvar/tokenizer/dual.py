@@ -59,6 +59,11 @@ def select(views: FocusViews, signal: Signal) -> list[Tensor]:
     return views.focused if signal == "structure" else views.residual
 
 
+def silent_scales(pyramid: FocusPyramid, signal: Signal) -> frozenset[int]:
+    """Scales (from 0) that carry nothing: of the residual those without blur."""
+    return pyramid.silent if signal == "alias" else frozenset()
+
+
 def signal_views(
     pyramid: FocusPyramid,
     scaler: SignalScaler,

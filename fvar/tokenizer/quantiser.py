@@ -11,10 +11,13 @@ The three readings of the method differ in the targets and in what is accumulate
 - `latent_area`: z_k = area(f, p_k) of one encoded image. Area downsampling is linear, so
   r_k = area(f - f_hat_{k-1}, p_k): the original VAR.
 - `independent`: z_k is the encoded focus state k and nothing is accumulated: r_k = z_k, f_hat_k = phi_k(up(e_k)).
+
+A scale that is `silent`, as the sharpest alias residual, has nothing to code: its tokens are 0 and stand for nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +32,16 @@ from fvar.config import QuantiserConfig
 class Quantised:
     """What coding a batch gives; lists run over the scales."""
 
-    indices: list[Tensor]  # (B, p_k * p_k) int64, row by row
+    indices: list[Tensor]  # (B, p_k * p_k) int64, row by row; 0 where the scale is silent
     f_hats: list[Tensor]  # (B, Cz, P, P) after each scale; gradients pass straight through to the latents
-    residuals: list[Tensor]  # (B * p_k * p_k, Cz) the vectors that were replaced by codes, detached
-    commitment: Tensor  # mean over scales of |latents - sg f_hat|^2: pulls the encoder to the codes
+    residuals: list[Tensor]  # (B * p_k * p_k, Cz) the vectors that were replaced by codes, detached; (0, Cz) if silent
+    commitment: Tensor  # mean over scales heard of |latents - sg f_hat|^2: pulls the encoder to the codes
     codebook: Tensor  # mean over scales of |f_hat - sg latents|^2: teaches phi (and the codes, without EMA)
+
+    @property
+    def drawn(self) -> list[Tensor]:
+        """The codes that were chosen, flat; none where the scale is silent."""
+        return [index.flatten()[: len(residual)] for index, residual in zip(self.indices, self.residuals, strict=True)]
 
 
 class Phi(nn.Conv2d):
@@ -54,7 +62,7 @@ class SharedPhi(nn.Module):
     those of a scale each `0`, `1`, ...
     """
 
-    def __init__(self, channels: int, count: int, ratio: float, scales: int) -> None:
+    def __init__(self, channels: int, count: int, ratio: float, scales: int, silent: Collection[int] = ()) -> None:
         super().__init__()
         own, count = count == 0, count or scales
         phis = [Phi(channels, ratio) for _ in range(count)]
@@ -69,8 +77,9 @@ class SharedPhi(nn.Module):
         margin = (1 / 3 if count == 4 else 1 / 2) / count
         ticks = np.linspace(margin, 1 - margin, count)
         self.choice = [int(np.abs(ticks - k / max(scales - 1, 1)).argmin()) for k in range(scales)]
-        for number, phi in enumerate(self.phis):  # few scales leave some phi without use
-            phi.requires_grad_(number in self.choice)
+        used = {phi for k, phi in enumerate(self.choice) if k not in silent}
+        for number, phi in enumerate(self.phis):  # few scales, or silent ones, leave some phi without use
+            phi.requires_grad_(number in used)
 
     @property
     def phis(self) -> list[Phi]:
@@ -91,18 +100,24 @@ def bicubic(x: Tensor, side: int) -> Tensor:
 
 
 class MultiScaleQuantiser(nn.Module):
-    """Codebook, phi and the residual recursion above. Everything is computed in float32, also under autocast."""
+    """Codebook, phi and the residual recursion above. Everything is computed in float32, also under autocast.
+
+    `silent` names the scales (from 0) at which its signal is zero.
+    """
 
     ema_vocab_hit_SV: Tensor
 
-    def __init__(self, cfg: QuantiserConfig, z_channels: int, patch_nums: tuple[int, ...]) -> None:
+    def __init__(
+        self, cfg: QuantiserConfig, z_channels: int, patch_nums: tuple[int, ...], silent: Collection[int] = ()
+    ) -> None:
         super().__init__()
         self.reading = cfg.reading
         self.patch_nums = patch_nums
+        self.silent = frozenset(silent)
         self.embedding = nn.Embedding(cfg.vocab_size, z_channels)
         nn.init.uniform_(self.embedding.weight, -1 / cfg.vocab_size, 1 / cfg.vocab_size)
         self.embedding.weight.requires_grad_(cfg.codebook == "gradient")
-        self.quant_resi = SharedPhi(z_channels, cfg.num_phi, cfg.phi_ratio, len(patch_nums))
+        self.quant_resi = SharedPhi(z_channels, cfg.num_phi, cfg.phi_ratio, len(patch_nums), self.silent)
         # The original's hit counter (S scales, V codes), under its name: a running mean of hits per batch.
         self.register_buffer("ema_vocab_hit_SV", torch.zeros(len(patch_nums), cfg.vocab_size))
 
@@ -130,6 +145,8 @@ class MultiScaleQuantiser(nn.Module):
 
     def add(self, k: int, f_hat: Tensor, codes: Tensor) -> Tensor:
         """f_hat_k from f_hat_{k-1} (B, Cz, P, P) and the code map of scale k (B, Cz, p_k, p_k)."""
+        if k in self.silent:
+            return f_hat
         h: Tensor = self.quant_resi(k, bicubic(codes, self.side))
         return f_hat + h if self.reading != "independent" else h
 
@@ -140,16 +157,25 @@ class MultiScaleQuantiser(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- whole pyramids
 
-    def quantise(self, latents: list[Tensor], bypass: Tensor | None = None) -> Quantised:
+    def quantise(
+        self, latents: list[Tensor], bypass: Tensor | None = None, silent: Collection[int] | None = None
+    ) -> Quantised:
         """Code the targets z_k (B, Cz, p_k, p_k) of all scales.
 
         Where `bypass` (B,) bool is true, the f_hats returned are the latents themselves (see TokenizerLossConfig).
+        `silent` names the scales to leave out, if not this quantiser's own: the alias residual's, coded by Q_L.
         """
+        silent = self.silent if silent is None else silent
         with torch.autocast(latents[0].device.type, enabled=False):
             targets = [z.float() for z in latents]
             f_hat = self.blank(targets[0])
             indices, f_hats, residuals, commitment, codebook = [], [], [], [], []
             for k, (z, side) in enumerate(zip(targets, self.patch_nums, strict=True)):
+                if k in silent:
+                    indices.append(torch.zeros(len(z), side * side, dtype=torch.int64, device=z.device))
+                    residuals.append(z.new_empty(0, z.shape[1]))
+                    f_hats.append(f_hats[-1] if f_hats else f_hat)
+                    continue
                 rest = z if self.reading == "independent" else z - area(f_hat, side)
                 vectors = rest.detach().movedim(1, -1).flatten(0, 2)  # (B * p_k * p_k, Cz)
                 index = self.nearest(vectors).view(z.shape[0], side * side)
@@ -165,7 +191,9 @@ class MultiScaleQuantiser(nn.Module):
                 )
                 indices.append(index)
                 residuals.append(vectors)
-            return Quantised(indices, f_hats, residuals, torch.stack(commitment).mean(), torch.stack(codebook).mean())
+            none = [] if commitment else [f_hat.new_zeros(())]
+            losses = (torch.stack(commitment + none).mean(), torch.stack(codebook + none).mean())
+            return Quantised(indices, f_hats, residuals, *losses)
 
     def f_hats(self, indices: list[Tensor]) -> list[Tensor]:
         """f_hat after each of the given scales (all, or the first few)."""
@@ -186,6 +214,6 @@ class MultiScaleQuantiser(nn.Module):
 
     @torch.no_grad()
     def record_hits(self, indices: list[Tensor], decay: float = 0.99) -> None:
-        """Update the running mean of hits per code and scale."""
+        """Update the running mean of hits per code and scale, of the codes chosen at each (N_k,)."""
         for hits, index in zip(self.ema_vocab_hit_SV, indices, strict=True):
             hits.lerp_(torch.bincount(index.flatten(), minlength=hits.numel()).to(hits), 1 - decay)

@@ -14,7 +14,7 @@ class CodebookUsage:
         self.counts = torch.zeros(len(patch_nums), vocab_size, dtype=torch.float64)
 
     def add(self, indices: list[Tensor]) -> None:
-        """Count the tokens of a batch; entry k is (B, p_k * p_k) int64."""
+        """Count the tokens of a batch; entry k holds those of scale k, int64, of any shape."""
         for row, index in zip(self.counts, indices, strict=True):
             row += torch.bincount(index.flatten().cpu(), minlength=row.numel())
 

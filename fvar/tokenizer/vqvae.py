@@ -6,6 +6,8 @@ the alias signal) lives in companion modules: see fvar.tokenizer.codebook and fv
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -15,16 +17,25 @@ from fvar.tokenizer.quantiser import MultiScaleQuantiser, Quantised, area
 
 
 class VQVAE(nn.Module):
-    """Images (B, 3, f*P, f*P) in [-1, 1] <-> token maps of sides `patch_nums` = (p_1, ..., p_K = P)."""
+    """Images (B, 3, f*P, f*P) in [-1, 1] <-> token maps of sides `patch_nums` = (p_1, ..., p_K = P).
 
-    def __init__(self, autoencoder: AutoencoderConfig, quantiser: QuantiserConfig, patch_nums: tuple[int, ...]) -> None:
+    Scales that are `silent` (from 0) are neither encoded nor coded.
+    """
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderConfig,
+        quantiser: QuantiserConfig,
+        patch_nums: tuple[int, ...],
+        silent: Collection[int] = (),
+    ) -> None:
         super().__init__()
         z = autoencoder.z_channels
         self.patch_nums = patch_nums
         self.reading = quantiser.reading
         self.encoder = Encoder(autoencoder)
         self.decoder = Decoder(autoencoder)
-        self.quantize = MultiScaleQuantiser(quantiser, z, patch_nums)
+        self.quantize = MultiScaleQuantiser(quantiser, z, patch_nums, silent)
         self.quant_conv = nn.Conv2d(z, z, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(z, z, 3, padding=1)
         initialise(self.encoder, self.decoder, self.quant_conv, self.post_quant_conv)
@@ -43,23 +54,27 @@ class VQVAE(nn.Module):
         """(B, 3, f*p, f*p) -> (B, Cz, p, p), for any p."""
         return self.quant_conv(self.encoder(x))  # type: ignore[no-any-return]
 
-    def latents(self, views: list[Tensor]) -> list[Tensor]:
-        """Targets z_k (B, Cz, p_k, p_k) of all scales from the views (B, 3, f*p_k, f*p_k).
+    def latents(self, views: list[Tensor], silent: Collection[int] | None = None) -> list[Tensor]:
+        """Targets z_k (B, Cz, p_k, p_k) of all scales from the views (B, 3, f*p_k, f*p_k); zeros of a silent one.
 
         `latent_area` looks at the sharpest view only.
         """
+        silent = self.quantize.silent if silent is None else silent
         if self.reading == "latent_area":
             f = self.encode(views[-1]).float()
             return [area(f, side) for side in self.patch_nums]
-        return [self.encode(view) for view in views]
+        return [
+            view.new_zeros(len(view), self.z_channels, side, side) if k in silent else self.encode(view)
+            for k, (view, side) in enumerate(zip(views, self.patch_nums, strict=True))
+        ]
 
     def quantise(self, latents: list[Tensor], bypass: Tensor | None = None) -> Quantised:
         """Code the targets of all scales; `bypass` (B,) bool lets some images through as they are."""
         return self.quantize.quantise(latents, bypass)
 
-    def indices(self, views: list[Tensor]) -> list[Tensor]:
-        """Tokens of all scales, each (B, p_k * p_k) int64."""
-        return self.quantise(self.latents(views)).indices
+    def indices(self, views: list[Tensor], silent: Collection[int] | None = None) -> list[Tensor]:
+        """Tokens of all scales, each (B, p_k * p_k) int64; `silent` as in `MultiScaleQuantiser.quantise`."""
+        return self.quantize.quantise(self.latents(views, silent), silent=silent).indices
 
     # ------------------------------------------------------------------------------------------------ tokens to images
 

@@ -1,4 +1,7 @@
-"""The original VAR's optimiser: fused AdamW, weight decay on matrices only, warm-up, plateau, linear decay."""
+"""The original VAR's optimiser: fused AdamW, weight decay on matrices only, warm-up, plateau, linear decay.
+
+Or Muon in its place, at the presets that have minutes (`fvar.training.muon`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 from fvar.config import TrainConfig
 from fvar.training import sharding
+from fvar.training.muon import Muon
 
 # Tables and scales that have two or more dimensions and still must not shrink: class and scale embeddings, positions,
 # the codebook, the attention's logit scale, the offsets of a shared modulation. `word_embed` is a linear map despite
@@ -51,6 +55,15 @@ def adamw(named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> tor
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=peak_lr(config), betas=config.betas, fused=True)
+
+
+def make(named: Sequence[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.AdamW:
+    """The optimiser that the configuration names."""
+    if config.optimiser == "adamw":
+        return adamw(named, config)
+    matrices = [p for name, p in named if decays(name, p)]
+    rest = [{"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0}]
+    return Muon(matrices, rest, lr=peak_lr(config), betas=config.betas, weight_decay=config.weight_decay)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

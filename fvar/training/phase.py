@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fvar.config import TrainConfig
+from fvar.errors import UserError
 from fvar.machine import distributed, heap, per_image
 from fvar.machine.precision import computed, dtype_of
 from fvar.training import optim
@@ -34,7 +35,9 @@ class Phase(Generic[Batch]):
         self.networks: dict[str, list[nn.Parameter]] = {}
         for path, parameter in self.named:
             self.networks.setdefault(path.rpartition("/")[0], []).append(parameter)
-        self.optimiser = optim.adamw(self.named, config)
+        if shards and config.optimiser == "muon":
+            raise UserError("train.optimiser muon needs whole matrices; set runtime.parallel to ddp")
+        self.optimiser = optim.make(self.named, config)
         heap.trim_in_backward(self.parameters)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.objective: nn.Module = _Objective(name, task, self.parameters)

@@ -95,8 +95,36 @@ def test_stores_of_one_data_set_and_seed_line_up_whatever_they_hold(trained: Inp
     residuals = TokenStore.open(write(root, alias, signal="alias"))
     ours.require_same_items(residuals)
     shorter = write(root, alias, signal="alias", data=dataclasses.replace(data_of(alias), crops=1))
-    with pytest.raises(UserError, match="train items"):
+    with pytest.raises(UserError, match="drawn differently"):
         ours.require_same_items(TokenStore.open(shorter))
+
+
+@pytest.mark.parametrize(("change", "named"), [({"flip": False}, "flip"), ({"crop": "center"}, "crop")])
+def test_stores_of_other_crops_or_flips_are_not_taken_for_the_same_images(
+    trained: Inputs, store_run: RunDir, change: dict[str, Any], named: str
+) -> None:
+    other = write(trained[0], trained[2], signal="alias", data=dataclasses.replace(data_of(store_run), **change))
+    with pytest.raises(UserError, match=rf"data\.{named} is"):
+        TokenStore.open(store_run).require_same_items(TokenStore.open(other))
+
+
+def test_stores_of_other_seeds_are_not_taken_for_the_same_images(trained: Inputs, store_run: RunDir) -> None:
+    stage = Stage(TokensConfig("structure", data_of(store_run), seed=1), {"tokenizer": trained[1]})
+    run = RunDir.create(trained[0], stage, RuntimeConfig())
+    tokens_stage.run(run)
+    with pytest.raises(UserError, match="seed is 0 and 1"):
+        TokenStore.open(store_run).require_same_items(TokenStore.open(run))
+
+
+@pytest.mark.parametrize("coder", [1, 2])
+def test_the_sharpest_residual_is_silent_and_stored_as_zeros_by_either_tokenizer(trained: Inputs, coder: int) -> None:
+    tokenizer = trained[coder]
+    assert isinstance(tokenizer, Stage)
+    store = TokenStore.open(write(trained[0], tokenizer, signal="alias"))
+    assert store.silent == (2,)
+    assert not store.train.indices[2].any()
+    assert not store.heldout.indices[2].any()
+    assert store.train.indices[1].any()
 
 
 def test_structure_tokenizer_also_codes_residuals_but_not_the_other_way_round(trained: Inputs) -> None:

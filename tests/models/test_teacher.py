@@ -1,6 +1,8 @@
 """The teacher: a deployment network that also sees alias tokens, and owns what its loss trains."""
 
+from collections.abc import Collection
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
@@ -21,9 +23,9 @@ def both(student: VAR, teacher: Teacher, features: int = 0) -> tuple[VarOutput, 
     return mine, teacher(labels, var_input, alias, features=features, trunk=mine.trunk)
 
 
-def alias_reach(config: TeacherConfig) -> torch.Tensor:
+def alias_reach(config: TeacherConfig, silent: Collection[int] = ()) -> torch.Tensor:
     """reach[q, a]: whether the logits at token q change when alias token a does."""
-    student, teacher = tiny.var(), tiny.teacher(config).eval()
+    student, teacher = tiny.var(), tiny.teacher(config, silent=silent).eval()
     labels, var_input, alias = tiny.batch(1)
     trunk = student(labels, var_input, trunk_before=teacher.trunk_before).trunk
     before = teacher(labels, var_input, alias, trunk=trunk).logits
@@ -51,6 +53,19 @@ def test_visibility_before_hides_the_own_scale_too(trunk: Trunk) -> None:
     # Within one block; two blocks would not pass it on either, since structure attention is block-causal.
     config = TeacherConfig(head_dim=8, trunk=trunk, visibility="before")
     assert torch.equal(alias_reach(config), level()[:, None] > level())
+
+
+@pytest.mark.parametrize("visibility", ["own", "before"])
+def test_tokens_of_a_silent_scale_are_never_read(visibility: Literal["own", "before"]) -> None:
+    config = TeacherConfig(head_dim=8, visibility=visibility)
+    everything, some = alias_reach(config), alias_reach(config, silent={1})
+    heard = level() != 1
+    assert not some[:, ~heard].any()
+    assert torch.equal(some[:, heard], everything[:, heard])
+
+
+def test_a_teacher_without_any_alias_scale_is_the_deployment_network() -> None:
+    assert not alias_reach(SEPARATE, silent={0, 1, 2}).any()
 
 
 def test_last_scales_restricts_who_asks() -> None:

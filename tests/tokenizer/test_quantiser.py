@@ -43,6 +43,25 @@ def test_latent_area_subtracts_from_the_full_residual_as_the_original_words_it()
     torch.testing.assert_close(coded.f_hats[-1], f_hat)
 
 
+@pytest.mark.parametrize("reading", ["focus", "independent"])
+def test_a_silent_scale_takes_part_in_nothing(reading: Reading) -> None:
+    q, z = quantiser(reading), pyramid()
+    shorter = MultiScaleQuantiser(QuantiserConfig(vocab_size=64, reading=reading), 4, SCALES, silent={1, 3})
+    shorter.load_state_dict(q.state_dict())
+    coded = shorter.quantise(z)
+    assert not coded.indices[1].any()
+    assert [len(drawn) for drawn in coded.drawn] == [3, 0, 27, 0]
+    assert torch.equal(coded.f_hats[1], coded.f_hats[0])
+    assert torch.equal(coded.f_hats[3], coded.f_hats[2])
+    for rebuilt, made in zip(shorter.f_hats(coded.indices), coded.f_hats, strict=True):
+        torch.testing.assert_close(rebuilt, made)
+    other = shorter.quantise([z[0], z[1] + 9, z[2], z[3] - 9])
+    assert torch.equal(other.commitment, coded.commitment)
+    assert torch.equal(other.codebook, coded.codebook)
+    shorter.record_hits(coded.drawn)
+    assert shorter.ema_vocab_hit_SV.any(1).tolist() == [True, False, True, False]
+
+
 @pytest.mark.parametrize("reading", ["focus", "independent", "latent_area"])
 def test_tokens_alone_rebuild_every_prefix(reading: Reading) -> None:
     q = quantiser(reading)
