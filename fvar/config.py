@@ -202,6 +202,7 @@ class TrainConfig(Checked):
     optimiser: Optimiser = since("adamw", before="adamw")  # VAR; muon learns more in few steps (fvar.training.muon)
     betas: tuple[float, float] = (0.9, 0.95)  # VAR
     weight_decay: float = 0.05  # on matrices only; VAR
+    decay_classes: bool = since(True, before=False)  # and on the class embedding; VAR's code, which does not exclude it
     clip: float = 2.0  # gradient norm; VAR
     warmup: float = 0.02  # share of the steps; VAR
     warmup_from: float = 0.005  # of the peak; VAR
@@ -249,6 +250,7 @@ class TransformerConfig(Checked):
     attn_l2_norm: bool = True  # VAR
     shared_aln: bool = False  # one class modulation for all blocks, each with an offset; VAR: d36 at 512 px
     norm_eps: float = 1e-6  # VAR
+    gamma_init: float = since(0.0, before=1e-5)  # factor of gamma's first weights; 0: by depth, see `gamma_factor`
     checkpointing: bool = False  # recompute activations in the backward pass
     mixer: Mixer = since("var", before="var")  # what a block is made of, see RESIDUALS; mvar: M-VAR (Ren et al. 2024)
     mamba: MambaConfig = since(default_factory=MambaConfig, before=MambaConfig())  # of mixer mvar alone
@@ -277,6 +279,12 @@ class TransformerConfig(Checked):
     @property
     def num_heads(self) -> int:
         return self.heads or self.depth
+
+    @property
+    def gamma_factor(self) -> float:
+        """By which the weights that make gamma start smaller: VAR's README (`--alng`) has one for each depth."""
+        by_depth = ((20, 1e-3), (24, 1e-4), (30, 1e-5))
+        return self.gamma_init or next((factor for depth, factor in by_depth if self.depth <= depth), 5e-6)
 
     @property
     def drop_path_peak(self) -> float:

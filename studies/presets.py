@@ -1,10 +1,14 @@
 """The sizes at which every study runs. A preset is the paper's settings and a row of what differs from them.
 
-smoke    two CPU cores and minutes: embedded emoji at 64 px; says that everything works and which way numbers move
-small    one GPU, or hours of CPU: embedded emoji at 128 px
-paper    8 A100 and days: ImageNet at 256 px with the paper's settings (Sec. 4.1 and 4.2)
+smoke      two CPU cores and minutes: embedded emoji at 64 px; says that everything works
+desk       two CPU cores and an evening: the same for longer, everything trained anew by each seed; the README's picture
+small      one A100 and under two hours: embedded emoji at 128 px, guarded against learning them by heart
+paper      8 A100 and a good week: ImageNet at 256 px with the paper's settings (Sec. 4.1 and 4.2), else VAR's
+paper512   8 A100 and five weeks: the same at 512 px
 
-What a row does not name is the default of `Preset`, the paper's, or of `fvar.config`, which cites its source.
+What a row does not name is the default of `Preset`, the paper's, or of `fvar.config`, which cites its source. The times
+are of Table 2 with one seed, training and scoring; `Preset.hours` is the training alone, and a test holds
+`fvar.estimate` to it.
 """
 
 from __future__ import annotations
@@ -42,6 +46,23 @@ DATASETS = get_args(get_type_hints(DataConfig)["dataset"])
 
 
 @dataclass(frozen=True)
+class Machine:
+    """A class of machines, by what it makes of the networks' arithmetic while it trains them."""
+
+    name: str
+    speed: float  # FLOP/s, of all its processors together
+
+    def hours(self, flops: float) -> float:
+        """What training costs of its time."""
+        return flops / self.speed / 3600
+
+
+TWO_CORES = Machine("two cores", 2 * 32e9)  # measured with AVX2, float32 and two stages at a time
+A100 = Machine("one A100", 0.4 * 312e12)  # assumed: 40 % of the peak in the maker's data sheet
+EIGHT_A100 = Machine("8 A100", 8 * A100.speed)
+
+
+@dataclass(frozen=True)
 class Preset:
     """What stages are configured from at one size. The methods give a stage's configuration, one per kind of stage.
 
@@ -49,7 +70,11 @@ class Preset:
     """
 
     name: str
-    data: DataConfig = field(default_factory=DataConfig)
+    machine: Machine = EIGHT_A100
+    hours: float = 0.0  # of training that Table 2 takes there with one seed, at most
+    # Resized to 1.125x and cropped anew in each epoch: VAR. A token store holds ten crops of each image (ours).
+    data: DataConfig = field(default_factory=lambda: DataConfig(crop="random", crops=10))
+    tokenizers_by_seed: bool = False  # a seed trains tokenizers of its own; otherwise all share those of seed 0
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     quantiser: QuantiserConfig = field(default_factory=QuantiserConfig)
@@ -70,6 +95,8 @@ class Preset:
         if dataset not in DATASETS:
             raise unknown("dataset", dataset, DATASETS)
         changes: dict[str, Any] = {"dataset": dataset, "root": root}
+        if dataset == "text":
+            changes |= {"crop": "center", "crops": 1}  # a page has no margin to lose
         return replace(self, data=replace(self.data, **changes))
 
     # ------------------------------------------------------------------------------------------------ configurations
@@ -80,6 +107,7 @@ class Preset:
         kernel: Kernel = "disk",
         reading: Reading = "focus",
         rho_max: float | None = None,
+        seed: int = 0,
     ) -> TokenizerConfig:
         """A tokenizer of the structure L_k or of the alias residual A_k. `rho_max` is in px of a 256 px image.
 
@@ -98,9 +126,13 @@ class Preset:
             autoencoder=self.autoencoder,
             quantiser=replace(self.quantiser, vocab_size=vocab, reading=reading),
             loss=self.loss,
-            train=self.tokenizer_train,
+            train=replace(self.tokenizer_train, seed=self.tokenizer_seed(seed)),
             rfid_images=self.rfid_images,
         )
+
+    def tokenizer_seed(self, seed: int) -> int:
+        """Which seed trains the tokenizers that a seed of the study reads."""
+        return seed if self.tokenizers_by_seed else 0
 
     def tokens(self, signal: Signal = "structure") -> TokensConfig:
         return TokensConfig(signal=signal, data=self.data)
@@ -113,14 +145,18 @@ class Preset:
         depth: int | None = None,
         mixer: Mixer | None = None,
     ) -> VarConfig:
-        """The deployment network, trained alone or beside its teacher. Another `depth` keeps the width of a head."""
+        """The deployment network, trained alone or beside its teacher. Another `depth` keeps the width of a head.
+
+        From d24 on the rate falls to 1 % instead of 10 %, as VAR's README has it (`--wpe`); its weight decay of d24 is
+        d16's, and its lower rate (`--tblr 8e-5`) is replaced by the paper's.
+        """
         depth, head_dim = depth or self.transformer.depth, self.transformer.dim // self.transformer.num_heads
         size = replace(self.transformer, depth=depth, width=depth * head_dim, heads=depth)
         return VarConfig(
             transformer=replace(size, mixer=mixer or size.mixer),
             teacher=teacher,
             distill=distill or DistillConfig(),
-            train=replace(self.var_train, seed=seed),
+            train=replace(self.var_train, seed=seed, final=0.01 if depth >= 24 else self.var_train.final),
             curve=CurveConfig(
                 every=self.curve_every,
                 samples=replace(self.samples(seed), count=self.curve_samples),
@@ -132,47 +168,71 @@ class Preset:
         return replace(self.sampling, seed=seed)
 
     def scores(self) -> ScoresConfig:
-        """Against the preset's own images."""
-        return replace(self.scoring, reference=self.data)
+        """Against the preset's own images, from their middle."""
+        return replace(self.scoring, reference=replace(self.data, crop="center", crops=1))
 
+
+# What smoke and desk train, alike but for the number of steps: networks of under a million parameters.
+_EMOJI64 = Preset(
+    "smoke",
+    machine=TWO_CORES,
+    data=DataConfig(dataset="emoji", image_size=64),
+    pyramid=PyramidConfig(patch_nums=(1, 2, 4, 8), downsample_factor=8),
+    autoencoder=AutoencoderConfig(ch=16, ch_mult=(1, 1, 2, 4), num_res_blocks=1, z_channels=16, norm_groups=4),
+    quantiser=QuantiserConfig(vocab_size=512, ema_decay=0.95, dead_after=20),
+    alias_vocab=64,
+    loss=TokenizerLossConfig(perceptual=0.0, adversarial=0.0, bypass=0.8),
+    tokenizer_train=TrainConfig(
+        steps=300, batch_size=8, lr=0.16, optimiser="muon", warmup=0.08, eval_every=300, decay_classes=False
+    ),
+    rfid_images=0,
+    transformer=TransformerConfig(depth=4, width=128, gamma_init=1e-5),
+    var_train=TrainConfig(steps=400, batch_size=8, lr=0.48, optimiser="muon", eval_every=100, decay_classes=False),
+    curve_every=0,
+    curve_samples=225,
+    sampling=SamplesConfig(count=225),
+    scoring=ScoresConfig(reference_count=512),
+    readability=ReadabilityConfig(words=48),
+)
 
 ROWS = (
-    Preset(
-        "smoke",
-        data=DataConfig(dataset="emoji", image_size=64),
-        pyramid=PyramidConfig(patch_nums=(1, 2, 4, 8), downsample_factor=8),
-        autoencoder=AutoencoderConfig(ch=16, ch_mult=(1, 1, 2, 4), num_res_blocks=1, z_channels=16, norm_groups=4),
-        quantiser=QuantiserConfig(vocab_size=512, ema_decay=0.95, dead_after=20),
-        alias_vocab=64,
-        loss=TokenizerLossConfig(perceptual=0.0, adversarial=0.0, bypass=0.8),
-        tokenizer_train=TrainConfig(steps=240, batch_size=8, lr=6.4e-2, warmup=0.08, eval_every=120),
-        rfid_images=0,
-        transformer=TransformerConfig(depth=4, width=128),
-        var_train=TrainConfig(steps=200, batch_size=16, lr=2.4e-2, eval_every=40),
-        curve_every=0,
-        curve_samples=225,
-        sampling=SamplesConfig(count=225),
-        scoring=ScoresConfig(reference_count=512),
-        readability=ReadabilityConfig(words=48),
+    replace(_EMOJI64, hours=0.15),
+    replace(
+        _EMOJI64,
+        name="desk",
+        hours=0.45,
+        tokenizers_by_seed=True,
+        tokenizer_train=replace(_EMOJI64.tokenizer_train, steps=900),
+        var_train=replace(_EMOJI64.var_train, steps=1_400, eval_every=200),
+        sampling=SamplesConfig(count=900),
     ),
     Preset(
         "small",
+        machine=A100,
+        hours=1.0,
         data=DataConfig(dataset="emoji", image_size=128),
         pyramid=PyramidConfig(downsample_factor=8),
         autoencoder=AutoencoderConfig(ch=64, ch_mult=(1, 1, 2, 4)),
         quantiser=QuantiserConfig(vocab_size=2048),
         alias_vocab=256,
         loss=TokenizerLossConfig(bypass=0.1),
-        tokenizer_train=TrainConfig(steps=10_000, batch_size=64, lr=4e-4),
+        tokenizer_train=TrainConfig(steps=10_000, batch_size=32, lr=8e-4),
         rfid_images=1_000,
         transformer=TransformerConfig(depth=8),
-        var_train=TrainConfig(steps=20_000, batch_size=128, lr=4e-4),
-        curve_every=2_000,
+        # Few images seen often: the weights that generalise best are kept, not the last.
+        var_train=TrainConfig(steps=6_000, batch_size=64, lr=8e-4, deploy="best", eval_every=250),
+        curve_every=1_000,
         curve_samples=1_000,
         sampling=SamplesConfig(count=2_000),
         scoring=ScoresConfig(reference_count=0),
     ),
-    Preset("paper"),
+    Preset("paper", hours=200.0),
+    Preset(
+        "paper512",
+        hours=800.0,
+        data=DataConfig(image_size=512, crop="random", crops=10),
+        pyramid=PyramidConfig(patch_nums=(4, 8, 16, 32)),
+    ),
 )
 PRESETS = {row.name: row for row in ROWS}
 

@@ -1,7 +1,7 @@
 """The paper's method and its ablations as chains of stages: which tokenizers feed which student, taught or not.
 
 Tokenizers are trained once, with seed 0, and shared by every seed of a study: a seed stands for the training of the
-transformer and for the sampling, which is where runs of one method differ.
+transformer and for the sampling. Where the preset says so (`tokenizers_by_seed`), a seed is everything, tokenizers too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def chain(
     codes.
     """
     kind = replace(VARIANTS[variant], reading=reading or VARIANTS[variant].reading)
-    inputs = _token_stores(preset, kind, rho_max)
+    inputs = _token_stores(preset, kind, rho_max, preset.tokenizer_seed(seed))
     taught_by = (teacher or TeacherConfig()) if kind.teacher else None
     var = Stage(preset.var(taught_by, seed, distill, depth, mixer), inputs)
     samples = Stage(preset.samples(seed), {"var": var})
@@ -60,11 +60,11 @@ def chain(
 
 
 @functools.cache  # one object for all seeds, whose signature is computed once: that is what a large plan costs
-def _token_stores(preset: Preset, kind: Variant, rho_max: float | None) -> dict[str, Stage]:
+def _token_stores(preset: Preset, kind: Variant, rho_max: float | None, seed: int) -> dict[str, Stage]:
     """What a variant's transformer reads, by role."""
-    structure = Stage(preset.tokenizer("structure", kind.kernel, kind.reading, rho_max))
+    structure = Stage(preset.tokenizer("structure", kind.kernel, kind.reading, rho_max, seed))
     inputs = {"tokens": Stage(preset.tokens("structure"), {"tokenizer": structure})}
     if kind.teacher:
-        coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max)) if kind.dual else structure
+        coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max, seed=seed)) if kind.dual else structure
         inputs["alias"] = Stage(preset.tokens("alias"), {"tokenizer": coder})
     return inputs

@@ -241,8 +241,8 @@ def draw(module: nn.Module, std: float) -> None:
 def initialise_blocks(blocks: Sequence[Block], cfg: TransformerConfig) -> None:
     """VAR's initial values of some of its blocks.
 
-    At the start the residual branches are nearly closed: what makes gamma of the modulations is 1e-5 of the rest. Of
-    M-VAR's three gammas that holds for the first two, as in its code (see READINGS.md).
+    At the start the residual branches are nearly closed: what makes gamma of the modulations is `gamma_factor` of the
+    rest. Of M-VAR's three gammas that holds for the first two, as in its code (see READINGS.md).
     """
     c, count = cfg.dim, 3 * len(cfg.residuals)
     for block in blocks:
@@ -255,4 +255,4 @@ def initialise_blocks(blocks: Sequence[Block], cfg: TransformerConfig) -> None:
             else:
                 made = block.ada_lin.linear.weight
             made.mul_(0.5)
-            made[: 2 * c].mul_(1e-5)
+            made[: 2 * c].mul_(cfg.gamma_factor)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,19 @@ from fvar.config import TrainConfig
 from fvar.training import sharding
 from fvar.training.muon import Muon
 
-# Tables and scales that have two or more dimensions and still must not shrink: class and scale embeddings, positions,
-# the codebook, the attention's logit scale, the offsets of a shared modulation. `word_embed` is a linear map despite
-# its name, and decays.
+# Tables and scales that have two or more dimensions and still must not shrink: scale embeddings, positions, the
+# codebook, the attention's logit scale, the offsets of a shared modulation. `word_embed` is a linear map despite its
+# name, and decays. So does the class embedding if `decay_classes`.
 NOT_DECAYED = ("class_emb", "lvl_embed", "pos_", "scale_mul", "ada_gss", "embedding", "codebook")
 
 
-def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to weights of linear and convolution layers, and to nothing else."""
+def decays(name: str, parameter: Tensor, *, classes: bool = False) -> bool:
+    """Whether weight decay applies: to weights of linear and convolution layers, and to those of the `classes`."""
+    parts = re.split("[./]", name)
+    if classes and "class_emb" in parts:
+        return True
     matrix = parameter.ndim >= 2 and not name.endswith("bias")
-    return matrix and not any(part.startswith(NOT_DECAYED) for part in re.split("[./]", name))
+    return matrix and not any(part.startswith(NOT_DECAYED) for part in parts)
 
 
 def peak_lr(config: TrainConfig) -> float:
@@ -48,21 +52,24 @@ def lr_factor(config: TrainConfig, step: int) -> float:
 
 def adamw(named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.AdamW:
     """Fused AdamW with two groups, one that decays and one that does not."""
-    named = list(named)
-    groups = [
-        {"params": [p for name, p in named if decays(name, p) is wanted], "weight_decay": decay}
-        for wanted, decay in ((True, config.weight_decay), (False, 0.0))
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=peak_lr(config), betas=config.betas, fused=True)
+    return torch.optim.AdamW(_groups(named, config), lr=peak_lr(config), betas=config.betas, fused=True)
+
+
+def _groups(named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> list[dict[str, Any]]:
+    """Parameters with their weight decay; the groups that have any."""
+    members: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in named:
+        members[decays(name, parameter, classes=config.decay_classes)].append(parameter)
+    decay = {True: config.weight_decay, False: 0.0}
+    return [{"params": members[wanted], "weight_decay": decay[wanted]} for wanted in members if members[wanted]]
 
 
 def make(named: Sequence[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.AdamW:
     """The optimiser that the configuration names."""
     if config.optimiser == "adamw":
         return adamw(named, config)
-    matrices = [p for name, p in named if decays(name, p)]
-    rest = [{"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0}]
+    matrices = [parameter for name, parameter in named if decays(name, parameter)]
+    rest = _groups([(name, parameter) for name, parameter in named if not decays(name, parameter)], config)
     return Muon(matrices, rest, lr=peak_lr(config), betas=config.betas, weight_decay=config.weight_decay)
 
 

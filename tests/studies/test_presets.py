@@ -1,0 +1,66 @@
+"""Presets keep their word: what they cost, what they learn from, and what they are scored against."""
+
+from __future__ import annotations
+
+import pytest
+
+from fvar.config import DataConfig, TokenizerConfig, VarConfig
+from fvar.data import open_dataset
+from fvar.estimate import estimate
+from studies.presets import PRESETS, Preset, preset
+from studies.variants import VARIANTS, chain
+
+
+@pytest.fixture(params=PRESETS)
+def row(request: pytest.FixtureRequest) -> Preset:
+    return PRESETS[request.param]
+
+
+def flops_of_table_2(row: Preset) -> float:
+    stages = {stage.name: stage for variant in VARIANTS for stage in chain(row, variant, 0).chain()}
+    return sum(estimate(s).flops for s in stages.values() if isinstance(s.config, TokenizerConfig | VarConfig))
+
+
+def test_table_2_trains_in_the_time_that_its_preset_states(row: Preset) -> None:
+    assert 0.5 * row.hours < row.machine.hours(flops_of_table_2(row)) < row.hours
+
+
+def test_the_demo_and_an_evening_leave_time_to_score() -> None:
+    assert [PRESETS[name].hours * 60 for name in ("smoke", "desk")] <= [10, 30]
+
+
+def test_small_fits_two_hours_of_one_a100_with_as_much_again_for_all_else() -> None:
+    row = preset("small")
+    assert row.machine.name == "one A100"
+    assert row.hours <= 1
+
+
+@pytest.mark.parametrize("name", [name for name, row in PRESETS.items() if row.data.dataset == "emoji"])
+def test_there_are_more_images_than_a_batch_and_every_class_is_sampled(name: str) -> None:
+    row = PRESETS[name]
+    images = open_dataset(row.data, "train", 1)
+    assert len(images) > max(row.tokenizer_train.batch_size, row.var_train.batch_size)
+    assert row.sampling.count % len(images.class_names) in range(len(images.class_names))
+    assert row.sampling.count >= len(images.class_names)
+
+
+def test_training_crops_anew_at_paper_size_and_scores_against_the_middle() -> None:
+    row = preset("paper")
+    assert (row.data.crop, row.data.crops, row.data.flip) == ("random", 10, False)
+    assert row.scores().reference == DataConfig()
+
+
+@pytest.mark.parametrize(
+    ("depth", "gamma", "final"), [(12, 1e-3, 0.1), (16, 1e-3, 0.1), (20, 1e-3, 0.1), (24, 1e-4, 0.01)]
+)
+def test_each_depth_follows_vars_readme_where_the_paper_is_silent(depth: int, gamma: float, final: float) -> None:
+    config = preset("paper").var(None, 0, depth=depth)
+    assert config.transformer.gamma_factor == gamma
+    assert (config.train.final, config.train.lr, config.train.weight_decay) == (final, 1e-4, 0.05)
+    assert config.train.decay_classes
+
+
+def test_512_px_doubles_every_token_map_and_the_radius() -> None:
+    small, large = (preset(name).tokenizer().pyramid for name in ("paper", "paper512"))
+    assert large.patch_nums == tuple(2 * side for side in small.patch_nums)
+    assert large.rho_max_px == 2 * small.rho_max_px == 24
