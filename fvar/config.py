@@ -440,6 +440,7 @@ class ScoresConfig(Checked):
     extractor: str = "inception-torchscript"  # one of fvar.metrics.features.EXTRACTORS
     batch_size: int = 64
     seed: int = 0  # of KID's subsets
+    heldout: bool = since(False, before=False)  # also: against held-out images, and whether training images were copied
 
     def __post_init__(self) -> None:
         super().__post_init__()

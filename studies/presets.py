@@ -224,7 +224,7 @@ ROWS = (
         curve_every=1_000,
         curve_samples=1_000,
         sampling=SamplesConfig(count=2_000),
-        scoring=ScoresConfig(reference_count=0),
+        scoring=ScoresConfig(reference_count=0, heldout=True),
     ),
     Preset("paper", hours=200.0),
     Preset(

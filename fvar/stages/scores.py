@@ -1,21 +1,30 @@
-"""Scores samples against real images: `scores.json`, metric -> value or reason, with counts and extractor."""
+"""Scores samples against real images.
+
+scores.json   metric -> value or reason, with counts and extractor
+nearest.npz   with `scores.heldout`: per sample the training image (its place in the split) whose features are nearest
+              to its own, `nearest` (N,) int64, and how far it is, `distance` (N,) float32
+"""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from fvar.config import ScoresConfig
 from fvar.data import ImageSet, open_dataset
 from fvar.machine import atomic
 from fvar.machine.distributed import pick_device
+from fvar.metrics import memorisation
 from fvar.metrics.compare import score
 from fvar.metrics.features import Extractor, Images, extract, extract_cached, load_extractor
 from fvar.metrics.sources import ArrayImages, open_archive
 from fvar.metrics.spectra import aliasing_scores
 from fvar.rundir import RunDir
+
+NEAREST_FILE = "nearest.npz"
 
 
 def run(run: RunDir) -> None:
@@ -46,6 +55,13 @@ def run(run: RunDir) -> None:
     run.update(note="comparing")
     scores = score(generated_features, real_features, extractor, seed=config.seed)
     scores |= aliasing_scores(generated, real, features, device, config.seed)
+    if config.heldout:
+        train, heldout = (open_dataset(config.reference, split, run.runtime.workers) for split in ("train", "heldout"))
+        known = [extract_cached(extractor, images, cache, config.batch_size, progress) for images in (train, heldout)]
+        found = memorisation.compare(generated_features, *known, extractor, config.seed)
+        scores |= found.scores
+        with atomic.replacing(run.path / NEAREST_FILE) as temporary, open(temporary, "wb") as file:
+            np.savez(file, nearest=found.nearest.numpy(), distance=found.distance.numpy())
     atomic.write_json(run.path / "scores.json", {metric: found.as_dict() for metric, found in scores.items()})
     run.update(note="")
     print(", ".join(f"{found.label} {found.value:.4g}" for found in scores.values() if found.value is not None))

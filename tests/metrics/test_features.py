@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fvar.data import open_dataset
 from fvar.metrics import features
 from fvar.metrics.features import Extractor, Images, extract, extract_cached, fingerprint, load_extractor
+from fvar.stages.scores import reference
 from studies.presets import preset
 
 
@@ -23,8 +24,11 @@ class Untouched(nn.Module):
 
 def scored_against() -> Images:
     """The real images of the smallest preset."""
-    row = preset("smoke")
-    return open_dataset(row.data(), "train", 1).balanced(row.references, 0)
+    return reference(preset("smoke").scores(), 1)
+
+
+def few(count: int) -> Images:
+    return open_dataset(preset("smoke").data, "train", 1).balanced(count, 0)
 
 
 def test_the_demos_real_images_are_never_described_anew(tmp_path: Path) -> None:
@@ -33,15 +37,14 @@ def test_the_demos_real_images_are_never_described_anew(tmp_path: Path) -> None:
 
 
 def test_shipped_features_serve_no_other_extractor_and_no_other_images(tmp_path: Path) -> None:
-    fewer = open_dataset(preset("smoke").data(), "train", 1).balanced(510, 0)
-    for name, images in (("vgg16", scored_against()), ("inception-torchscript", fewer)):
+    for name, images in (("vgg16", scored_against()), ("inception-torchscript", few(510))):
         with pytest.raises(AssertionError, match="computed"):
             extract_cached(Extractor(name, _with_state(Untouched()), 2048), images, tmp_path)
 
 
 def test_a_damaged_file_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "SHIPPED", tmp_path / "none")
-    images = open_dataset(preset("smoke").data(), "train", 1).balanced(9, 0)
+    images = few(9)
     extractor = Extractor("mean", _with_state(Mean()), 3)
     first = extract_cached(extractor, images, tmp_path)
     (file,) = tmp_path.iterdir()
