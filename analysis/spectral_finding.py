@@ -15,7 +15,7 @@ NATURAL = ("emoji", "text")  # the sets that stand for pictures; the others are 
 
 
 def finding(folder: Path) -> str:
-    """Markdown from aliasing.csv and crossover.csv of the folder."""
+    """Markdown from aliasing.csv, crossover.csv and residual.csv of the folder."""
     table, sweep = _read(folder / "aliasing.csv"), _read(folder / "crossover.csv")
     return "\n".join(
         [
@@ -26,6 +26,7 @@ def finding(folder: Path) -> str:
             *_where_the_disk_wins(table),
             *_level(sweep),
             *_paper_setting(table),
+            *_residual(_read(folder / "residual.csv")),
             *_gaussian(sweep),
             *_method(table),
         ]
@@ -137,6 +138,28 @@ def _paper_setting(table: Sequence[Row]) -> list[str]:
                 f"| {place} | {disk['view_side']} px, ÷ {float(disk['s']):.3g} | {float(disk['rho']):.2g} | "
                 f"{float(disk['rho_over_s']):.2f} | " + " | ".join(cells) + " |"
             )
+        lines.append("")
+    return lines
+
+
+def _residual(rows: Sequence[Row]) -> list[str]:
+    """What the alias residual holds, per scale of the paper's pyramid and of VAR's."""
+    lines = ["## What the alias residual A_k holds", ""]
+    lines += [
+        "Share of its energy that is folded, in %; the rest is detail of the view's own band, which the blur took"
+    ]
+    lines += ["and which never was alias. Coarse to fine, at the paper's radius; the last scale's A_k is zero.", ""]
+    for shape in dict.fromkeys(row["K"] for row in rows):
+        scales = list(dict.fromkeys(row["k"] for row in rows if row["K"] == shape))
+        lines += [f"| K = {shape} | kernel | " + " | ".join(f"k = {k}" for k in scales) + " |"]
+        lines += ["|---|---|" + "---|" * len(scales)]
+        for name, recipe in dict.fromkeys((row["images"], row["recipe"]) for row in rows):
+            mine = [row for row in rows if (row["images"], row["recipe"], row["K"]) == (name, recipe, shape)]
+            lines += [
+                f"| {_title(name)} | {recipe} | "
+                + " | ".join(_percent(row["folded"]) if row["folded"] else "-" for row in mine)
+                + " |"
+            ]
         lines.append("")
     return lines
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -44,6 +45,7 @@ class Settings:
     sweep_rho_over_s: tuple[float, ...] = tuple(round(0.3 + 0.05 * i, 2) for i in range(25))  # 0.3 ... 1.5
     reference_side: int = 256
     kernels: tuple[str, ...] = BLURRING
+    residual_rho_max: float = 12.0  # px at 256 px, at which A_k is taken apart
 
 
 def cells(ctx: Context) -> Iterator[Cell]:
@@ -103,6 +105,7 @@ def _measure(folder: Path, settings: Settings, say: Callable[[str], None]) -> No
         table = [row for name, x in images.items() for row in _progress(name, _table(name, x, settings), say)]
         _write(folder / "crossover.csv", sweep)
         _write(folder / "aliasing.csv", table)
+        _write(folder / "residual.csv", [row for name, x in images.items() for row in _residual(name, x, settings)])
         _write(folder / "otf.csv", list(_otf()))
         _write(folder / "spectra.csv", [row for name, x in images.items() for row in _spectra(name, x, settings)])
         _write_views(folder / "views.npz", settings)
@@ -158,6 +161,28 @@ def _table(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
                 rho = radius_schedule(len(patch_nums), scaled)[k]
                 for recipe in settings.kernels:
                     yield place | {"rho_max": rho_max} | measure(side, rho, recipe)
+
+
+def _residual(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
+    """What A_k holds at every scale that blurs: which share of its energy is alias, and so which is detail."""
+    from fvar.focus.aliasing import RECIPES, folded_share, tapered
+    from fvar.focus.optics import radius_schedule
+
+    for patch_nums in settings.scales:
+        scaled = settings.residual_rho_max * x.shape[-1] / settings.reference_side
+        for k, rho in enumerate(radius_schedule(len(patch_nums), scaled)[:-1]):
+            side = x.shape[-1] * patch_nums[k] // patch_nums[-1]
+            for recipe in settings.kernels:
+                share = folded_share(tapered(x), side, rho, RECIPES[recipe]).nanmean().item()
+                yield {
+                    "images": name,
+                    "K": len(patch_nums),
+                    "k": k + 1,
+                    "view_side": side,
+                    "rho": round(rho, 4),
+                    "recipe": recipe,
+                    "folded": "" if math.isnan(share) else share,  # a radius of half a pixel blurs nothing
+                }
 
 
 def _sweep(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:

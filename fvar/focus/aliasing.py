@@ -61,6 +61,19 @@ def view_quality(x: Tensor, side: int, rho: float, recipe: Recipe) -> ViewQualit
     return ViewQuality(_ratio(alias, held + alias), _ratio(held, reference))
 
 
+def folded_share(x: Tensor, side: int, rho: float, recipe: Recipe) -> Tensor:
+    """Which share of the alias residual's energy is alias, (N,) in [0, 1], for tapered images x (N, C, S, S).
+
+    A_k = D_k - L_k holds what decimation folds in from beyond the view's Nyquist frequency and the blur removes, and
+    what the blur takes from below it: detail that was never aliased. Their energies are compared, each by itself; NaN
+    where both are 0.
+    """
+    pyramid = FocusPyramid((side, x.shape[-1]), 1, rho, kernel=recipe.kernel, digital=recipe.digital).eval()
+    parts = spectrum.split_band(x, x.shape[-1] / side)
+    detail, folded = (pyramid(part / HEADROOM).residual[0].square().sum((1, 2, 3)) for part in parts)
+    return folded / (folded + detail)
+
+
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     energy = [(view - view.mean((-2, -1), keepdim=True)).square().sum((1, 2, 3)) for view in (part, whole)]
     return energy[0] / energy[1].clamp(min=torch.finfo(torch.float32).tiny)

@@ -5,7 +5,7 @@ import torch
 
 from fvar.data import charts
 from fvar.focus import optics, spectrum
-from fvar.focus.aliasing import RECIPES, tapered, view_quality
+from fvar.focus.aliasing import RECIPES, folded_share, tapered, view_quality
 
 
 def noise(side: int = 96) -> torch.Tensor:
@@ -46,3 +46,16 @@ def test_enough_blur_beats_vars_area_filter_and_too_little_does_not() -> None:
     area = view_quality(x, 24, 0.0, RECIPES["area"]).aliasing.mean()
     assert view_quality(x, 24, 0.3 * 4, RECIPES["disk"]).aliasing.mean() > area
     assert view_quality(x, 24, 1.2 * 4, RECIPES["disk"]).aliasing.mean() < area
+
+
+def test_a_residual_of_tones_beyond_nyquist_is_folded_and_one_of_tones_below_is_detail() -> None:
+    high, low = (tapered(charts.grating(96, frequency)[None].double()) for frequency in (0.4, 0.1))
+    for recipe in ("disk", "gaussian"):
+        assert folded_share(high, 32, 4.0, RECIPES[recipe]).item() > 0.97
+        assert folded_share(low, 32, 4.0, RECIPES[recipe]).item() < 0.03
+
+
+def test_the_shares_of_white_noise_follow_the_areas_of_its_bands() -> None:
+    """A blur so wide that it takes everything leaves D_k: of a flat spectrum 1 - 1/s^2 folds."""
+    share = folded_share(noise(), 32, 40.0, RECIPES["gaussian"])
+    assert torch.allclose(share, torch.full_like(share, 1 - 1 / 9), atol=0.03)

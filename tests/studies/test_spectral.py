@@ -1,6 +1,7 @@
 """The study `spectral`: its finding follows the measurements, whatever they say."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_every_recipe_is_measured_at_every_scale_of_both_shapes(folder: Path) ->
             assert float(row["aliasing"]) == pytest.approx(float(plain["aliasing"]), rel=1e-5)
 
 
+def test_the_residual_is_taken_apart_at_every_scale_that_blurs(folder: Path) -> None:
+    table = [row for row in rows(folder / "residual.csv") if row["images"] == "emoji" and row["recipe"] == "disk"]
+    assert [(row["K"], row["k"]) for row in table] == [
+        *(("4", str(k)) for k in range(1, 4)),
+        *(("10", str(k)) for k in range(1, 10)),
+    ]
+    assert all(0 < float(row["folded"]) < 1 for row in table if row["folded"])
+    assert "## What the alias residual A_k holds" in (folder / "README.md").read_text()
+
+
 def test_what_was_measured_is_not_measured_again(folder: Path) -> None:
     before = (folder / "aliasing.csv").stat().st_mtime_ns
     spectral.run(folder.parent, TINY, say=pytest.fail)
@@ -59,6 +70,7 @@ def test_what_was_measured_is_not_measured_again(folder: Path) -> None:
 
 def test_the_finding_follows_the_measurements(folder: Path, tmp_path: Path) -> None:
     """The same study with a disk that never helps finds that it never helps."""
+    shutil.copy(folder / "residual.csv", tmp_path)
     for name in ("aliasing.csv", "crossover.csv"):
         table = rows(folder / name)
         with open(tmp_path / name, "w", newline="") as file:
