@@ -95,9 +95,9 @@ class TokenStore:
         if manifest is None:
             raise UserError(f"{run.path} holds no token store; first: python -m fvar.run {shlex.quote(str(run.path))}")
         _verify(run, manifest)
-        splits = [_map(run.path / split, len(manifest["patch_nums"])) for split in SPLITS]
+        train, heldout = (_map(run.path / split, len(manifest["patch_nums"])) for split in SPLITS)
         shape = (tuple(manifest["patch_nums"]), manifest["vocab_size"], manifest["class_names"])
-        return cls(*shape, *splits, tuple(manifest.get("silent", ())), _drawn(run))
+        return cls(*shape, train, heldout, tuple(manifest.get("silent", ())), _drawn(run))
 
     def require_same_items(self, other: TokenStore) -> None:
         """Raise `UserError` unless both stores hold the same crops of the same images in the same order."""

@@ -71,7 +71,8 @@ def folded_share(x: Tensor, side: int, rho: float, recipe: Recipe) -> Tensor:
     pyramid = FocusPyramid((side, x.shape[-1]), 1, rho, kernel=recipe.kernel, digital=recipe.digital).eval()
     parts = spectrum.split_band(x, x.shape[-1] / side)
     detail, folded = (pyramid(part / HEADROOM).residual[0].square().sum((1, 2, 3)) for part in parts)
-    return folded / (folded + detail)
+    share: Tensor = folded / (folded + detail)
+    return share
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -57,8 +57,10 @@ def run(run: RunDir) -> None:
     scores |= aliasing_scores(generated, real, features, device, config.seed)
     if config.heldout:
         train, heldout = (open_dataset(config.reference, split, run.runtime.workers) for split in ("train", "heldout"))
-        known = [extract_cached(extractor, images, cache, config.batch_size, progress) for images in (train, heldout)]
-        found = memorisation.compare(generated_features, *known, extractor, config.seed)
+        known, unseen = (
+            extract_cached(extractor, images, cache, config.batch_size, progress) for images in (train, heldout)
+        )
+        found = memorisation.compare(generated_features, known, unseen, extractor, config.seed)
         scores |= found.scores
         with atomic.replacing(run.path / NEAREST_FILE) as temporary, open(temporary, "wb") as file:
             np.savez(file, nearest=found.nearest.numpy(), distance=found.distance.numpy())

@@ -18,7 +18,8 @@ def matrix_of(singular_values: list[float], columns: int = 7) -> Tensor:
     n = len(singular_values)
     left = torch.linalg.qr(torch.randn(n, n, generator=generator))[0]
     right = torch.linalg.qr(torch.randn(columns, columns, generator=generator))[0][:n]
-    return (left @ torch.diag(torch.tensor(singular_values)) @ right)[None]
+    made: Tensor = left @ torch.diag(torch.tensor(singular_values)) @ right
+    return made[None]
 
 
 @pytest.mark.parametrize("turned", [False, True])
