@@ -60,6 +60,11 @@ class TokenizerTask(Task[TokenizerBatch]):
         self.flops_per_item = flops_per_item
         self.images: ImageSet = open_dataset(config.data, "train", workers)
         self.heldout: ImageSet = open_dataset(config.data, "heldout", workers)
+        if len(self.images) < config.train.batch_size:
+            raise UserError(
+                f"{len(self.images)} training images are fewer than a batch of {config.train.batch_size}; "
+                "set train.batch_size lower, or choose a smaller preset"
+            )
         self.patch_nums = config.pyramid.patch_nums
         self.pyramid = pyramid.from_config(config.pyramid).to(device).train()
         silent = silent_scales(self.pyramid, config.signal)

@@ -71,7 +71,7 @@ def test_reconstruction_improves_and_codes_stay_in_use(signal: str, reading: str
     after = task.evaluate(30)
     assert sum(history[-5:]) < 0.85 * sum(history[:5])
     assert after["explained"] > before["explained"] + (0.2 if signal == "structure" else 0.02)
-    assert after["usage"] > 0.8
+    assert after["usage"] > (0.8 if signal == "structure" else 0.7)  # 5 of 21 tokens carry a residual
     assert set(after) >= {"psnr", "perplexity", "usage/1", "perplexity/4"}
 
 
@@ -85,6 +85,11 @@ def test_alias_amplitudes_are_those_of_the_residuals_and_the_sharpest_is_empty()
         torch.testing.assert_close(task.scaler.restore(k, task.scaler(raw)[k]), raw[k])
     assert task.scaler.audible_scales == [0, 1]
     assert task.scaler.std[2] == 1
+
+
+def test_fewer_images_than_a_batch_are_refused_before_training() -> None:
+    with pytest.raises(UserError, match=r"1669 training .* batch of 2000; set train\.batch_size"):
+        TokenizerTask(config(train__batch_size=2000), CPU)
 
 
 def test_an_alias_tokenizer_cannot_read_only_the_sharpest_view() -> None:
