@@ -169,7 +169,11 @@ class MultiScaleQuantiser(nn.Module):
         with torch.autocast(latents[0].device.type, enabled=False):
             targets = [z.float() for z in latents]
             f_hat = self.blank(targets[0])
-            indices, f_hats, residuals, commitment, codebook = [], [], [], [], []
+            indices: list[Tensor] = []
+            f_hats: list[Tensor] = []
+            residuals: list[Tensor] = []
+            commitment: list[Tensor] = []
+            codebook: list[Tensor] = []
             for k, (z, side) in enumerate(zip(targets, self.patch_nums, strict=True)):
                 if k in silent:
                     indices.append(torch.zeros(len(z), side * side, dtype=torch.int64, device=z.device))
