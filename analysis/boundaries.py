@@ -1,8 +1,8 @@
 """Critical values of a t test that is repeated after every seed, exact for few seeds.
 
 |t_k| > c_k ever happens with probability alpha, of which alpha (k / K)^2 is spent after k of at most K seeds: alpha
-spending (Lan and DeMets 1983) by the power family of Kim and DeMets (1987), for t statistics as in Jennison and Turnbull
-(1991, "Exact calculations for sequential t, chi^2 and F tests").
+spending (Lan and DeMets 1983) by the power family of Kim and DeMets (1987), for t statistics as in Jennison and
+Turnbull (1991, "Exact calculations for sequential t, chi^2 and F tests").
 
 Without a difference the statistic u_k = sum x / sqrt(sum x^2) of the first k normal differences is a Markov chain that
 knows no sd: sum x^2 is complete and sufficient for the sd, hence independent of the past of u (Basu's theorem), and
@@ -41,7 +41,8 @@ def boundaries(alpha: float, most: int) -> tuple[float, ...]:
     import numpy as np
 
     found: list[float] = []
-    below, going, spent = _first_look, 1.0, 0.0
+    below: Below = _first_look
+    going, spent = 1.0, 0.0
     for k in range(FEWEST, most + 1):
         share = alpha * (k / most) ** EXPONENT - spent
         spent, going = spent + share, going - share
@@ -84,7 +85,8 @@ def _next_look(k: int, places: Array, masses: Array) -> Below:
     reach, start = np.sqrt(1 + places**2)[:, None], np.arctan(places)[:, None]  # (C, 1)
 
     def cumulative(phi: Array) -> Array:
-        return np.interp(phi, angles, table)
+        found: Array = np.interp(phi, angles, table)
+        return found
 
     def below(edges: Array) -> Array:
         bend = np.arcsin(np.minimum(edges / reach, 1.0))  # (C, E)

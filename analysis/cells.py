@@ -9,6 +9,8 @@ The driver writes `results/<study>/<preset>/cells.json` whenever a study propose
      "settings": ["train.steps=7"],             what --set changed in what is computed; part of the title
      "row": {"name": "smoke", ...},             the preset as it was then
      "revisions": {"var": 2, ...},              of the stage kinds then; 1 where it does not say
+     "references": ["full", "baseline"],        variants that the others are compared with, where they are in the study
+     "until": {"metric": "kid", ...},           the rule by which it adds seeds (`analysis.contrasts.Until`), or null
      "cells": [{
          "name": "full/seed0",                  unique in the study
          "variant": "full",                     the cells of one variant are its seeds
@@ -36,6 +38,7 @@ from fvar.errors import UserError, unknown
 from fvar.machine import atomic, records
 
 FILE = "cells.json"
+REFERENCES = ("full", "baseline")  # of a study that names none
 RUNS = "runs"  # the folder of all run directories, among those of the studies
 
 T = TypeVar("T")
@@ -98,6 +101,8 @@ class StudyRecord:
     settings: tuple[str, ...] = ()
     row: Mapping[str, Any] = field(default_factory=dict)
     revisions: Mapping[str, int] = field(default_factory=dict)
+    references: tuple[str, ...] = REFERENCES
+    until: Mapping[str, Any] | None = None
 
     def outdated(self) -> list[str]:
         """Of which of its stage kinds today's code is a newer revision: "tokenizer of revision 1, now 2"."""
@@ -169,6 +174,8 @@ def write(record: StudyRecord) -> None:
         "settings": list(record.settings),
         "row": dict(record.row),
         "revisions": dict(record.revisions),
+        "references": list(record.references),
+        "until": None if record.until is None else dict(record.until),
         "cells": [
             {
                 "name": cell.name,
@@ -203,6 +210,8 @@ def read(place: Place) -> StudyRecord:
             tuple(_words(_get(body, "settings", list, place.file, []), f"{place.file}: settings")),
             _get(body, "row", dict, place.file, {}),
             _revisions(_get(body, "revisions", dict, place.file, {}), place.file),
+            tuple(_words(_get(body, "references", list, place.file, list(REFERENCES)), f"{place.file}: references")),
+            _get(body, "until", dict, place.file, {}) if body.get("until") is not None else None,
         )
     except records.Damaged as error:
         preset, _, changed = place.preset.partition("-")

@@ -24,6 +24,11 @@ class Metric:
     source: Literal["scores", "heldout", "sampling", "relative"] = "scores"  # heldout: the last evaluation in training
 
     @property
+    def short(self) -> str:
+        """In a sentence."""
+        return self.name.partition("@")[0]
+
+    @property
     def heading(self) -> str:
         """Over a table's column."""
         return self.name + ARROWS[self.better]
@@ -60,6 +65,9 @@ METRICS = (
     Metric("accuracy", "Held-out accuracy %", 2, "higher", 1e2, source="heldout"),
     Metric("is", "IS@{n}", 1, "higher"),
 )
+BY_KEY = {metric.key: metric for metric in METRICS}
+SAMPLED = ("fid", "kid")  # whose scores carry a sampling spread, and whose differences are printed
+FID_FROM = 10_000  # samples below which FID is biased by their number, and KID decides
 TIMED = "var-d16"  # the variant whose sampling time is 1
 SIZES = (  # of studies whose variants differ in size: those with a parameter "depth"
     Metric("parameters", "Parameters M", 2, scale=1e-6, source="sampling"),
@@ -71,6 +79,11 @@ SIZES = (  # of studies whose variants differ in size: those with a parameter "d
 def metrics_of(results: StudyResults) -> tuple[Metric, ...]:
     """The measured columns of a study."""
     return (*METRICS, *SIZES) if any("depth" in cell.params for cell in results.cells) else METRICS
+
+
+def deciding(samples: int) -> Metric:
+    """The metric by which variants are told apart: FID, or KID where there are too few samples for it."""
+    return BY_KEY["fid" if samples >= FID_FROM else "kid"]
 
 
 def _relative_time(cell: CellResult, peers: Sequence[CellResult]) -> tuple[float | None, str]:

@@ -45,6 +45,15 @@ def of_one_revision(cells: Sequence[CellResult]) -> tuple[list[CellResult], str]
     return kept, f"{', '.join(left)} left out, computed by an older revision of a stage; run the study again"
 
 
+def one_revision(cells: Iterable[CellResult]) -> bool:
+    """Whether every stage that several cells have was computed by one revision, so that they can be compared."""
+    found: dict[str, set[int]] = {}
+    for cell in cells:
+        for role, run in cell.chain.items():
+            found.setdefault(role, set()).add(run.revision)
+    return all(len(revisions) == 1 for revisions in found.values())
+
+
 def _revisions(cell: CellResult) -> tuple[tuple[str, int], ...]:
     return tuple(sorted((role, run.revision) for role, run in cell.chain.items()))
 

@@ -121,6 +121,8 @@ class StudyResults:
     title: str
     folder: Path  # results/<study>/<preset>: where tables and figures go
     cells: tuple[CellResult, ...]
+    references: tuple[str, ...] = cells_json.REFERENCES  # variants that the others are compared with
+    until: Mapping[str, Any] | None = None  # the rule by which the study adds seeds, see `analysis.contrasts.Until`
 
     @classmethod
     def read(cls, results: Path, study: str, preset: str) -> StudyResults:
@@ -132,7 +134,7 @@ class StudyResults:
         """`read`, of a study whose place is known."""
         record = cells_json.read(place)
         cells = tuple(CellResult.of(cell, place.runs) for cell in record.cells)
-        return cls(place.study, place.preset, record.title, place.folder, cells)
+        return cls(place.study, place.preset, record.title, place.folder, cells, record.references, record.until)
 
     @property
     def fingerprint(self) -> str:
@@ -150,6 +152,11 @@ class StudyResults:
     def one_tokenizer(self) -> bool:
         """Whether all cells' tokens are of one tokenizer; if not, their token losses cannot be compared."""
         return len({run.name for cell in self.cells if (run := cell.chain.get("tokens.tokenizer"))}) <= 1
+
+    def tokenizers(self, variant: str) -> tuple[str, ...]:
+        """The structure tokenizers of a variant's seeds, in their order, each once; empty where none is known."""
+        runs = (cell.chain.get("tokens.tokenizer") for cell in self.variants()[variant])
+        return tuple(dict.fromkeys(run.name for run in runs if run))
 
     def shortfalls(self) -> list[str]:
         """Sentences about stages that some attempt computed in another precision than configured (`fvar.machine`)."""

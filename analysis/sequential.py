@@ -23,8 +23,8 @@ difference, K = 20; "fixed" is the number of seeds at which a fixed paired t tes
     3             0.978  12.2  18.5   34 %                          0.963  13.8  18.4   23 %
     O'Brien-Fl.   0.980  12.1  18.8   36 %                          0.968  14.2  18.8   23 %
 
-With K = 24 five comparisons have power 0.987 and save 32 % of the runs; differences of 1, 1.5, 2, 3 and 4 sd save 52 % at
-K = 20, as a fixed design pays for the smallest. `tests/analysis/test_sequential.py` repeats it.
+With K = 24 five comparisons have power 0.987 and save 32 % of the runs; differences of 1, 1.5, 2, 3 and 4 sd save 52 %
+at K = 20, as a fixed design pays for the smallest. `tests/analysis/test_sequential.py` repeats it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from analysis.boundaries import boundaries
-from analysis.stats import FEWEST, require_margin
+from analysis.stats import ALPHA, FEWEST, require_margin
 from fvar.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-ALPHA = 0.05
+
 Verdict = Literal["undecided", "separated", "equivalent", "not made"]
 
 
@@ -66,7 +66,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Ruling:
     """One comparison as far as it was followed: `n` seeds, the repeated interval there, and the verdict.
 
     All numbers are None, and `n` 0, where the comparison was not made or has too few seeds.
@@ -79,7 +79,7 @@ class Standing:
     high: float | None = None
 
 
-def judge(comparisons: Mapping[str, Sequence[float] | None], rule: Rule) -> dict[str, Standing]:
+def judge(comparisons: Mapping[str, Sequence[float] | None], rule: Rule) -> dict[str, Ruling]:
     """Follow a study's comparisons look by look, from their paired differences in the order of the seeds.
 
     Parameters
@@ -95,7 +95,7 @@ def judge(comparisons: Mapping[str, Sequence[float] | None], rule: Rule) -> dict
         padded[0, index, : len(values or ())] = values or ()
     outcome = follow(padded[..., : rule.max_seeds], rule)
     return {
-        name: Standing("not made") if values is None else outcome.standing(index)
+        name: Ruling("not made") if values is None else outcome.ruling(index)
         for index, (name, values) in enumerate(comparisons.items())
     }
 
@@ -110,14 +110,14 @@ class Outcome:
     mean: Array  # there; NaN before the first look
     half: Array  # half-width of the repeated interval there
 
-    def standing(self, index: int) -> Standing:
+    def ruling(self, index: int) -> Ruling:
         """The first study's comparison of this index."""
         mean, half = float(self.mean[0, index]), float(self.half[0, index])
         if math.isnan(mean):
-            return Standing("undecided")
+            return Ruling("undecided")
         separated, equivalent = self.separated[0, index], self.equivalent[0, index]
         verdict: Verdict = "separated" if separated else "equivalent" if equivalent else "undecided"
-        return Standing(verdict, int(self.n[0, index]), mean, mean - half, mean + half)
+        return Ruling(verdict, int(self.n[0, index]), mean, mean - half, mean + half)
 
 
 def follow(differences: Array, rule: Rule) -> Outcome:

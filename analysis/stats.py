@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fvar.errors import UserError
 
 LEVEL = 0.95  # of every interval
+ALPHA = 0.05  # largest p of a difference that is called separated
 FEWEST = 3  # seeds below which nothing is said about a spread
 EXACT_FROM = 6  # seeds from which a sign-flip p can be below 0.05: its smallest value is 2 / 2^n
 MOST_EXACT = 20  # seeds up to which all 2^n sign flips are counted

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import table
+from analysis import render, table
 from analysis.provenance import commits, of_one_revision
 from analysis.results import StudyResults
 from fvar.config import VarConfig
@@ -29,7 +29,7 @@ def test_a_table_names_the_commit_of_its_numbers(tmp_path: Path) -> None:
     assert commits(results) == []
     note(results, FIRST)
     assert commits(results) == ["Computed by commit aaaaaaaaaa."]
-    assert "Computed by commit aaaaaaaaaa." in table.markdown(results, table.tidy(results))
+    assert "Computed by commit aaaaaaaaaa." in render.markdown(results, table.tidy(results))
 
 
 def test_a_table_of_several_commits_warns_and_says_which_stages(tmp_path: Path) -> None:
@@ -56,4 +56,4 @@ def test_two_revisions_are_never_averaged(tmp_path: Path, monkeypatch: pytest.Mo
     row = table.tidy(results).iloc[0]
     assert (row["fid_n"], row["seeds_done"], row["seeds"]) == (2, 2, 3)
     assert row["fid_mean"] == pytest.approx(sum(cell.score("fid") or 0 for cell in results.cells[1:]) / 2)
-    assert "2 of 3 seeds, outdated" in table.markdown(results, table.tidy(results))
+    assert "2 of 3 seeds, outdated" in render.markdown(results, table.tidy(results))

@@ -24,7 +24,10 @@ def differences(
 ) -> NDArray[np.float64]:
     """(S, M, K) paired differences with an sd of 1, of variants that are all compared with one reference."""
     noise = np.random.default_rng(generator).standard_normal((studies, comparisons + 1, seeds)) / math.sqrt(2)
-    return noise[:, 1:] - noise[:, :1] + np.broadcast_to(np.asarray(effects), (comparisons,))[:, None]
+    drawn: NDArray[np.float64] = (
+        noise[:, 1:] - noise[:, :1] + np.broadcast_to(np.asarray(effects), (comparisons,))[:, None]
+    )
+    return drawn
 
 
 def fixed_power(drawn: NDArray[np.float64], seeds: int) -> float:
@@ -64,7 +67,7 @@ def test_the_first_boundary_is_students_and_the_only_look_of_a_fixed_design_is_t
     assert boundaries(0.05, 20)[0] == pytest.approx(stdtrit(2, 1 - 0.05 * (3 / 20) ** 2 / 2))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=4)
 @given(st.integers(4, 30), st.integers(1, 8))
 def test_more_alpha_lowers_every_boundary_as_holms_procedure_needs(most: int, share: int) -> None:
     less, more = boundaries(0.05 / (share + 1), most), boundaries(0.05 / share, most)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import table
+from analysis import latex, render, table
+from analysis.metrics import METRICS
 from analysis.results import StudyResults
 from analysis.stats import Spread, spread
 from fvar.config import RuntimeConfig
@@ -31,8 +32,13 @@ def ablation(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
 
 
 def body_rows(markdown: str) -> list[list[str]]:
+    """The rows of the first grid, without the marks of what is bold."""
+    return grid_rows(markdown.partition("\n## ")[0])
+
+
+def grid_rows(markdown: str) -> list[list[str]]:
     lines = [line for line in markdown.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+    return [[cell.strip().strip("*") for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 # -------------------------------------------------------------------------------------------------------------- spread
@@ -107,12 +113,16 @@ def test_markdown_latex_and_csv_show_the_same_numbers(ablation: StudyResults) ->
     rows = body_rows((ablation.folder / "table.md").read_text())
     typeset = (ablation.folder / "table.tex").read_text().split("\\midrule\n")[1].split("\\bottomrule")[0]
     typeset_rows = [line.removesuffix(" \\\\").split(" & ") for line in typeset.strip().splitlines()]
-    assert [[cell.replace("$\\pm$", "±").strip() for cell in row] for row in typeset_rows] == rows
+    plain = [
+        [re.sub(r"\\textbf\{(.*)\}", r"\1", cell).replace("$\\pm$", "±").strip() for cell in row]
+        for row in typeset_rows
+    ]
+    assert plain == rows
     with open(ablation.folder / "table.csv", newline="") as file:
         for row, record in zip(rows, csv.DictReader(file), strict=True):
             assert row[0] == record["label"]
-            assert row[2] == f"{float(record['fid_mean']):.2f} ± {float(record['fid_sd']):.2f}"
-            assert row[3] == f"{1e3 * float(record['kid_mean']):.2f} ± {1e3 * float(record['kid_sd']):.2f}"
+            assert row[2] == f"{float(record['fid_mean']):.2f} ± {float(record['fid_half']):.2f}"
+            assert row[3] == f"{1e3 * float(record['kid_mean']):.2f} ± {1e3 * float(record['kid_half']):.2f}"
 
 
 def test_writing_again_from_the_files_writes_the_same_bytes(ablation: StudyResults) -> None:
@@ -122,11 +132,11 @@ def test_writing_again_from_the_files_writes_the_same_bytes(ablation: StudyResul
 
 
 def test_notes_name_counts_extractor_seeds_and_that_a_small_preset_is_not_the_papers(ablation: StudyResults) -> None:
-    text = table.markdown(ablation, table.tidy(ablation))
+    text = render.markdown(ablation, table.tidy(ablation))
     for fact in (
         "preset `smoke` on emoji at 64 px",
         "36 samples against 1668 real images, inception-torchscript",
-        "Seeds 0, 1, 2; ± is the sample standard deviation",
+        "Seeds 0, 1, 2; ± is the half-width of the 95 % interval of the mean over seeds (Student's t).",
         "NOT comparable with the paper's",
         "FID: 36 images span no 2048 dimensions; see KID.",
         "IS is blank: inception-torchscript has no classifier head; IS needs one",
@@ -140,23 +150,23 @@ def test_notes_name_counts_extractor_seeds_and_that_a_small_preset_is_not_the_pa
 def test_blank_inception_score_has_no_number_anywhere(ablation: StudyResults) -> None:
     frame = table.tidy(ablation)
     assert frame["is_mean"].isna().all()
-    column = table.Layout.of(ablation, frame).headings.index("IS@36 ↑")
-    assert {row[column] for row in body_rows(table.markdown(ablation, frame))} == {""}
+    column = render.Layout.of(ablation, frame).headings.index("IS@36 ↑")
+    assert {row[column] for row in body_rows(render.markdown(ablation, frame))} == {""}
 
 
 def test_aliasing_stands_beside_fid_and_says_how_to_read_it(ablation: StudyResults) -> None:
     frame = table.tidy(ablation)
-    headings, rows = table.Layout.of(ablation, frame).headings, body_rows(table.markdown(ablation, frame))
+    headings, rows = render.Layout.of(ablation, frame).headings, body_rows(render.markdown(ablation, frame))
     spectrum, top = (headings.index(name) for name in ("Spectral distance dB ↓", "Top octave / real (1)"))
     assert (rows[0][0], rows[0][spectrum], rows[0][top]) == ("VAR (baseline)", "3.00 ± 0.00", "1.80 ± 0.00")
-    assert "more than 1 is aliasing or noise, less is blur." in table.markdown(ablation, frame)
+    assert "more than 1 is aliasing or noise, less is blur." in render.markdown(ablation, frame)
     assert set(frame["extractor"]) == {"inception-torchscript"}  # spectra have none, which contradicts nothing
 
 
 def test_one_seed_shows_the_mean_alone_and_says_so(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
     frame = table.tidy(results)
-    rows = body_rows(table.markdown(results, frame))
+    rows = body_rows(render.markdown(results, frame))
     assert all(row[1] == "1 seed" and re.fullmatch(r"\d+\.\d\d", row[2]) for row in rows)
     assert frame["fid_sd"].isna().all()
 
@@ -169,11 +179,11 @@ def test_failed_and_blocked_cells_are_rows_with_their_state_and_no_number(tmp_pa
         broken = next(part for part in stage.chain() if part.kind == kind)
         RunDir.open(tmp_path / "runs" / broken.name).update(state="failed", error="Traceback\nOSError: disk full")
     results = StudyResults.read(tmp_path, results.study, results.preset)
-    text = table.markdown(results, table.tidy(results))
+    text = render.markdown(results, table.tidy(results))
     rows = {row[0]: row for row in body_rows(text)}
-    ours = 2 + len(table.METRICS)
-    assert rows["w/ Gaussian blur"][1:ours] == ["failed"] + [""] * len(table.METRICS)
-    assert rows["w/o dual tokenizers"][1:ours] == ["blocked"] + [""] * len(table.METRICS)
+    ours = 2 + len(METRICS)
+    assert rows["w/ Gaussian blur"][1:ours] == ["failed"] + [""] * len(METRICS)
+    assert rows["w/o dual tokenizers"][1:ours] == ["blocked"] + [""] * len(METRICS)
     assert rows["w/o dual tokenizers"][ours] == "3.14"
     assert re.search(r"w/o dual tokenizers is blocked: var-[0-9a-f]{16}: OSError: disk full", text)
 
@@ -188,7 +198,7 @@ def test_unfinished_seeds_are_left_out_of_the_mean_and_counted(tmp_path: Path) -
     )
     frame = table.tidy(results)
     assert (frame.loc[0, "seeds"], frame.loc[0, "seeds_done"], frame.loc[0, "fid_n"]) == (3, 2, 2)
-    assert body_rows(table.markdown(results, frame))[0][1] == "2 of 3 seeds, waiting"
+    assert body_rows(render.markdown(results, frame))[0][1] == "2 of 3 seeds, waiting"
 
 
 def test_non_finite_heldout_loss_is_blank_with_the_reason(tmp_path: Path) -> None:
@@ -204,7 +214,7 @@ def test_published_models_that_were_not_run_follow_as_cited_rows(tmp_path: Path)
     stage = fakes.chain("full", 0)
     fakes.finish(tmp_path, stage, 0.5, 0)
     results = fakes.write_cells(tmp_path, "table1", [fakes.cell("fvar-d16", 0, stage, "FVAR-d16")], title="Table 1")
-    rows = body_rows(table.markdown(results, table.tidy(results)))
+    rows = body_rows(render.markdown(results, table.tidy(results)))
     assert len(rows) == 27
     assert rows[0][0] == "FVAR-d16"
     assert rows[0][-7:] == ["2.89", "298.1", "0.85", "0.54", "310M", "10", "0.2"]
@@ -225,7 +235,7 @@ def test_sizes_and_times_over_var_d16s_are_columns_where_depths_differ(tmp_path:
     assert list(frame["relative_time_mean"][:2]) == [1, 1.5]
     assert list(frame["steps_mean"][:2]) == [10, 10]
     assert frame.loc["fvar-d16", "relative_time_reason"] == "the sampling of fvar-d16 was not timed in this study"
-    row = body_rows(table.markdown(results := fakes.write_cells(tmp_path, "table1", cells), table.tidy(results)))[1]
+    row = body_rows(render.markdown(results := fakes.write_cells(tmp_path, "table1", cells), table.tidy(results)))[1]
     assert row[-10:-7] == ["460.00", "10", "1.50"]
 
 
@@ -233,7 +243,7 @@ def test_a_study_the_paper_does_not_have_has_no_cited_columns(tmp_path: Path) ->
     stage = fakes.chain("full", 0, rho_max=6.0)
     fakes.finish(tmp_path, stage, 0.5, 0)
     results = fakes.write_cells(tmp_path, "sweep_psf_radius", [fakes.cell("rho6", 0, stage, "ρ = 6 px", rho_max=6.0)])
-    text = table.markdown(results, table.tidy(results))
+    text = render.markdown(results, table.tidy(results))
     assert "cited" not in text.lower()
     assert table.tidy(results).loc[0, "param_rho_max"] == 6.0
 
@@ -246,12 +256,12 @@ def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
     cells = [fakes.cell(f"t{i}", 0, fakes.chain("full", i), "", **params) for i, params in enumerate(settings)]
     results = fakes.write_cells(tmp_path, "search_distillation", cells)
     frame = table.tidy(results)
-    assert [row[1:5] for row in body_rows(table.markdown(results, frame))] == [
+    assert [row[1:5] for row in body_rows(render.markdown(results, frame))] == [
         ["waiting", "1", "2", "-4"],
         ["waiting", "0.123", "1", "0"],
     ]
-    columns = "ll" + "r" * (3 + len(table.METRICS))
-    assert f"\\begin{{tabular}}{{{columns}}}" in table.latex(results, frame)
+    columns = "ll" + "r" * (3 + len(METRICS))
+    assert f"\\begin{{tabular}}{{{columns}}}" in render.latex(results, frame)
 
 
 def test_scores_of_one_variant_with_different_sample_counts_are_refused(tmp_path: Path) -> None:
@@ -267,14 +277,14 @@ def test_scores_of_one_variant_with_different_sample_counts_are_refused(tmp_path
 
 @given(st.text(st.sampled_from("ab1 _&%$#{}~^\\|<>±×³↓ρλé漢—…"), max_size=30))
 def test_tex_leaves_no_character_pdflatex_would_trip_over(text: str) -> None:
-    typeset = table.tex(text.replace("`", ""))
+    typeset = latex.tex(text.replace("`", ""))
     assert typeset.isascii()
     bare = re.sub(r"\\[a-zA-Z]+\{\}|\\[&%$#_{}]|\$\^?[<>|0-9]\$|\$\\[a-z]+\$", "", typeset)
     assert not set(bare) & set("\\&%$#_{}^~")
 
 
 def test_tex_rows_all_have_as_many_columns_as_declared(ablation: StudyResults) -> None:
-    text = table.latex(ablation, table.tidy(ablation))
+    text = render.latex(ablation, table.tidy(ablation))
     declared = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
     assert declared
     body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
@@ -282,7 +292,7 @@ def test_tex_rows_all_have_as_many_columns_as_declared(ablation: StudyResults) -
 
 
 def test_pipes_in_a_label_do_not_split_a_markdown_cell() -> None:
-    assert table._pipe_row(["a|b", "c"]) == "| a\\|b | c |"
+    assert render.pipe_row(["a|b", "c"]) == "| a\\|b | c |"
 
 
 def test_importing_the_projections_loads_neither_torch_nor_the_big_libraries() -> None:

@@ -1,0 +1,171 @@
+"""What must be known to read a study's numbers, as sentences under its table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from analysis.contrasts import Until
+from analysis.metrics import METRICS, SAMPLED, metrics_of
+from analysis.provenance import commits
+from analysis.results import StudyResults
+from analysis.stats import EXACT_FROM, FEWEST
+from fvar.usage import gpu_hours
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+
+
+def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
+    """Sentences, the most important first."""
+    rows: list[dict[str, Any]] = [
+        {str(key): value for key, value in row.items()} for row in frame.to_dict("records") if row["state"] != "cited"
+    ]
+    lines = [f"Measured at preset `{results.preset}`" + _data_text(results) + "."]
+    scored = frame.dropna(subset=["sample_count"])
+    if len(scored):
+        counts, references, extractors = (
+            ", ".join(str(value) for value in scored[key].dropna().unique())
+            for key in ("sample_count", "reference_count", "extractor")
+        )
+        lines.append(
+            f"FID, KID, precision and recall: {counts} samples against {references} real images, {extractors}."
+        )
+    if frame["top_octave_n"].any():
+        lines.append(
+            "Spectral distance: root mean square over octaves of the log-spectral distance to the real images. "
+            "Top octave: energy beyond half the Nyquist frequency over the real images'; more than 1 is aliasing or "
+            "noise, less is blur."
+        )
+    lines += _about_seeds(results, rows)
+    lines += _about_comparisons(results, rows)
+    lines += _about_tokenizers(results, rows)
+    lines += commits(results)
+    lines += [f"{text}." for text in results.shortfalls()]
+    caveats = dict.fromkeys(text for text in frame["caveats"].dropna() if text)
+    lines += [f"{text}." for text in caveats]
+    lines += [f"{name} is blank: {reason}." for name, reason in _blanks(results, rows).items()]
+    sources = [source for source in frame["cited_source"].unique() if source]
+    if sources:
+        where = "; ".join(source.removeprefix("cited: ") for source in sources)
+        lines.append(f"Cited columns: {where} (ImageNet 256), the paper's numbers, not ours.")
+        if results.preset != "paper":
+            lines.append(f"Numbers of preset `{results.preset}` are NOT comparable with the paper's.")
+    lines += _bill(results)
+    cited = zip(frame["label"], frame["cited_note"], strict=True)
+    lines += [f"{label}: {note}." for label, note in cited if note]
+    lines += [f"{row['label']} is {row['state']}: {row['detail']}." for row in rows if row["detail"]]
+    return lines
+
+
+def _about_seeds(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]:
+    """Which seeds there are, and what the intervals over them mean."""
+    seeds = sorted({cell.seed for cell in results.cells})
+    named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    finished = max((row["seeds_done"] for row in rows), default=0)
+    if len(seeds) < FEWEST:
+        told = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+        lines = [
+            f"{named}. {told}: no comparison can be made; which variant is better is not known. "
+            f"`--seeds {FEWEST}` is the fewest that give an interval."
+        ]
+    else:
+        lines = [f"{named}; ± is the half-width of the 95 % interval of the mean over seeds (Student's t)."]
+        if finished < FEWEST:
+            lines.append(f"Fewer than {FEWEST} seeds are done yet: no comparison can be made.")
+    if any(not math.isnan(row[f"{key}_sampling"]) for row in rows for key in SAMPLED):
+        lines.append(
+            "σ is the sampling spread of one seed's value, over resampled images (FID: bootstrap, KID: subsets); an "
+            "interval over seeds contains it."
+        )
+    return lines
+
+
+def _about_comparisons(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]:
+    """How differences were tested, and which could not be."""
+    columns = [f"{metric.key}_minus_{reference}" for reference in results.references for metric in METRICS]
+    present = [(row, column) for row in rows for column in columns if isinstance(row.get(f"{column}_reason"), str)]
+    made = [(row, column) for row, column in present if not math.isnan(row[f"{column}_low"])]
+    lines = []
+    until = Until.of(results)
+    if until:
+        margin = "" if until.margin is None else f", or shown to be smaller than {until.margin:g}"
+        lines.append(
+            f"Seeds were added, up to {until.max_seeds}, until each difference in {until.metric.short} was separated "
+            f"from 0{margin}. The verdicts account for every look at the scores (alpha spending for repeated t tests, "
+            "Holm); the other intervals do not, so they have no p."
+        )
+    elif made:
+        lines.append(
+            "Differences are paired by seed: interval and p by the paired t test, Holm's p corrected over the rows. "
+            "The other columns' differences are in table.csv."
+        )
+        if any(not math.isnan(row[f"{column}_exact"]) for row, column in made):
+            lines.append(
+                f"From {EXACT_FROM} seeds on p of all sign flips, which needs no normal differences, is shown."
+            )
+        lines.append("Bold: separated from every other variant, Holm's p at most 0.05.")
+    reasons: dict[str, dict[str, None]] = {}
+    for row, column in present:
+        if column.startswith(tuple(f"{key}_minus" for key in SAMPLED)) and (reason := row[f"{column}_reason"]):
+            reasons.setdefault(reason, {})[row["label"]] = None
+    lines += [f"Comparisons not made: {', '.join(labels)}, as {reason}." for reason, labels in reasons.items()]
+    return lines
+
+
+def _about_tokenizers(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]:
+    """What the tokenizers bound, and whether any interval covers their training."""
+    lines = []
+    if any(row["tokenizer"] for row in rows):
+        lines.append(
+            "Tokenizers: rFID, PSNR of held-out reconstructions, bits per image and codebook perplexity of the "
+            "structure tokenizer bound what generation on its tokens can reach."
+        )
+        if not any(row["tokenizer_rfid_n"] for row in rows):
+            lines.append("rFID is blank: the tokenizers of this preset were not scored (tokenizer.rfid_images).")
+    several = max((row["seeds"] for row in rows), default=0) >= FEWEST
+    if several and not any(len(results.tokenizers(row["variant"])) > 1 for row in rows):
+        lines.append(
+            "No interval covers the tokenizers, the larger part of the method: all seeds share those of seed 0. "
+            "`--tokenizer-seeds` repeats them, too."
+        )
+    letters = {row["tokenizer"] for row in rows if row["cross_entropy_n"]}
+    if letters and not results.one_tokenizer:
+        lines.append(
+            "Held-out cross-entropy (nats per token) and accuracy compare only variants that share a tokenizer (its "
+            "letter)."
+        )
+    return lines
+
+
+def _bill(results: StudyResults) -> list[str]:
+    """What the variants have cost, if they ran on GPUs."""
+    chains = {
+        cells[0].label: {run.path for cell in cells for run in cell.chain.values()}
+        for cells in results.variants().values()
+    }
+    total = gpu_hours(set().union(*chains.values()))
+    if not total:
+        return []
+    costs = ", ".join(f"{label} {gpu_hours(paths):.3g}" for label, paths in chains.items())
+    return [f"GPU hours by job records: {costs}; with shared stages counted once {total:.3g}."]
+
+
+def _data_text(results: StudyResults) -> str:
+    configs = {cell.scores_config.reference for cell in results.cells if cell.scores_config}
+    for data in sorted(configs, key=repr)[:1]:
+        return f" on {data.dataset} {data.title if data.root else ''}".rstrip() + f" at {data.image_size} px"
+    return ""
+
+
+def _blanks(results: StudyResults, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Metric -> why some finished cell lacks it."""
+    reasons = {}
+    for metric in metrics_of(results):
+        found = [reason for row in rows if (reason := row[f"{metric.key}_reason"])]
+        if found:
+            reasons[metric.short] = found[0].rstrip(".")
+    return reasons
