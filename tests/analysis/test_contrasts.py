@@ -84,7 +84,7 @@ def test_csv_and_markdown_show_difference_interval_p_and_holms_p(three: StudyRes
     assert "sign flips" not in grid
     assert "FID@36 difference" in grid
     latex = render.latex(three, frame)
-    assert f"w/o dual tokenizers & 3 & {mean:.2f} & {{}}[{low:.2f}, {high:.2f}]" in latex
+    assert f"w/o dual tokenizers & 3 & {mean:.2f} & {{}}[{low:.2f}, {high:.2f}]".replace("-", "$-$") in latex
     assert "\\textbf{Differences to FVAR (full)}" in latex
 
 
