@@ -155,6 +155,22 @@ def rulings(results: StudyResults) -> dict[str, Ruling]:
     return judge(comparisons, until.rule)
 
 
+def closing_in(results: StudyResults) -> list[str]:
+    """One line per comparison of a study that adds seeds: its difference, repeated interval and verdict so far."""
+    until, variants = Until.of(results), results.variants()
+    if until is None:
+        return []
+    lines, scale, digits = [], until.metric.scale, until.metric.digits
+    for variant, ruling in rulings(results).items():
+        labels = " minus ".join(variants[name][0].label for name in (variant, until.reference) if name in variants)
+        if ruling.mean is None or ruling.low is None or ruling.high is None:
+            lines.append(f"{labels}: {ruling.verdict}")
+            continue
+        mean, low, high = (f"{scale * value:.{digits}f}" for value in (ruling.mean, ruling.low, ruling.high))
+        lines.append(f"{labels}: {until.metric.short} {mean} [{low}, {high}] after {ruling.n} seeds, {ruling.verdict}")
+    return lines
+
+
 def _so_far(metric: Metric, cells: Sequence[CellResult], reference: Mapping[int, CellResult]) -> list[float] | None:
     """Differences up to the first seed that is not done on both sides; None where a run has failed."""
     differences: list[float] = []

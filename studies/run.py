@@ -3,6 +3,7 @@
     python -m studies.run ablation_table2 --preset smoke
     python -m studies.run ablation_table2 --preset paper --data folder:/path/to/imagenet --cluster slurm --seeds 3
     python -m studies.run sweep_lambda --only feat1-logit0.5 --cluster local --jobs 2 --set var.train.steps=50
+    python -m studies.run ablation_table2 --until separated --max-seeds 20 --margin 2 --max-gpu-hours 500
     python -m studies.run table1 --dry-run
     python -m studies.run table1 --recompute tokenizer
     python -m studies.run table1 --cluster slurm --detach --max-gpu-hours 500
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fvar.errors import UserError, run_main, unknown
+from studies import until
 from studies.engine import preflight, recompute
 from studies.engine.backends import CLUSTERS, factory
 from studies.engine.budget import Budget
@@ -28,6 +31,7 @@ from studies.engine.settings import Settings
 from studies.engine.watch import Watch
 from studies.presets import PRESETS, preset
 from studies.study import STUDIES, Cell, Context, study
+from studies.variants import repeating_tokenizers
 
 SLURM_WIDTH = 8  # trials an adaptive study leaves open on a cluster
 
@@ -46,16 +50,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.parse(arguments.set)
     chosen = settings.on_data(preset(arguments.preset, arguments.data, arguments.verify_data), arguments.verify_data)
     same_data = chosen.data == PRESETS[arguments.preset].data
+    asked = study(arguments.study)
+    label = settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.data.title}")
+    if arguments.tokenizer_seeds:
+        asked, label = repeating_tokenizers(asked), f"{label}-tokenizer-seeds"
     ctx = Context(
-        study=study(arguments.study),
+        study=asked,
         preset=chosen,
         seeds=arguments.seeds,
         results=arguments.results,
-        label=settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.data.title}"),
+        label=label,
         trials=arguments.trials,
         width={"inline": 1, "local": arguments.jobs, "slurm": SLURM_WIDTH}[arguments.cluster],
         dry=arguments.dry_run,
     )
+    plain = ctx.study
+    if arguments.until:
+        if arguments.only:
+            raise UserError("--until compares all variants; leave --only out")
+        rule = until.rule_for(ctx, arguments.until, arguments.max_seeds, arguments.margin)
+        ctx = replace(ctx, study=until.adding_seeds(plain, rule, arguments.max_gpu_hours))
+    elif arguments.margin is not None:
+        raise UserError("--margin belongs to a study that adds seeds; add --until separated")
     watch = Watch(arguments.hang, 60 * arguments.hang_minutes)
     budget = Budget(arguments.max_gpu_hours, arguments.hard)
     driver = Driver(ctx, settings, arguments.only, budget, watch, arguments.notify)
@@ -65,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings.science:  # presets are built by the tests
             preflight.require_buildable(cell.stage for cell in chosen_cells)
         print(Plan.of(ctx, chosen_cells).text())
+        if ctx.study.until:
+            print(until.expectation(ctx, plain, ctx.study.until))
         for name in _recompute(ctx, arguments.recompute, chosen_cells, dry=True):
             print(f"would be set aside and computed anew: {name}")
         return 0
@@ -105,6 +123,10 @@ def parser() -> argparse.ArgumentParser:
     add("--preset", default="smoke", metavar="NAME", help=", ".join(PRESETS))
     add("--cluster", default="inline", metavar="NAME", help=", ".join(CLUSTERS))
     add("--seeds", type=int, default=1, metavar="N", help="repetitions of every variant")
+    add("--tokenizer-seeds", action="store_true", help="train the tokenizers, too, with every seed")
+    add("--until", default="", metavar="CRITERION", help="add seeds until comparisons are: separated")
+    add("--max-seeds", type=int, default=20, metavar="N", help="of any variant, with --until")
+    add("--margin", type=float, metavar="M", help="with --until: a difference below M, as in the table, counts as none")
     add("--jobs", type=int, default=2, metavar="N", help="stages at once with --cluster local")
     add("--trials", type=int, default=0, metavar="N", help="cells a search may propose; 0: its own choice")
     add("--only", action="append", default=[], metavar="VARIANT", help="a variant or cell, * allowed; repeatable")

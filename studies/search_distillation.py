@@ -9,6 +9,7 @@ samples, where it is the less biased of the two.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from analysis.metrics import deciding
 from fvar.config import DistillConfig, TeacherConfig
 from studies.engine.search import Choice, Search, Space, Uniform
 from studies.study import Cell, Context, Study
@@ -51,7 +52,7 @@ def cells(ctx: Context) -> Iterator[Cell]:
 
 def metric(ctx: Context) -> str:
     """What is minimised."""
-    return "fid" if ctx.preset.sampling.count >= 10_000 else "kid"
+    return deciding(ctx.preset.sampling.count).key
 
 
 def trial(ctx: Context, number: int, params: Mapping[str, Any]) -> Cell:

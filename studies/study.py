@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import cells
-from analysis.cells import CellRecord, Place, StudyRecord
+from analysis.cells import REFERENCES, CellRecord, Place, StudyRecord
 from fvar.config import STAGE_CONFIGS, Stage
 from fvar.errors import UserError, unknown
 from fvar.plain import to_dict
 from studies.presets import Preset
 
 if TYPE_CHECKING:
+    from analysis.contrasts import Until
     from analysis.results import CellResult, StudyResults
     from analysis.style import Drawings
 
@@ -124,6 +125,8 @@ class Study:
     report: Callable[[StudyResults], Drawings] | None = None  # of some results; None: table, curves, sample grid
     outputs: Callable[[Context], Drawings] | None = None  # in place of a report, where the study keeps no runs
     adaptive: bool = False  # later cells depend on the scores of earlier ones
+    references: tuple[str, ...] = REFERENCES  # variants that the others are compared with, where it has them
+    until: Until | None = None  # the rule by which it adds seeds, see `studies.until`
 
 
 def study(name: str) -> Study:
@@ -147,4 +150,7 @@ def record(ctx: Context, wanted: Iterable[Cell], settings: Iterable[str] = ()) -
         )
     recorded = tuple(cell.record() for cell in wanted)
     revisions = {kind: cls.REVISION for kind, cls in STAGE_CONFIGS.items()}
-    cells.write(StudyRecord(ctx.place, title, recorded, settings, to_dict(ctx.preset), revisions))
+    until = ctx.study.until.as_dict() if ctx.study.until else None
+    cells.write(
+        StudyRecord(ctx.place, title, recorded, settings, to_dict(ctx.preset), revisions, ctx.study.references, until)
+    )

@@ -26,4 +26,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
                 yield Cell(f"feat{feat:g}-logit{logit:g}", f"FVAR, lambda = ({feat:g}, {logit:g})", seed, params, stage)
 
 
-STUDY = Study("sweep_lambda", "Sweep of the distillation weights", cells)
+STUDY = Study("sweep_lambda", "Sweep of the distillation weights", cells, references=("feat1-logit0.5",))

@@ -25,4 +25,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
             yield Cell(f"noise{strength:g}", label, seed, {"beta": beta[1]}, chain(preset, "full", seed))
 
 
-STUDY = Study("sweep_noise", "Sweep of the noise on focused views", cells)
+STUDY = Study("sweep_noise", "Sweep of the noise on focused views", cells, references=("noise1",))

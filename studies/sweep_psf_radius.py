@@ -20,4 +20,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
             yield Cell(f"rho{rho:g}", f"FVAR, rho_max = {rho:g} px", seed, {"rho_max": rho}, stage)
 
 
-STUDY = Study("sweep_psf_radius", "Sweep of the PSF radius", cells)
+STUDY = Study("sweep_psf_radius", "Sweep of the PSF radius", cells, references=("rho12",))

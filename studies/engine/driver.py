@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from analysis.contrasts import closing_in
 from fvar.config import data_of
 from fvar.errors import DataChanged, Interrupted, UserError, unknown
 from fvar.machine.signals import Stopped
@@ -169,6 +170,8 @@ class Driver:
         record(self.ctx, cells, self.settings.science)
         scheduler.add(cell.stage for cell in chosen)
         view.follow(chosen)
+        if self.ctx.study.until:
+            view.report(closing_in(self.ctx.read()))
         scheduler.look()
         still_open = {cell.stage.name for cell in chosen} & {node.run.name for node in scheduler.open()}
         if still_open:
@@ -232,7 +235,7 @@ class Driver:
         if written:
             lines += ["", *_shown(written[0]), "", "look next at:", *(f"  {path}" for path in written)]
             lines += [f"  python -m studies ui{self._where()}   (all runs in MLflow, on 127.0.0.1)"]
-            if self.ctx.study.adaptive:
+            if self.ctx.study.adaptive and not self.ctx.study.until:
                 lines += [f"  {dashboard_command(self.ctx.results)}   (the search, likewise)"]
         print("\n".join(lines), file=view.out, flush=True)
 

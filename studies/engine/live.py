@@ -153,10 +153,18 @@ class View:
         self._console: Console | None = None
         self.started = time.monotonic()
         self._said: dict[str, float] = {}
+        self._findings: list[str] = []
 
     def follow(self, cells: Iterable[Cell]) -> None:
         """Show these cells."""
         self._chains = {cell.name: [stage.name for stage in cell.stage.chain()] for cell in cells}
+
+    def report(self, findings: Iterable[str]) -> None:
+        """Show what has been found so far; without a terminal, say what is new of it."""
+        before, self._findings = self._findings, list(findings)
+        for line in self._findings:
+            if not self.terminal and line not in before:
+                self.say(line)
 
     @contextlib.contextmanager
     def showing(self) -> Iterator[None]:
@@ -206,13 +214,17 @@ class View:
             yield row(name, chain, states, statuses)
 
     def _table(self) -> Table:
+        from rich.markup import escape
+
         rows = list(self._rows())
         title = f"{self.title} · {duration(time.monotonic() - self.started)}"
-        room = (self._console.height if self._console else 24) - 6
+        room = (self._console.height if self._console else 24) - 6 - len(self._findings)
         if len(rows) > room:  # what needs eyes first
             title += f" · {len(rows)} cells, {sum(line.state == 'done' for line in rows)} done"
             rows = sorted(rows, key=lambda line: ORDER.index(line.state))[:room]
-        return table(rows, title, self._console.width if self._console else 0)
+        drawn = table(rows, title, self._console.width if self._console else 0)
+        drawn.caption, drawn.caption_justify = escape("\n".join(self._findings)) or None, "left"
+        return drawn
 
     def _beat(self, finished: threading.Event) -> None:
         while not finished.wait(1.0):

@@ -56,7 +56,9 @@ class Plan:
             f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {len(self.cells)} cells, "
             f"{len(self.stages)} distinct stages ({uses.total()} without sharing), {len(run)} of them to run"
         ]
-        if self.ctx.study.adaptive:
+        if self.ctx.study.until:
+            lines.append("The first look is shown; undecided comparisons take more seeds.")
+        elif self.ctx.study.adaptive:
             lines.append("The first cell is shown; the others are proposed as scores come in and share its tokenizers.")
         lines += ["", *self._kinds(run), "", *self._cells(run), "", self._bill()]
         return "\n".join(lines)

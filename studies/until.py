@@ -1,0 +1,126 @@
+"""Seeds where they are needed: a study that adds seeds to its undecided comparisons until each is decided.
+
+    python -m studies.run ablation_table2 --until separated --max-seeds 20 --margin 2 --max-gpu-hours 500
+
+Every variant is compared with the study's first reference. All begin with 3 seeds; once those are done, every undecided
+comparison takes one seed more, and so on (`analysis.sequential` has the rule and its errors). The reference runs as
+many seeds as the comparison that takes most. It ends when every comparison is decided, at --max-seeds, or before the
+look that would exceed --max-gpu-hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from analysis import cells as cells_json
+from analysis.contrasts import Until, rulings
+from analysis.metrics import deciding
+from analysis.sequential import expected_seeds
+from analysis.stats import FEWEST
+from fvar.errors import UserError, unknown
+from fvar.usage import gpu_hours
+from studies.engine.plan import ASSUMED, Plan, planned_gpu_hours
+from studies.study import Cell, Context, Study
+
+CRITERIA = ("separated",)
+EFFECTS = (0.5, 1.0, 2.0, 4.0)  # true differences, in sd of the paired difference, whose cost a plan shows
+
+
+def rule_for(ctx: Context, criterion: str, max_seeds: int, margin: float | None) -> Until:
+    """The rule of a command line.
+
+    Raises `UserError` for one that decides nothing, and for another than the study has been looked at with: errors hold
+    only for looks that were planned before the first.
+    """
+    if criterion not in CRITERIA:
+        raise unknown("--until", criterion, CRITERIA)
+    if ctx.study.adaptive or ctx.study.outputs:
+        raise UserError(f"{ctx.study.name} has no variants that seeds could separate; leave --until out")
+    variants = {cell.variant for cell in ctx.study.cells(replace(ctx, seeds=1))}
+    if len(variants) == 1:
+        raise UserError(f"{ctx.study.name} has one variant, so there is nothing to compare; leave --until out")
+    reference = ctx.study.references[0]
+    if reference not in variants:
+        raise UserError(f"{ctx.study.name} has no variant {reference!r} to compare the others with; leave --until out")
+    rule = Until(deciding(ctx.preset.sampling.count), reference, max_seeds, margin)
+    rule.rule  # noqa: B018 - raises where nothing could be decided by it
+    before = cells_json.read(ctx.place).until if ctx.place.file.exists() else None
+    if before is not None and dict(before) != dict(rule.as_dict()):
+        told = ", ".join(f"{key} {value}" for key, value in before.items())
+        raise UserError(
+            f"{ctx.place} has been looked at by another rule ({told}), and errors are bounded for that one only; "
+            "repeat it with that rule, or start over with other --results"
+        )
+    return rule
+
+
+def adding_seeds(study: Study, rule: Until, max_gpu_hours: float = 0.0) -> Study:
+    """The study, proposing seeds by the rule in place of a number of seeds. 0 hours: no limit."""
+
+    def cells(ctx: Context) -> Iterator[Cell]:
+        everything = list(study.cells(replace(ctx, seeds=rule.max_seeds)))
+        first = dict.fromkeys((cell.variant for cell in everything), FEWEST)
+        before = first if ctx.dry else _so_far(ctx, first)
+        after = before if ctx.dry else _after_next_look(ctx, rule, before)
+        proposed = _up_to(everything, after)
+        if max_gpu_hours and after != before and _cost(ctx, proposed) > max_gpu_hours:
+            proposed = _up_to(everything, before)
+        return iter(proposed)
+
+    return replace(study, cells=cells, adaptive=True, until=rule)
+
+
+def _up_to(cells: Iterable[Cell], seeds: Mapping[str, int]) -> list[Cell]:
+    return [cell for cell in cells if cell.seed < seeds[cell.variant]]
+
+
+def _so_far(ctx: Context, first: Mapping[str, int]) -> dict[str, int]:
+    """Seeds per variant that have been proposed, at least those of the first look."""
+    recorded = ctx.read().variants() if ctx.place.file.exists() else {}
+    return {variant: max(least, len(recorded.get(variant, []))) for variant, least in first.items()}
+
+
+def _after_next_look(ctx: Context, rule: Until, before: dict[str, int]) -> dict[str, int]:
+    """Seeds per variant, one more for each undecided comparison once all of those have arrived at the same look."""
+    if not ctx.place.file.exists():
+        return before
+    found = rulings(replace(ctx.read(), until=rule.as_dict()))
+    going = {variant: ruling.n for variant, ruling in found.items() if ruling.verdict == "undecided"}
+    look = max((before[variant] for variant in going), default=0)
+    if not going or look >= rule.max_seeds or any(n < look for n in going.values()):
+        return before
+    return before | dict.fromkeys((*going, rule.reference), look + 1)
+
+
+def _cost(ctx: Context, cells: Iterable[Cell]) -> float:
+    """GPU hours spent on these cells so far and planned for what they still need."""
+    plan = Plan.of(ctx, list(cells))
+    spent = gpu_hours(ctx.place.runs / name for name in plan.stages)
+    return spent + sum(map(planned_gpu_hours, plan.to_run()))
+
+
+def _planned(cells: Iterable[Cell]) -> float:
+    """GPU hours of all stages of these cells, done or not, each once."""
+    stages = {stage.name: stage for cell in cells for stage in cell.stage.chain()}
+    return sum(map(planned_gpu_hours, stages.values()))
+
+
+def expectation(ctx: Context, study: Study, rule: Until) -> str:
+    """What adding seeds is expected to cost, by how large the differences are. `study` is the one without the rule."""
+    first = list(study.cells(replace(ctx, seeds=FEWEST)))
+    base = _planned(first)
+    per_seed = _planned(study.cells(replace(ctx, seeds=FEWEST + 1))) - base  # of one more seed for every variant
+    comparisons = len({cell.variant for cell in first}) - 1
+    name = f"{rule.metric.short} against {rule.reference}"
+    lines = [
+        f"{comparisons} comparisons in {name}, looked at after {FEWEST}, {FEWEST + 1}, ... {rule.max_seeds} seeds each",
+        f"expected GPU hours in all, estimated at {ASSUMED}, where every true difference is",
+    ]
+    for effect in EFFECTS:
+        seeds = expected_seeds(comparisons, replace(rule.rule, margin=None), effect)
+        hours = base + (seeds - FEWEST) * per_seed
+        lines.append(f"  {effect:3g} sd of the paired difference: {hours:.3g}, {seeds:.1f} seeds per comparison")
+    most = base + (rule.max_seeds - FEWEST) * per_seed
+    lines.append(f"  at least {base:.3g} for {FEWEST} seeds each, at most {most:.3g} for {rule.max_seeds}")
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""Studies that add seeds until comparisons are decided, over toy stages: how they go on, end, and what they show."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import table
+from fvar.config import VarConfig
+from fvar.errors import UserError
+from fvar.machine import atomic
+from fvar.rundir import RunDir
+from studies.engine import outputs
+from studies.presets import preset
+from studies.run import main
+from studies.study import Context, study
+from studies.until import adding_seeds, rule_for
+from studies.variants import repeating_tokenizers
+from tests import fakes
+from tests.studies.toy import stage as toy
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toy stages; what has no teacher has a KID that is worse by 0.05, all else differs by noise of 0.0001."""
+    monkeypatch.setattr("fvar.run.execute", toy.execute)
+    monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)
+    monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
+    monkeypatch.setattr(outputs, "report", table.write)
+    monkeypatch.setattr(fakes, "write_scores", scored)
+
+
+def scored(run: RunDir, quality: float, rng: np.random.Generator) -> None:
+    config = run.input("samples").input("var").config
+    assert isinstance(config, VarConfig)
+    kid = (0.15 if config.teacher is None else 0.10) + 0.0001 * rng.standard_normal()
+    common = {"reason": "", "count": 36, "reference_count": 99, "extractor": "x"}
+    atomic.write_json(run.path / "scores.json", {"kid": common | {"value": float(kid)}})
+
+
+def recorded(results: Path) -> dict[str, int]:
+    body = json.loads((results / "ablation_table2" / "smoke" / "cells.json").read_text())
+    return dict(Counter(cell["variant"] for cell in body["cells"]))
+
+
+def run(results: Path, *arguments: str) -> int:
+    return main(["ablation_table2", "--until", "separated", "--results", str(results), *arguments])
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_study_ends_by_itself_once_each_comparison_is_separated_or_equivalent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--margin", "5") == 0
+    shown = capsys.readouterr().out
+    text = (tmp_path / "ablation_table2" / "smoke" / "table.md").read_text()
+    for label, verdict in (
+        ("VAR (baseline)", "separated"),
+        ("w/o high-frequency teacher", "separated"),
+        ("w/ Gaussian blur", "equivalent"),
+    ):
+        assert f"{label} minus FVAR (full): KID " in shown
+        (line,) = [line for line in text.partition("## Verdicts")[2].splitlines() if line.startswith(f"| {label} |")]
+        assert line.endswith(f"| {verdict} |")
+    counts = recorded(tmp_path)
+    assert max(counts.values()) < 20
+    assert counts["full"] == max(counts.values())
+    assert min(counts.values()) == 3
+
+
+@pytest.mark.usefixtures("toys")
+def test_only_undecided_comparisons_take_more_seeds_and_the_maximum_ends_them(tmp_path: Path) -> None:
+    assert run(tmp_path, "--max-seeds", "5") == 0
+    counts = recorded(tmp_path)
+    assert counts["gaussian"] == counts["full"] == 5  # equal, and no margin was given
+    assert counts["baseline"] < 5
+
+
+@pytest.mark.usefixtures("toys")
+def test_repeating_the_command_changes_nothing_and_another_rule_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--margin", "5", "--max-seeds", "8")
+    assert run(tmp_path, *arguments) == 0
+    before = (tmp_path / "ablation_table2" / "smoke" / "cells.json").read_bytes()
+    assert run(tmp_path, *arguments) == 0
+    assert (tmp_path / "ablation_table2" / "smoke" / "cells.json").read_bytes() == before
+    with pytest.raises(UserError, match=r"looked at by another rule \(metric kid, .*max_seeds 8, margin 5.0\)[^\n]*$"):
+        run(tmp_path, "--margin", "5", "--max-seeds", "20")
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_failed_run_ends_its_comparison_as_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = Context(study("ablation_table2"), preset("smoke"), 3, tmp_path)
+    broken = next(cell for cell in ctx.study.cells(ctx) if cell.name == "gaussian/seed1").stage.name
+    monkeypatch.setenv("TOY_FAIL", broken)
+    assert run(tmp_path, "--margin", "5") == 1
+    text = (tmp_path / "ablation_table2" / "smoke" / "table.md").read_text()
+    assert "| w/ Gaussian blur | 0 |  |  | not made |" in text.partition("## Verdicts")[2]
+    assert recorded(tmp_path)["gaussian"] == 3
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_budget_that_the_next_look_would_exceed_ends_the_study_with_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.until._cost", lambda ctx, cells: float(len(cells)))
+    rule = rule_for(Context(study("ablation_table2"), preset("smoke"), 1, tmp_path), "separated", 20, None)
+    limited = adding_seeds(study("ablation_table2"), rule, max_gpu_hours=22.0)
+    monkeypatch.setattr("studies.run.until.adding_seeds", lambda *_: limited)
+    assert run(tmp_path) == 0
+    assert sum(recorded(tmp_path).values()) <= 22
+
+
+def test_dry_run_says_what_it_is_expected_to_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--preset", "paper", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "5 comparisons in FID against full, looked at after 3, 4, ... 20 seeds each" in shown
+    assert "1 sd of the paired difference: " in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tokenizer_seeds_train_a_tokenizer_per_seed_and_leave_seed_0_as_it_was(tmp_path: Path) -> None:
+    plain = study("ablation_table2")
+    ctx = Context(plain, preset("smoke"), 2, tmp_path)
+    shared = {cell.name: cell.stage for cell in plain.cells(ctx)}
+    repeated = {cell.name: cell.stage for cell in repeating_tokenizers(plain).cells(ctx)}
+    for name, stage in repeated.items():
+        if name.endswith("seed0"):
+            assert stage.signature == shared[name].signature
+            continue
+        ours, theirs = (
+            {part.name for part in one.chain() if part.kind == "tokenizer"} for one in (stage, shared[name])
+        )
+        assert len(ours) == len(theirs)
+        assert not ours & theirs
