@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fvar.run.execute", toy.execute)
     monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)
     monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
-    monkeypatch.setattr(outputs, "report", table.write)
+    monkeypatch.setattr(outputs, "report", lambda results: {"table.md": partial(table.write, results)})
     monkeypatch.setattr(fakes, "write_scores", scored)
 
 
