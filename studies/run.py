@@ -31,7 +31,6 @@ from studies.engine.settings import Settings
 from studies.engine.watch import Watch
 from studies.presets import PRESETS, preset
 from studies.study import STUDIES, Cell, Context, study
-from studies.variants import repeating_tokenizers
 
 SLURM_WIDTH = 8  # trials an adaptive study leaves open on a cluster
 
@@ -52,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     same_data = chosen.data == PRESETS[arguments.preset].data
     asked = study(arguments.study)
     label = settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.data.title}")
-    if arguments.tokenizer_seeds:
-        asked, label = repeating_tokenizers(asked), f"{label}-tokenizer-seeds"
+    if arguments.tokenizer_seeds and not chosen.tokenizers_by_seed:
+        chosen, label = replace(chosen, tokenizers_by_seed=True), f"{label}-tokenizer-seeds"
+        asked = replace(asked, title=f"{asked.title}, tokenizers repeated")
     ctx = Context(
         study=asked,
         preset=chosen,

@@ -8,12 +8,10 @@ transformer and for the sampling. Intervals then do not cover the tokenizers. Wh
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fvar.config import DistillConfig, Kernel, Mixer, Reading, Stage, TeacherConfig, TokenizerConfig
+from fvar.config import DistillConfig, Kernel, Mixer, Reading, Stage, TeacherConfig
 from studies.presets import Preset
-from studies.study import Cell, Context, Study
 
 
 @dataclass(frozen=True)
@@ -71,24 +69,3 @@ def _token_stores(preset: Preset, kind: Variant, rho_max: float | None, seed: in
         coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max, seed=seed)) if kind.dual else structure
         inputs["alias"] = Stage(preset.tokens("alias"), {"tokenizer": coder})
     return inputs
-
-
-def repeating_tokenizers(study: Study) -> Study:
-    """The study, its tokenizers trained with each cell's own seed, so that intervals over seeds cover them, too."""
-
-    def cells(ctx: Context) -> Iterator[Cell]:
-        memo: dict[tuple[str, int], Stage] = {}
-        for cell in study.cells(ctx):
-            yield replace(cell, stage=_reseeded(cell.stage, cell.seed, memo))
-
-    return replace(study, title=f"{study.title}, tokenizers repeated", cells=cells)
-
-
-def _reseeded(stage: Stage, seed: int, memo: dict[tuple[str, int], Stage]) -> Stage:
-    if (stage.name, seed) not in memo:
-        config = stage.config
-        if isinstance(config, TokenizerConfig):
-            config = replace(config, train=replace(config.train, seed=seed))
-        inputs = {role: _reseeded(upstream, seed, memo) for role, upstream in stage.inputs.items()}
-        memo[stage.name, seed] = Stage(config, inputs)
-    return memo[stage.name, seed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from studies.presets import preset
 from studies.run import main
 from studies.study import Context, study
 from studies.until import adding_seeds, rule_for
-from studies.variants import repeating_tokenizers
 from tests import fakes
 from tests.studies.toy import stage as toy
 
@@ -127,9 +127,10 @@ def test_dry_run_says_what_it_is_expected_to_cost(tmp_path: Path, capsys: pytest
 
 def test_tokenizer_seeds_train_a_tokenizer_per_seed_and_leave_seed_0_as_it_was(tmp_path: Path) -> None:
     plain = study("ablation_table2")
-    ctx = Context(plain, preset("smoke"), 2, tmp_path)
-    shared = {cell.name: cell.stage for cell in plain.cells(ctx)}
-    repeated = {cell.name: cell.stage for cell in repeating_tokenizers(plain).cells(ctx)}
+    once, by_seed = preset("smoke"), replace(preset("smoke"), tokenizers_by_seed=True)
+    shared, repeated = (
+        {cell.name: cell.stage for cell in plain.cells(Context(plain, row, 2, tmp_path))} for row in (once, by_seed)
+    )
     for name, stage in repeated.items():
         if name.endswith("seed0"):
             assert stage.signature == shared[name].signature
