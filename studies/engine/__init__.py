@@ -2,7 +2,9 @@
 
 driver.py     one study: cells in, finished stages, tables and figures out
 scheduler.py  compares what run directories and backends say with what is wanted, and submits what is ready
-backends/     where stages run: inline, local, slurm
+backends/     where stages run: inline, local, slurm; slurm's room for jobs, its queries and what its clients print
+patience.py   waiting for what does not work now              watch.py    stages that hang
+notify.py     --notify                                        asking.py   SLURM's word for `status`
 plan.py       what a command would do, and what that costs      budget.py   --max-gpu-hours
 preflight.py  what is checked before anything is trained        settings.py --set, profile.py --profile
 commands.py   status, logs, diff, retry, cancel, gc             live.py     the table while it runs

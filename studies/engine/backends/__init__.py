@@ -2,6 +2,12 @@
 
 A backend is told which run directories to work on and, later, asked what became of its jobs. Whether a stage is done is
 none of its business: that stands in the run directory.
+
+    inline.py, local.py     this machine                        job.py       what a local job carries
+    slurm.py                submits waves, judges jobs          sbatch.py    one sbatch
+    answers.py              do it now, not now, or never        room.py      how many jobs fit
+    queries.py, clients.py  what is asked of SLURM              listing.py   what it prints
+    probe.py                do nodes see the results folder     snapshot.py  the code a job runs
 """
 
 from __future__ import annotations
