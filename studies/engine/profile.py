@@ -24,6 +24,7 @@ from fvar.plain import Checked, from_dict
 
 FOLDER = Path(__file__).resolve().parents[2] / "slurm"
 DEFAULT = FOLDER / "a100.toml"
+AUTO = "auto"
 OURS = ("job-name", "array", "dependency", "signal", "requeue", "chdir", "output", "open-mode", "kill-on-invalid-dep")
 
 
@@ -40,7 +41,7 @@ class Resources(Checked):
     tasks_per_node: int = 1  # processes; with several, one per GPU
     cpus_per_task: int = 1
     memory: str = ""  # per node, e.g. "64G"
-    time: str = "24:00:00"  # D-HH:MM:SS, HH:MM:SS, MM:SS or minutes
+    time: str = "24:00:00"  # D-HH:MM:SS, HH:MM:SS, MM:SS, minutes; "auto": half more than stages before it suggest
     reservation: str = ""
     nice: int = 0  # the larger, the later in the queue
     extra: tuple[str, ...] = ()  # any other options of sbatch, such as "exclude=n7" or "exclusive"
@@ -72,7 +73,9 @@ class Resources(Checked):
 
     @property
     def minutes(self) -> int:
-        """The time limit."""
+        """The time limit; the default where it is to be predicted and nothing is known yet."""
+        if self.time == AUTO:
+            return 24 * 60
         match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time)
         if not match:
             raise UserError(f"slurm.time {self.time!r} is not a time; write for example 24:00:00 or 2-12:00:00")

@@ -32,10 +32,12 @@ from studies.engine.backends.probe import require_shared
 from studies.engine.backends.queries import Queries, arrays, throttle
 from studies.engine.backends.room import Lanes, Room, shares
 from studies.engine.backends.snapshot import snapshot
+from studies.engine.prediction import speed, timed
 from studies.engine.profile import Profile, Resources
 
 ORPHAN_SECONDS = 60.0  # an sbatch whose answer was not seen has come through by then, or never will, see `sbatch`
 WHO_SECONDS = 60.0  # for so long the accounting may lag behind in saying who cancelled a job
+SPEED_SECONDS = 300.0  # between two looks at how fast stages were
 GRACE_SECONDS = 5.0  # file systems that are shared show a change after a while
 QUEUED = {"PENDING", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 QUEUED |= {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
@@ -73,6 +75,9 @@ class Slurm:
         self._queries = Queries()
         self._rooms: dict[str, Room] = {}  # by stage kind, since kinds may ask for different partitions
         self._lanes: Lanes | None = None
+        self._say: Callable[[str], None] = lambda line: None
+        self._speeds: dict[str, tuple[float, float | None]] = {}  # when and what was measured, by stage kind
+        self._said: set[str] = set()  # kinds whose time limit was remarked on
         self._proven: set[str] = set()  # kinds of which something was taken
         self._left: dict[str, int] = {}  # jobs that have not ended, by id of their array, the oldest first
         self._limits: dict[str, int] = {}  # how many of each array may run at once, as far as we know
@@ -92,6 +97,7 @@ class Slurm:
 
         Raises `UserError` where that is in vain, `NotNow` where it may work later.
         """
+        self._say = say
         if self.code == Path():
             try:
                 self._queries.queue(["fvar"])
@@ -116,7 +122,11 @@ class Slurm:
 
     def _submit_kind(self, kind: str, runs: Sequence[RunDir], after: Sequence[JobRecord] | None) -> None:
         """Submit stages of a kind wave by wave, as many as fit: half of them again and again, down to one."""
-        resources, room = self.profile.of(kind), self._room(kind)
+        room = self._room(kind)
+        resources, remark = timed(self.profile.of(kind), runs, self._speed(kind))
+        if remark and kind not in self._said:
+            self._said.add(kind)
+            self._say(remark)
         largest = min(resources.array_size, self._queries.limits()[0])
         while runs and (after is not None or self._parallel() >= 1):
             size = min(len(runs), largest, room.free(self._live()))
@@ -193,6 +203,12 @@ class Slurm:
             f"{how}:{':'.join(jobs)}" for how, jobs in (("afterok", succeeding), ("afterany", ending)) if jobs
         ]
         return wave, len(lanes), lanes, ",".join(conditions)
+
+    def _speed(self, kind: str) -> float | None:
+        """How fast stages of a kind were, asked of the run directories now and then."""
+        if kind not in self._speeds or time.monotonic() - self._speeds[kind][0] > SPEED_SECONDS:
+            self._speeds[kind] = time.monotonic(), speed(self.folder.parent / "runs", kind)
+        return self._speeds[kind][1]
 
     def _room(self, kind: str) -> Room:
         if kind not in self._rooms:
