@@ -16,7 +16,7 @@ from fvar.errors import UserError
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks this script before it starts a service
 
 LOCKED = re.compile(r"Could not get lock|Unable to (acquire the dpkg frontend )?lock|is another process using it")
-LOCK_SECONDS = 900.0  # for so long another installation is waited for
+LOCK_SECONDS = 900.0  # another installation is waited for until then
 LOCK_PAUSE = 2.0
 
 # package -> programs the cluster calls

@@ -17,7 +17,7 @@ from studies.engine.profile import AUTO, Resources
 REMEMBERED = 32  # stages of a kind, the latest, whose speed is looked at
 SPARE = 1.5  # of the predicted time is asked for
 LEAST_MINUTES = 15
-TOO_LONG = 20.0  # a request of so many times the prediction waits in the queue for nothing
+TOO_LONG = 20.0  # times the prediction: a request of more waits in the queue for nothing
 
 
 def work(run: RunDir) -> float:

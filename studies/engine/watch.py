@@ -13,7 +13,7 @@ from fvar.rundir import Status
 
 Verdict = Literal["", "slow", "hangs"]
 GAPS = 9  # as many gaps between two steps make the usual one
-UNKNOWN = 4  # before the first steps, a stage has so many times the least patience: data is read, code is compiled
+UNKNOWN = 4  # times the least patience, before the first steps: data is read, code is compiled
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Watch:
     Parameters
     ----------
     times
-        A stage is slow after so many usual gaps without a step, and hangs after twice as many; 0: never.
+        A stage is slow after this number of usual gaps without a step, and hangs after twice that; 0: never.
     least
         Seconds without a step that are never too long.
     """

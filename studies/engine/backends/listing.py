@@ -60,7 +60,7 @@ def expand(text: str) -> list[int]:
 
 
 def queue(text: str, waves: Collection[str]) -> Entries:
-    """squeue's rows "array|place|state|name|reason"; the place of a job that is no member of an array is N/A."""
+    """squeue's rows "array|place|state|name|reason"; the place of a job that is not a member of an array is N/A."""
     rows = []
     for line in text.splitlines():
         fields = line.strip().split("|", 4)

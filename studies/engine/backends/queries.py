@@ -13,9 +13,9 @@ from fvar.job import JobRecord
 from studies.engine.backends.clients import CALL_SECONDS, SlurmDown, call
 from studies.engine.backends.listing import Entries, accounts, queue
 
-ACCOUNTING_SECONDS = 600.0  # for so long a silent accounting is waited for
+ACCOUNTING_SECONDS = 600.0  # a silent accounting is waited for until then
 CHUNK = 2000  # names or ids in one question; a command line has an end
-SKEW_HOURS = 1  # clocks that differ by less are no trouble
+SKEW_HOURS = 1  # clocks that differ by less do no harm
 MAX_ARRAY = 1000  # where the cluster does not say
 MAX_JOBS = 10_000
 
@@ -86,7 +86,7 @@ class Queries:
 
 
 def throttle(array: str, members: int) -> None:
-    """Let so many members of an array run at once. Raises `SlurmDown`."""
+    """Let this number of an array's members run at once. Raises `SlurmDown`."""
     call("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={members}")
 
 

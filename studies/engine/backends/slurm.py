@@ -36,7 +36,7 @@ from studies.engine.prediction import speed, timed
 from studies.engine.profile import Profile, Resources
 
 ORPHAN_SECONDS = 60.0  # an sbatch whose answer was not seen has come through by then, or never will, see `sbatch`
-WHO_SECONDS = 60.0  # for so long the accounting may lag behind in saying who cancelled a job
+WHO_SECONDS = 60.0  # the accounting may lag behind by this in saying who cancelled a job
 SPEED_SECONDS = 300.0  # between two looks at how fast stages were
 GRACE_SECONDS = 5.0  # file systems that are shared show a change after a while
 QUEUED = {"PENDING", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
