@@ -33,12 +33,14 @@ from fvar.config import (
 from fvar.errors import run_main
 from studies.study import Cell, Context, Study
 
+DATA = DataConfig(dataset="emoji", image_size=16)
+
 
 def first_stage(seed: int) -> Stage:
     """The tokenizer of a toy cell; it could be trained, too."""
     return Stage(
         TokenizerConfig(
-            data=DataConfig(dataset="emoji", image_size=16),
+            data=DATA,
             pyramid=PyramidConfig(patch_nums=(1,)),
             autoencoder=AutoencoderConfig(ch=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1),
             quantiser=QuantiserConfig(vocab_size=16),
@@ -54,7 +56,7 @@ def cells(ctx: Context) -> Iterator[Cell]:
     for seed in range(ctx.seeds):
         stage = first_stage(seed)
         if "TOY_CHAIN" in os.environ:
-            stage = Stage(TokensConfig(), {"tokenizer": stage})
+            stage = Stage(TokensConfig(data=DATA), {"tokenizer": stage})
         yield Cell("toy", "toy", seed, {}, stage)
 
 
