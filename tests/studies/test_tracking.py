@@ -23,6 +23,7 @@ import pytest
 from analysis import table
 from analysis.results import StudyResults
 from fvar.errors import UserError
+from fvar.machine import atomic
 from studies import ablation_table2
 from studies.engine import outputs
 from studies.presets import PRESETS
@@ -226,8 +227,7 @@ def test_a_results_folder_of_any_name_keeps_its_store_inside(name: str, tmp_path
     stage = fakes.chain("full", 0)
     fakes.finish(results, stage, 0.5, 0)
     study = fakes.write_cells(results, "ablation_table2", [fakes.cell("full", 0, stage)])
-    table.write(study)
-    assert tracking.sync(results, study)
+    assert tracking.sync(results, study, table.write(study))
     summary = runs(results)["Table 2: ablation"].info.run_id
     names = [artifact.path for artifact in tracking.open_client(results).list_artifacts(summary)]
     assert names == ["table.csv", "table.md", "table.tex"]
@@ -245,8 +245,7 @@ def test_results_that_were_copied_or_moved_get_a_store_of_their_own(
     stage = fakes.chain("full", 0)
     fakes.finish(first, stage, 0.5, 0)
     study = fakes.write_cells(first, "ablation_table2", [fakes.cell("full", 0, stage)])
-    table.write(study)
-    tracking.sync(first, study)
+    tracking.sync(first, study, table.write(study))
     assert not tracking.moved(first)
     before = tree(first)
     if how == "copied":
@@ -254,17 +253,18 @@ def test_results_that_were_copied_or_moved_get_a_store_of_their_own(
     else:
         first.rename(second)
     here = StudyResults.read(second, study.study, study.preset)
-    (here.folder / "table.md").write_text("the copy's own table")
+    own = here.folder / "table.md"
+    own.write_text("the copy's own table")
     monkeypatch.setattr(tracking, "_make", lambda database: database.write_bytes(blank))
     assert tracking.moved(second)
-    assert tracking.sync(second, here)
+    assert tracking.sync(second, here, [own])
     assert not tracking.moved(second)
     summary = runs(second)["Table 2: ablation"]
     assert summary.info.artifact_uri
     assert summary.info.artifact_uri.startswith(second.as_uri())
     shown = tracking.open_client(second).download_artifacts(summary.info.run_id, "table.md", str(tmp_path))
     assert Path(shown).read_text() == "the copy's own table"
-    assert not tracking.sync(second, here)
+    assert not tracking.sync(second, here, [own])
     if how == "copied":
         assert tree(first) == before
 
@@ -343,7 +343,8 @@ def test_whatever_mlflow_fails_at_costs_a_line_and_the_study_goes_on(
     study: StudyResults,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    table.write(study)
+    files = [file.name for file in table.write(study)]
+    atomic.write_json(study.folder / outputs.STAMP, {"files": files})
     fault(results, monkeypatch)
     lines: list[str] = []
     outputs.track(Context(ablation_table2.STUDY, PRESETS["smoke"], results=results), lines.append)
