@@ -27,4 +27,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
             yield Cell(reading, label, seed, {"reading": reading}, stage)
 
 
-STUDY = Study("quantiser_reading", "What the quantiser codes", cells)
+STUDY = Study("quantiser_reading", "What the quantiser codes", cells, references=("latent_area",))

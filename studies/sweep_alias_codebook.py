@@ -24,4 +24,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
             yield Cell(f"codes{size}", label, seed, {"alias_codes": size}, stage)
 
 
-STUDY = Study("sweep_alias_codebook", "Sweep of the alias codebook", cells)
+STUDY = Study("sweep_alias_codebook", "Sweep of the alias codebook", cells, references=("codes0",))

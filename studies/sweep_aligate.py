@@ -44,4 +44,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
             yield Cell(name, f"FVAR, AG-XAttn {label}", seed, params, stage)
 
 
-STUDY = Study("sweep_aligate", "Sweep of Alias-Gate Cross-Attention", cells)
+STUDY = Study("sweep_aligate", "Sweep of Alias-Gate Cross-Attention", cells, references=("paper",))

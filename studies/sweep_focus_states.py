@@ -44,4 +44,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
             yield Cell(f"K{count}", f"FVAR, K = {count}: {', '.join(map(str, chosen))}", seed, params, stage)
 
 
-STUDY = Study("sweep_focus_states", "Sweep of the number of focus states", cells)
+STUDY = Study("sweep_focus_states", "Sweep of the number of focus states", cells, references=("K4",))

@@ -22,4 +22,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
             yield Cell(schedule, f"FVAR, {schedule} schedule", seed, {"schedule": schedule}, stage)
 
 
-STUDY = Study("sweep_schedule", "Sweep of the radius schedule", cells)
+STUDY = Study("sweep_schedule", "Sweep of the radius schedule", cells, references=("cosine",))

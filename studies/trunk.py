@@ -23,4 +23,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
         yield Cell("no_teacher", "FVAR without teacher", seed, {"trunk": "none"}, chain(ctx.preset, "no_teacher", seed))
 
 
-STUDY = Study("trunk", "The teacher's trunk: quality against cost", cells)
+STUDY = Study("trunk", "The teacher's trunk: quality against cost", cells, references=("no_teacher",))

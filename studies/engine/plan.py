@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from fvar.config import STAGE_CONFIGS, Stage, TokenizerConfig, VarConfig
 from fvar.estimate import DEVICES, estimate
 from fvar.rundir import Status, read_status
+from studies.presets import TWO_CORES
 from studies.study import Cell, Context
 
 UTILISATION = 0.4  # of the GPU's peak, for the estimate
 SMALL = 0.01  # GPU hours below which a plan is one for processors
-CPU_SPEED = 40e9  # FLOP/s of one core in float32; at smoke tokenizers reached 36, transformers 69 GFLOP/s
+CPU_SPEED = TWO_CORES.speed / 2  # FLOP/s of one core
 CPU_ASSUMED = f"at {CPU_SPEED / 1e9:.0f} GFLOP/s; sampling and scoring come on top"
 ASSUMED = f"{DEVICES[0].name} at {UTILISATION:.0%} of its peak"
 

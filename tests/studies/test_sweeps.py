@@ -113,3 +113,9 @@ def test_every_cell_of_every_study_fits_its_network(row: Preset) -> None:
                     assert teacher.blocks <= config.transformer.depth
                     assert config.distill.feature_blocks <= own or not config.distill.lambda_feat
                     assert dataclasses.is_dataclass(stage.config)
+
+
+@pytest.mark.parametrize("name", CROSSINGS)
+def test_a_sweep_names_what_its_cells_are_compared_with(row: Preset, name: str) -> None:
+    (reference,) = study(name).references
+    assert reference in cells(name, row)
