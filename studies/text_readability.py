@@ -174,7 +174,10 @@ def tidy(found: Mapping[str, Readings]) -> str:
 
 
 def _rate(readings: Readings, picture: Picture, size: int) -> str:
-    return readings.rates[picture, size].text(1, 100) if picture in readings.pictures else ""
+    if picture not in readings.pictures:
+        return ""
+    rate = readings.rates[picture, size]
+    return f"{100 * rate.mean:.1f}" + ("" if rate.sd is None else f" ± {100 * rate.sd:.1f}")
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

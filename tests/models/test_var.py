@@ -145,7 +145,7 @@ def test_drop_path_keeps_the_mean_and_acts_in_training_only() -> None:
 
 def test_initial_values_follow_the_recipe() -> None:
     torch.manual_seed(0)
-    cfg = TransformerConfig(depth=4)
+    cfg = TransformerConfig(depth=4, gamma_init=1e-5)  # the original's code; its README gives one by depth
     network = VAR(cfg, tiny.CLASSES, 512, 8, (1, 2, 4, 8))
     std = math.sqrt(1 / (3 * cfg.dim))
     block = network.layers[1]

@@ -140,6 +140,9 @@ def fingerprint(task: ToyTask) -> str:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """All logged numbers that must repeat exactly: everything but clock readings."""
+    """All logged numbers that must repeat exactly: everything but clock readings; nan, which equals nothing, as text."""
     wanted = (record for record in RunDir.open(path).metrics() if record["split"] != "speed")
-    return [{key: value for key, value in record.items() if key != "time"} for record in wanted]
+    return [
+        {key: value if value == value else str(value) for key, value in record.items() if key != "time"}
+        for record in wanted
+    ]

@@ -95,7 +95,7 @@ def test_a_rank_that_dies_ends_the_others_with_a_line_and_the_run_goes_on(
     assert run_ranks(2, execute_stage, run.path, 12, last_rank_dies, said, patience=60) == [1, 9]
     expected = f"error: {run.name} failed: rank 0 lost another of the 2 ranks, whose own output says why it ended"
     assert expected in said.read_text()
-    assert (run.status.state, run.locked) == ("failed", False)
+    assert (run.status.state, run.locked) == ("interrupted", False)
 
     assert run_ranks(2, execute_stage, run.path) == [0, 0]
     assert "continued from checkpoint 10" in (run.path / "log").read_text()
