@@ -1,4 +1,4 @@
-# make demo    Table 2 of the paper from real training on real images, at the smallest preset (about twelve minutes)
+# make demo    Table 2 of the paper from real training on real images, at the smallest preset (about fifteen minutes)
 # make test    the tests that need neither root nor a system package
 # make lint    ruff and mypy
 # make bench   speed, as ratios against what one would run instead

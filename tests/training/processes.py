@@ -140,7 +140,7 @@ def fingerprint(task: ToyTask) -> str:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """All logged numbers that must repeat exactly: everything but clock readings; nan, which equals nothing, as text."""
+    """All logged numbers that must repeat exactly, so not clock readings; nan, which equals nothing, as text."""
     wanted = (record for record in RunDir.open(path).metrics() if record["split"] != "speed")
     return [
         {key: value if value == value else str(value) for key, value in record.items() if key != "time"}
