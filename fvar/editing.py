@@ -27,9 +27,12 @@ MOSTLY = 0.5  # share of a token's cell that may be masked while the token is st
 def known_tokens(tokenizer: Tokenizer, image: Tensor, mask: Tensor) -> Known:
     """Tokens (1, n_k) of one image, and which of them to hold.
 
-    Args:
-        image: (3, S, S) uint8. What lies under the mask has no influence: the mean colour of the rest replaces it.
-        mask: (S, S) bool, true where to generate.
+    Parameters
+    ----------
+    image
+        (3, S, S) uint8. What lies under the mask has no influence: the mean colour of the rest replaces it.
+    mask
+        (S, S) bool, true where to generate.
     """
     mean = image[:, ~mask].float().mean(1).round().to(torch.uint8)
     indices = tokenizer.encode_images(to_float(torch.where(mask, mean[:, None, None], image))[None])
@@ -49,11 +52,16 @@ def composite(images: Tensor, image: Tensor, mask: Tensor, reach: int) -> Tensor
     it. What the decoder misses, as a mean over the known pixels within `reach`, is therefore added on the generated
     side as well: wholly at the edge, then less and less, nothing from `reach` px on.
 
-    Args:
-        images: (B, 3, S, S) uint8, generated while the tokens of `image` were held.
-        image: (3, S, S) uint8.
-        mask: (S, S) bool.
-        reach: px; the side of a token's cell, since it is by tokens that the decoder errs.
+    Parameters
+    ----------
+    images
+        (B, 3, S, S) uint8, generated while the tokens of `image` were held.
+    image
+        (3, S, S) uint8.
+    mask
+        (S, S) bool.
+    reach
+        In px: the side of a token's cell, since it is by tokens that the decoder errs.
     """
     image, mask = image.to(images.device), mask.to(images.device)
     known = (~mask)[None, None].float()

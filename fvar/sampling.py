@@ -90,20 +90,32 @@ def sample(
 ) -> Samples:
     """Generate one image per label.
 
-    Args:
-        var, vqvae: in eval mode, on the device of `labels`; `prepare` sees to it.
-        labels: (B,) classes.
-        guidance: strength at the last scale; 0 runs the conditional half only.
-        top_k: keep this number of the likeliest tokens; 0 or more than the vocabulary keeps all.
-        top_p: of these, keep the smallest set whose probability reaches top_p; in (0, 1].
-        seeds: one per image, see `image_seeds`.
-        known: tokens to hold (inpainting, outpainting, editing).
-        smooth: feed the network a Gumbel-softmax mixture of codes in place of the drawn code. Smoother pictures, for
-            the eye only: not for scores.
-        on_scale: called with k after scale k.
+    Parameters
+    ----------
+    var, vqvae
+        In eval mode, on the device of `labels`; `prepare` sees to it.
+    labels
+        (B,) classes.
+    guidance
+        Strength at the last scale; 0 runs the conditional half only.
+    top_k
+        Keep this number of the likeliest tokens; 0 or more than the vocabulary keeps all.
+    top_p
+        Of these, keep the smallest set whose probability reaches top_p; in (0, 1].
+    seeds
+        One per image, see `image_seeds`.
+    known
+        Tokens to hold (inpainting, outpainting, editing).
+    smooth
+        Feed the network a Gumbel-softmax mixture of codes in place of the drawn code. Smoother pictures, for
+        the eye only: not for scores.
+    on_scale
+        Called with k after scale k.
 
-    Raises:
-        ValueError: an argument outside its range, or of another size than the networks expect.
+    Raises
+    ------
+    ValueError
+        An argument outside its range, or of another size than the networks expect.
     """
     _check(var, vqvae, labels, top_k, top_p, seeds, known)
     batch, scales = len(labels), len(var.patch_nums)
@@ -157,12 +169,16 @@ def decode(vqvae: VQVAE, f_hat: Tensor) -> Tensor:
 def draw(logits: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tensor:
     """One token per position by inverting the cumulative distribution, in the order of the vocabulary.
 
-    Args:
-        logits: (B, n, V) float32.
-        uniform: (B, n) float64 in [0, 1).
+    Parameters
+    ----------
+    logits
+        (B, n, V) float32.
+    uniform
+        (B, n) float64 in [0, 1).
 
-    Returns:
-        (B, n) int64. A token filtered out by top-k or top-p is never drawn.
+    Returns
+    -------
+    (B, n) int64. A token filtered out by top-k or top-p is never drawn.
     """
     cumulative = F.softmax(filter_logits(logits, top_k, top_p), dim=-1).double().cumsum(-1)
     below_one = 1 - 2.0**-40  # keeps the sought mass under the total, whatever the rounding

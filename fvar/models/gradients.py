@@ -22,9 +22,12 @@ def unit_length(x: Tensor, size: Tensor) -> Tensor:
 def prefix_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...]) -> Tensor:
     """softmax(q k^T) v in which every scale sees itself and the scales before it, as plain batched products.
 
-    Args:
-        q, k, v: (N, L, D), contiguous.
-        scale_ends: where each scale ends in the sequence.
+    Parameters
+    ----------
+    q, k, v
+        (N, L, D), contiguous.
+    scale_ends
+        Where each scale ends in the sequence.
     """
     return _PrefixAttention.apply(q, k, v, scale_ends)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -32,13 +35,18 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...
 def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """SiLU of a depthwise convolution in which token i sees tokens i - w + 1 ... i.
 
-    Args:
-        x: (B, w - 1 + L, D), with what precedes the L tokens.
-        weight: (D, 1, w).
-        bias: (D,).
+    Parameters
+    ----------
+    x
+        (B, w - 1 + L, D), with what precedes the L tokens.
+    weight
+        (D, 1, w).
+    bias
+        (D,).
 
-    Returns:
-        (B, L, D), of x's dtype; the sum is made in float32 at least.
+    Returns
+    -------
+    (B, L, D), of x's dtype; the sum is made in float32 at least.
     """
     return _CausalConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call, no-any-return]
 

@@ -112,13 +112,19 @@ def new_var(shape: VarShape, cfg: TransformerConfig, state: Mapping[str, Tensor]
 def build_var(state: Mapping[str, Tensor], cfg: TransformerConfig, vqvae: VQVAE, where: str) -> VAR:
     """The VAR of a state dict, loaded strictly, in eval mode, where it is what is configured.
 
-    Args:
-        cfg: the configuration the weights should fit; the number of classes is taken from the weights.
-        vqvae: the tokenizer it should fit.
-        where: where the state dict came from, for error messages.
+    Parameters
+    ----------
+    cfg
+        The configuration the weights should fit; the number of classes is taken from the weights.
+    vqvae
+        The tokenizer it should fit.
+    where
+        Where the state dict came from, for error messages.
 
-    Raises:
-        UserError: in one line, which of mixer, depth, width, heads, scales, vocabulary ... was expected and found.
+    Raises
+    ------
+    UserError
+        In one line, which of mixer, depth, width, heads, scales, vocabulary ... was expected and found.
     """
     found = VarShape.of(state, where)
     found.require_mixer(cfg.mixer, where)

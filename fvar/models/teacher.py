@@ -184,12 +184,18 @@ class Teacher(nn.Module):
     ) -> VarOutput:
         """Logits of every structure token given coarser structure and visible alias tokens.
 
-        Args:
-            labels: (B,), dropped already: the same the student got.
-            var_input: (B, L - n_1, Cz), as the student's.
-            alias_indices: per scale (B, p_k^2) int64.
-            features: how many of the last blocks' outputs to return; at most `blocks` where the trunk is shared.
-            trunk: of the student's output for these inputs, asked for with `trunk_before`; only where it is shared.
+        Parameters
+        ----------
+        labels
+            (B,), dropped already: the same the student got.
+        var_input
+            (B, L - n_1, Cz), as the student's.
+        alias_indices
+            Per scale (B, p_k^2) int64.
+        features
+            How many of the last blocks' outputs to return; at most `blocks` where the trunk is shared.
+        trunk
+            Of the student's output for these inputs, asked for with `trunk_before`; only where it is shared.
         """
         own = len(self.cross)
         outputs = []

@@ -53,12 +53,18 @@ class VarOutput:
 class VAR(nn.Module):
     """Class-conditional transformer over the token maps of `patch_nums`.
 
-    Args:
-        cfg: depth, width, heads, regularisation.
-        num_classes: labels are 0 ... num_classes - 1; `num_classes` itself means "unconditional".
-        vocab_size: V, the tokenizer's codebook.
-        z_channels: Cz.
-        patch_nums: sides p_k, coarse to fine.
+    Parameters
+    ----------
+    cfg
+        Depth, width, heads, regularisation.
+    num_classes
+        Labels are 0 ... num_classes - 1; `num_classes` itself means "unconditional".
+    vocab_size
+        V, the tokenizer's codebook.
+    z_channels
+        Cz.
+    patch_nums
+        Sides p_k, coarse to fine.
     """
 
     lvl_1L: Tensor
@@ -128,11 +134,16 @@ class VAR(nn.Module):
     def forward(self, labels: Tensor, var_input: Tensor, *, features: int = 0, trunk_before: int = 0) -> VarOutput:
         """Logits of every token given all coarser scales (teacher forcing).
 
-        Args:
-            labels: (B,) classes, or `num_classes` for "unconditional".
-            var_input: (B, L - n_1, Cz), the input of scales 2 ... K (`VQVAE.var_input`).
-            features: how many of the last blocks' outputs to return.
-            trunk_before: return what enters that many last blocks, for a teacher that shares this trunk.
+        Parameters
+        ----------
+        labels
+            (B,) classes, or `num_classes` for "unconditional".
+        var_input
+            (B, L - n_1, Cz), the input of scales 2 ... K (`VQVAE.var_input`).
+        features
+            How many of the last blocks' outputs to return.
+        trunk_before
+            Return what enters that many last blocks, for a teacher that shares this trunk.
         """
         x, condition = self.embed(labels, var_input)
         modulating = self.modulating(condition)

@@ -24,16 +24,22 @@ def distillation_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The two terms that Eq. 13 adds to the student's cross-entropy, weighted and summed.
 
-    Args:
-        student, teacher: outputs for one batch, both with at least `cfg.feature_blocks` features.
-        patch_nums: sides p_k of the token maps, for `cfg.scale_weights`.
+    Parameters
+    ----------
+    student, teacher
+        Outputs for one batch, both with at least `cfg.feature_blocks` features.
+    patch_nums
+        Sides p_k of the token maps, for `cfg.scale_weights`.
 
-    Returns:
-        The loss, and its parts before weighting, detached: "feature" and "logit" (nats per token). A term of weight
-        zero is not computed, so it adds no gradient of any kind.
+    Returns
+    -------
+    The loss, and its parts before weighting, detached: "feature" and "logit" (nats per token). A term of weight
+    zero is not computed, so it adds no gradient of any kind.
 
-    Raises:
-        ValueError: too few features, or scale weights of another number than the scales.
+    Raises
+    ------
+    ValueError
+        Too few features, or scale weights of another number than the scales.
     """
     weights = token_weights(cfg.scale_weights, patch_nums, student.logits)
     loss = student.logits.new_zeros((), dtype=torch.float32)
