@@ -68,7 +68,7 @@ def test_a_kernel_that_one_list_lacks_is_refused_before_training(monkeypatch: py
     stage = chain(PRESETS["smoke"], "gaussian", 0)
     found = problems(part for part in stage.chain() if part.kind == "tokenizer")
     assert found
-    assert "kernel must be one of none, disk, got 'gaussian'" in found[0]
+    assert "kernel must be 'disk' or 'none', got 'gaussian'" in found[0]
 
 
 def test_the_psf_of_every_kernel_sums_to_one_and_is_even() -> None:

@@ -252,8 +252,9 @@ def _check_arguments(
         raise ValueError(f"downsample_factor must be at least 1, got {downsample_factor}")
     if not (math.isfinite(rho_max) and rho_max >= 0):
         raise ValueError(f"rho_max must be a finite number >= 0 px, got {rho_max}")
-    for name, value, known in (("kernel", kernel, get_args(Kernel)), ("digital", digital, get_args(Digital))):
-        if value not in known or (name == "kernel" and value not in KERNELS):
+    kernels = [name for name in get_args(Kernel) if name in KERNELS]
+    for name, value, known in (("kernel", kernel, kernels), ("digital", digital, get_args(Digital))):
+        if value not in known:
             *others, last = map(repr, known)
             raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
     if len(beta) != 2 or not all(math.isfinite(b) and b >= 0 for b in beta):
