@@ -27,7 +27,7 @@ from studies.study import Cell, Context, record
 
 LOG_LINES = 15
 GLANCE_SECONDS = 1.0
-LOOK_SHARE = 20.0  # the data are not looked at again for so many times as long as that took
+LOOK_SHARE = 20.0  # a look at the data is followed by none for 20 times as long as it took
 
 
 class Driver:
