@@ -7,6 +7,8 @@ Images of one column have the same class and random seed in every row, so that r
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -29,20 +31,20 @@ if TYPE_CHECKING:
     Row = list[NDArray[np.uint8] | None]  # images (H, W, 3), None where there is none
 
 COLUMNS = 18  # at most, over all classes
-ROW_INCHES, LABEL_INCHES, HEAD_INCHES = 0.75, 2.0, 0.9
+LABEL_INCHES, HEAD_INCHES = 1.35, 0.65
 
 
-def draw(results: StudyResults) -> Path:
-    """Write samples.png into the study's folder. Raises `NothingToDraw` where no variant has samples yet."""
+def draw(results: StudyResults) -> list[Path]:
+    """Write samples.png and .pdf into the study's folder. Raises `NothingToDraw` where no variant has samples yet."""
     import numpy as np
 
-    sampled = {cells[0].label: cell for cells in results.variants().values() if (cell := _first_done(cells))}
+    sampled = {cells[0].label: cell for cells in results.variants().values() if (cell := first_sampled(cells))}
     if not sampled:
         raise style.NothingToDraw(
             f"no variant of {results.study} has samples yet; "
             f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
         )
-    archives = {label: _read(cell) for label, cell in sampled.items()}
+    archives = {label: read(cell) for label, cell in sampled.items()}
     labels = next(iter(archives.values()))[1]
     chosen = columns(labels)
     rows: dict[str, Row] = {}
@@ -69,11 +71,12 @@ def columns(labels: NDArray[np.int64]) -> list[int]:
     return [int(index) for label in classes for index in (labels == label).nonzero()[0][:each]]
 
 
-def _first_done(cells: Sequence[CellResult]) -> CellResult | None:
+def first_sampled(cells: Sequence[CellResult]) -> CellResult | None:
+    """The first cell whose samples are done."""
     return next((cell for cell in cells if (run := cell.chain.get("samples")) is not None and run.done), None)
 
 
-def _read(cell: CellResult) -> tuple[Images, NDArray[np.int64]]:
+def read(cell: CellResult) -> tuple[Images, NDArray[np.int64]]:
     """Images (N, H, W, 3) uint8 and labels (N,) of a cell's samples."""
     import numpy as np
 
@@ -81,12 +84,20 @@ def _read(cell: CellResult) -> tuple[Images, NDArray[np.int64]]:
         return archive["arr_0"], archive["labels"]
 
 
+def class_names(cell: CellResult) -> dict[int, str]:
+    """Class names by number, as its token store lists them; empty where that is not at hand."""
+    with contextlib.suppress(KeyError, OSError, ValueError):
+        return dict(enumerate(json.loads((cell.chain["tokens"].path / "manifest.json").read_text())["class_names"]))
+    return {}
+
+
 def _real(cell: CellResult, labels: Sequence[int]) -> tuple[dict[int, str], Row]:
     """Class names, and for each label a real image of that class, the next one for each repetition while there are any.
 
     Without the data at hand (they may live on another machine): class numbers, and no images.
     """
-    heads, images = {label: f"class {label}" for label in labels}, cast("Row", [None] * len(labels))
+    heads = {label: f"class {label}" for label in labels} | class_names(cell)
+    images = cast("Row", [None] * len(labels))
     config = cell.scores_config
     try:
         if config is None:
@@ -112,23 +123,26 @@ def _picture(rows: dict[str, Row], labels: Sequence[int], heads: dict[int, str])
     gap = 0.12  # of an image's side, between classes
     lefts = [column + gap * len(set(labels[: column + 1])) for column in range(len(labels))]
     width, height = lefts[-1] + 1, len(rows)
-    figure = style.new_figure(LABEL_INCHES + ROW_INCHES * width, HEAD_INCHES + ROW_INCHES * height)
+    side = min(1.0, (style.PAGE - LABEL_INCHES) / width)  # of an image, in inches
+    figure = style.new_figure(LABEL_INCHES + side * width, HEAD_INCHES + side * height)
     figure.set_layout_engine("none")
     total_w, total_h = figure.get_size_inches()
-    ax = figure.add_axes((LABEL_INCHES / total_w, 0.01, ROW_INCHES * width / total_w, ROW_INCHES * height / total_h))
+    ax = figure.add_axes((LABEL_INCHES / total_w, 0.01, side * width / total_w, side * height / total_h))
     ax.set_xlim(0, width)
     ax.set_ylim(height, 0)
     ax.axis("off")
     for row, (label, images) in enumerate(rows.items()):
-        ax.text(-0.1, row + 0.5, textwrap.fill(label, 20), ha="right", va="center")
+        ax.text(-0.1, row + 0.5, textwrap.fill(label, 22), ha="right", va="center")
         for left, image in zip(lefts, images, strict=True):
             if image is None:
                 continue
             ax.imshow(image, extent=(left + 0.02, left + 0.98, row + 0.98, row + 0.02), interpolation="antialiased")
     for number in dict.fromkeys(labels):
         mine = [left for left, own in zip(lefts, labels, strict=True) if own == number]
-        name = textwrap.fill(heads[number].replace("_", " "), max(9, 9 * len(mine)))
-        ax.text((mine[0] + mine[-1] + 1) / 2, -0.08, name, ha="center", va="bottom", fontsize=10)
+        name = textwrap.fill(
+            heads[number].replace("_", " "), max(5, round(16 * side * len(mine))), break_long_words=False
+        )
+        ax.text((mine[0] + mine[-1] + 1) / 2, -0.08, name, ha="center", va="bottom")
     return figure
 
 

@@ -41,11 +41,11 @@ SHARE = "share of the view's energy that is alias"
 
 def draw(folder: Path) -> list[Path]:
     """Draw all figures of a folder with the study's CSV files. Raises `UserError` if it has none."""
-    return [draw_one(folder, name) for name in FIGURES]
+    return [path for name in FIGURES for path in draw_one(folder, name)]
 
 
-def draw_one(folder: Path, name: str) -> Path:
-    """Draw one of `FIGURES`. Raises `UserError` if the folder has no measurements."""
+def draw_one(folder: Path, name: str) -> list[Path]:
+    """Draw one of `FIGURES`, as PNG and as PDF. Raises `UserError` if the folder has no measurements."""
     if not (folder / "aliasing.csv").exists():
         raise UserError(f"{folder} holds no measurements; run `python -m studies.run spectral` first")
     return style.save(FIGURES[name](folder), folder / name)

@@ -4,7 +4,7 @@ Where samples were scored while the networks trained (`curve.every` of the var s
 
     python analysis/plot_convergence.py [STUDY] [--preset smoke] [--results results]
 
-One line per variant: the mean over its seeds, with a band of one sample standard deviation.
+One line per variant: the mean over its seeds, with a band of its 95 % interval from three seeds on.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ PANELS = (  # split and key of metrics.jsonl, scale, title
 SAMPLED = re.compile(r"(fid|kid)_(\d+)")  # a score and the number of samples it was taken of
 
 
-def draw(results: StudyResults) -> Path:
-    """Write convergence.png into the study's folder. Raises `NothingToDraw` where no network was evaluated yet."""
+def draw(results: StudyResults) -> list[Path]:
+    """Write convergence.png and .pdf into the study's folder.
+
+    Raises `NothingToDraw` where no network was evaluated yet.
+    """
     offered = [*PANELS, *_sampled(results)]
     curves = {
         (split, key): {name: curve(cells, split, key) for name, cells in results.variants().items()}
@@ -47,18 +50,22 @@ def draw(results: StudyResults) -> Path:
             f"no network of {results.study} was evaluated yet; "
             f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
         )
-    figure = style.new_figure(1.5 + 5 * len(panels), 5.4)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure = style.new_figure(style.COLUMN, 0.9 + 1.7 * len(panels) + 0.16 * len(results.variants()))
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     labels = {name: cells[0].label for name, cells in results.variants().items()}
     for ax, (split, key, scale, title) in zip(axes, panels, strict=True):
         _panel(ax, curves[split, key], labels, scale)
         ax.set_title(title)
-        ax.set_xlabel("training step")
-    handles, drawn = axes[0].get_legend_handles_labels()
-    figure.legend(handles, drawn, loc="outside lower center", ncols=min(4, max(2, math.ceil(len(drawn) / 2))))
+    notes = ["training step"]
     if not results.one_tokenizer:
-        axes[0].set_xlabel("training step\n(tokens of different tokenizers are not equally hard to predict)")
-    figure.suptitle(style.heading(results), x=0.01, ha="left")
+        notes.append("(tokens of different tokenizers are not equally\nhard to predict)")
+    notes.append(
+        style.meaning((point for made in curves.values() for c in made.values() for point in c.values()), "bands")
+    )
+    axes[-1].set_xlabel("\n".join(filter(None, notes)))
+    handles, drawn = axes[0].get_legend_handles_labels()
+    figure.legend(handles, drawn, loc="outside lower center", ncols=1 if len(drawn) <= 8 else 2)
+    figure.suptitle(style.heading(results, style.COLUMN), x=0.01, ha="left")
     return style.save(figure, results.folder / "convergence.png")
 
 
@@ -87,11 +94,9 @@ def _panel(ax: Axes, curves: dict[str, dict[int, Spread]], labels: dict[str, str
         means = [scale * point.mean for point in points]
         dash = style.DASHES[index % len(style.DASHES)]
         marker = "o" if len(steps) <= 12 else ""  # a single evaluation makes no line
-        ax.plot(steps, means, color=colour, linestyle=dash, linewidth=2, marker=marker, ms=4, label=labels[name])
-        if any(point.sd is not None for point in points):
-            low, high = (
-                [m + sign * scale * (p.sd or 0) for m, p in zip(means, points, strict=True)] for sign in (-1, 1)
-            )
+        ax.plot(steps, means, color=colour, linestyle=dash, marker=marker, label=labels[name])
+        if any(point.half_width is not None for point in points):
+            low, high = zip(*(style.interval(point, scale) for point in points), strict=True)
             ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
 
 

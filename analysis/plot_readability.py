@@ -129,12 +129,15 @@ def views(found: Mapping[str, Readings]) -> Readings | None:
 
 
 def draw(results: StudyResults) -> list[Path]:
-    """Write the three pictures into the study's folder. Raises `NothingToDraw` where no cell is done yet."""
-    return [draw_one(results, name) for name in FIGURES]
+    """Write the three pictures, as PNG and as PDF, into the study's folder.
+
+    Raises `NothingToDraw` where no cell is done yet.
+    """
+    return [path for name in FIGURES for path in draw_one(results, name)]
 
 
-def draw_one(results: StudyResults, name: str) -> Path:
-    """Write one picture of `FIGURES`. Raises `NothingToDraw` where no cell is done yet."""
+def draw_one(results: StudyResults, name: str) -> list[Path]:
+    """Write one picture of `FIGURES`, as PNG and as PDF. Raises `NothingToDraw` where no cell is done yet."""
     found = Readings.read(results)
     figure = FIGURES[name](found)
     figure.suptitle(style.heading(results), x=0.01, ha="left")

@@ -2,7 +2,7 @@
 
     python analysis/plot_sweep.py [STUDY] [--preset smoke] [--results results]
 
-Curves show the mean over seeds with one sample standard deviation; every measured value is a dot.
+Curves show the mean over seeds with its 95 % interval from three seeds on; every measured value is a dot.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ class Point:
     mean: Spread
 
 
-def draw(results: StudyResults) -> Path:
-    """Write sweep.png into the study's folder. Raises `NothingToDraw` if nothing was varied or no cell is done."""
+def draw(results: StudyResults) -> list[Path]:
+    """Write sweep.png and .pdf into the study's folder.
+
+    Raises `NothingToDraw` if nothing was varied or no cell is done.
+    """
     axes_names = varied(results)
     if not axes_names:
         raise style.NothingToDraw(f"{results.study} varies no number, so there is no sweep to draw")
@@ -55,7 +58,7 @@ def draw(results: StudyResults) -> Path:
     headings = {metric: SHOWN[metric].axis.format(n=n) for metric in panels}
     layout = {1: _curves, 2: _maps}.get(len(axes_names), _scatters)
     figure = layout(panels, headings, axes_names)
-    figure.suptitle(style.heading(results), x=0.01, ha="left")
+    figure.suptitle(style.heading(results, figure.get_figwidth()), x=0.01, ha="left")
     return style.save(figure, results.folder / "sweep.png")
 
 
@@ -80,15 +83,16 @@ def points(results: StudyResults, metric: str) -> list[Point]:
 
 def _curves(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
     """One parameter: metric over parameter."""
-    figure = style.new_figure(1 + 5 * len(panels), 4.4)
-    for ax, (metric, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    figure = style.new_figure(style.COLUMN, 0.6 + 1.9 * len(panels))
+    for ax, (metric, found) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True):
         ordered = sorted(found, key=lambda point: point.params[names[0]])
         xs = [point.params[names[0]] for point in ordered]
-        spreads = [point.mean.sd or 0 for point in ordered]
-        ax.errorbar(xs, [point.mean.mean for point in ordered], spreads, color=style.PALETTE[2], linewidth=2, capsize=3)
+        halves = [point.mean.half_width or 0 for point in ordered]
+        ax.errorbar(xs, [point.mean.mean for point in ordered], halves, color=style.PALETTE[2], capsize=2)
         _dots(ax, ordered, names[0])
         ax.set_xticks(xs)
-        ax.set_xlabel(style.AXES.get(names[0], names[0]))
+        told = style.meaning((point.mean for point in ordered), "bars")
+        ax.set_xlabel("\n".join(filter(None, [style.AXES.get(names[0], names[0]), told])))
         ax.set_title(headings[metric])
     return figure
 
@@ -97,8 +101,8 @@ def _maps(panels: dict[str, list[Point]], headings: dict[str, str], names: list[
     """Two parameters: a matrix of means, written out, the best one framed."""
     from matplotlib.patches import Rectangle
 
-    figure = style.new_figure(1 + 5 * len(panels), 4.8)
-    for ax, (metric, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    figure = style.new_figure(style.COLUMN, 0.6 + 2.3 * len(panels))
+    for ax, (metric, found) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True):
         columns, rows = (sorted({point.params[name] for point in found}) for name in names)
         grid = [[float("nan")] * len(columns) for _ in rows]
         for point in found:
@@ -111,7 +115,7 @@ def _maps(panels: dict[str, list[Point]], headings: dict[str, str], names: list[
             bright = image.norm(point.mean.mean) > 0.5
             ax.text(x, y, f"{point.mean.mean:.1f}", ha="center", va="center", color="black" if bright else "white")
             if point is best:
-                ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=style.PALETTE[1], linewidth=3))
+                ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=style.PALETTE[1], linewidth=2))
         ax.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
         ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
         ax.set_xlabel(style.AXES.get(names[0], names[0]))
@@ -124,14 +128,14 @@ def _scatters(panels: dict[str, list[Point]], headings: dict[str, str], names: l
     """More parameters: the metric over each of them, the best variant marked."""
     from matplotlib.ticker import NullFormatter
 
-    figure = style.new_figure(1 + 3 * len(names), 1 + 3 * len(panels))
+    figure = style.new_figure(style.PAGE, 0.6 + 2 * len(panels))
     grid = figure.subplots(len(panels), len(names), squeeze=False, sharey="row")
     for row, (metric, found) in zip(grid, panels.items(), strict=True):
         best = min(found, key=lambda point: point.mean.mean)
         for ax, name in zip(row, names, strict=True):
             _dots(ax, found, name)
             ax.plot(
-                best.params[name], best.mean.mean, marker="o", markersize=12, mfc="none", mec=style.PALETTE[1], mew=2
+                best.params[name], best.mean.mean, marker="o", markersize=8, mfc="none", mec=style.PALETTE[1], mew=1.5
             )
             xs = sorted({point.params[name] for point in found})
             if xs[0] > 0 and xs[-1] / xs[0] > 20:

@@ -1,13 +1,18 @@
-"""How figures look, and the command line they share. Importing this module does not import matplotlib."""
+"""How figures look, and the command line they share. Importing this module does not import matplotlib.
+
+Figures are drawn at the size at which a paper prints them, one column or the page's width, with text of 8 pt.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import StudyResults
+from analysis.stats import Spread
 from fvar.errors import UserError, one_line
 from fvar.machine import atomic
 
@@ -17,18 +22,33 @@ if TYPE_CHECKING:
 # Okabe & Ito's colours, which stay apart for colour-blind readers, without their yellow, which white paper swallows.
 PALETTE = ("#555555", "#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#000000")
 DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))
+COLUMN, PAGE = 3.35, 6.9  # inches: the width of one column of a two-column paper, and of its page of text
 STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 12,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "legend.handlelength": 1.8,
     "axes.titlelocation": "left",
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
-    "figure.titlesize": 14,
-    "savefig.dpi": 150,
+    "figure.titlesize": 9,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # TrueType, embedded, as publishers ask; matplotlib's Type 3 is refused
 }
+CHARACTERS_PER_INCH = 17  # of a title, at most
 AXES = {  # what a cell's parameter is called on an axis
     "rho_max": r"largest PSF radius $\rho_\mathrm{max}$ (px at 256 px)",
     "lambda_feat": r"$\lambda_\mathrm{feat}$",
@@ -94,17 +114,34 @@ def draw_each(drawings: Drawings, say: Callable[[str], None]) -> tuple[list[Path
     return files, failed
 
 
-def heading(results: StudyResults) -> str:
-    """Title line of every figure: what, at which preset, with how many seeds."""
+def heading(results: StudyResults, width: float = PAGE) -> str:
+    """Title line of every figure: what, at which preset, with how many seeds; broken to fit `width` inches."""
     seeds = len({cell.seed for cell in results.cells})
-    return f"{results.title} · preset {results.preset} · {seeds} seed{'s' * (seeds > 1)}"
+    text = f"{results.title} · preset {results.preset} · {seeds} seed{'s' * (seeds > 1)}"
+    return textwrap.fill(text, round(CHARACTERS_PER_INCH * width))
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG atomically; the same figure gives the same bytes."""
-    with atomic.replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": "fvar"})
-    return path
+def interval(point: Spread, scale: float = 1.0) -> tuple[float, float]:
+    """Ends of the 95 % interval of a mean over seeds; both are the mean where there are too few seeds for one."""
+    half = point.half_width or 0.0
+    return scale * (point.mean - half), scale * (point.mean + half)
+
+
+def meaning(points: Iterable[Spread], mark: str) -> str:
+    """What `mark` (bars, bands) shows in a figure of these points; empty where none has an interval."""
+    counts = sorted({point.n for point in points if point.half_width is not None})
+    several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
+    return f"{mark}: 95 % interval of the mean over {several} seeds" if counts else ""
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a PNG, and a PDF beside it, atomically; the same figure gives the same bytes. Returns both."""
+    undated = {"Creator": "fvar", "Producer": "fvar", "CreationDate": None}
+    files = {path: {"Software": "fvar"}, path.with_suffix(".pdf"): undated}
+    for file, metadata in files.items():
+        with atomic.replacing(file) as temporary:
+            figure.savefig(temporary, format=file.suffix[1:], metadata=metadata)
+    return list(files)
 
 
 def command(

@@ -86,11 +86,11 @@ def _finding(path: Path) -> Path:
     return path
 
 
-def _figure(path: Path) -> Path:
+def _figure(path: Path) -> list[Path]:
     """A figure, drawn where it is missing."""
     from analysis import plot_aliasing
 
-    return path if path.exists() else plot_aliasing.draw_one(path.parent, path.name)
+    return [path] if path.exists() else plot_aliasing.draw_one(path.parent, path.name)
 
 
 # --------------------------------------------------------------------------------------------------------- measurements

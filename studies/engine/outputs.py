@@ -60,13 +60,14 @@ def written(folder: Path) -> list[Path]:
 
 def report(results: StudyResults) -> Drawings:
     """The table of a study of samples, and the figures that its results are enough for."""
-    from analysis import gallery, plot_convergence, plot_sweep, table
+    from analysis import gallery, pairs, plot_convergence, plot_sweep, table
 
     return {
         "table.md": partial(table.write, results),
         "sweep.png": partial(plot_sweep.draw, results),
         "convergence.png": partial(plot_convergence.draw, results),
         "samples.png": partial(gallery.draw, results),
+        "pairs.png": partial(pairs.draw, results),
     }
 
 

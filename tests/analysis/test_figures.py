@@ -14,9 +14,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image
 
-from analysis import gallery, plot_convergence, plot_sweep, style
+from analysis import gallery, pairs, plot_convergence, plot_sweep, style
 from analysis.results import StudyResults
 from fvar.data import open_dataset
 from fvar.errors import UserError
@@ -36,7 +37,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     figures: list[Figure] = []
     original = style.save
 
-    def keep(figure: Figure, path: Path) -> Path:
+    def keep(figure: Figure, path: Path) -> list[Path]:
         figures.append(figure)
         return original(figure, path)
 
@@ -66,21 +67,27 @@ def sweep(results: Path, study: str, grid: dict[str, list[float]], seeds: int = 
 # --------------------------------------------------------------------------------------------------------- convergence
 
 
-def test_lines_are_means_over_seeds_and_bands_one_standard_deviation(
-    ablation: StudyResults, drawn: list[Figure]
-) -> None:
+def test_lines_are_means_over_seeds_and_bands_the_95_percent_interval(tmp_path: Path, drawn: list[Figure]) -> None:
+    ablation = fakes.ablation(tmp_path, seeds=3)
     plot_convergence.draw(ablation)
-    left, right = drawn[0].axes
-    line = next(line for line in left.get_lines() if line.get_label() == "FVAR (full)")
+    upper, lower = drawn[0].axes
+    line = next(line for line in upper.get_lines() if line.get_label() == "FVAR (full)")
     by_seed = [[record["cross_entropy"] for record in cell.metrics("heldout")] for cell in ablation.variants()["full"]]
-    means = [statistics.fmean(pair) for pair in zip(*by_seed, strict=True)]
+    means = [statistics.fmean(values) for values in zip(*by_seed, strict=True)]
     assert ys(line) == pytest.approx(means)
     assert xs(line) == list(range(0, fakes.STEPS + 1, 20))
-    band = np.asarray(left.collections[1].get_paths()[0].vertices)
-    widest = max(statistics.stdev(pair) for pair in zip(*by_seed, strict=True))
+    band = np.asarray(upper.collections[1].get_paths()[0].vertices)
+    widest = max(statistics.stdev(values) for values in zip(*by_seed, strict=True))
     heights = [band[band[:, 0] == step, 1] for step in range(0, fakes.STEPS + 1, 20)]
-    assert max(np.ptp(height) for height in heights) == pytest.approx(2 * widest)
-    assert ys(right.get_lines()[0])[-1] == pytest.approx(100 * by_last(ablation, "baseline"))
+    assert max(np.ptp(height) for height in heights) == pytest.approx(2 * 4.302653 * widest / 3**0.5)  # t(0.975, 2)
+    assert ys(lower.get_lines()[0])[-1] == pytest.approx(100 * by_last(ablation, "baseline"))
+    assert "bands: 95 % interval of the mean over 3 seeds" in lower.get_xlabel()
+
+
+def test_two_seeds_have_no_interval_and_so_no_band(ablation: StudyResults, drawn: list[Figure]) -> None:
+    plot_convergence.draw(ablation)
+    assert not any(ax.collections for ax in drawn[0].axes)
+    assert "95 %" not in drawn[0].axes[-1].get_xlabel()
 
 
 def by_last(results: StudyResults, variant: str) -> float:
@@ -120,11 +127,61 @@ def test_up_to_eight_variants_have_colours_apart_from_each_other_and_more_get_sh
 # ------------------------------------------------------------------------------------------------------- the same bytes
 
 
-@pytest.mark.parametrize("module", [plot_convergence, gallery])
-def test_the_same_results_give_the_same_file(ablation: StudyResults, module: ModuleType) -> None:
-    path = module.draw(ablation)
-    before = path.read_bytes()
-    assert module.draw(ablation).read_bytes() == before
+@pytest.mark.parametrize("module", [plot_convergence, gallery, pairs])
+def test_the_same_results_give_the_same_files(ablation: StudyResults, module: ModuleType) -> None:
+    before = {path.name: path.read_bytes() for path in module.draw(ablation)}
+    assert {Path(name).suffix for name in before} == {".png", ".pdf"}
+    assert {path.name: path.read_bytes() for path in module.draw(ablation)} == before
+
+
+@pytest.mark.parametrize("module", [plot_convergence, gallery, pairs])
+def test_a_figure_fits_a_paper_and_all_its_text_has_8_pt_or_more(
+    ablation: StudyResults, drawn: list[Figure], module: ModuleType
+) -> None:
+    module.draw(ablation)
+    assert drawn[0].get_figwidth() <= style.PAGE + 1e-6
+    texts = [text for text in drawn[0].findobj(Text) if isinstance(text, Text) and text.get_text()]
+    assert texts
+    assert min(text.get_fontsize() for text in texts) >= 8
+
+
+def test_a_pdf_embeds_its_fonts_as_truetype_and_bears_no_date(ablation: StudyResults) -> None:
+    pdf = plot_convergence.draw(ablation)[1].read_bytes()
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+    assert b"CreationDate" not in pdf
+
+
+# ---------------------------------------------------------------------------------------------------------------- pairs
+
+
+def test_var_stands_left_of_fvar_with_the_same_detail_of_both_enlarged(
+    ablation: StudyResults, drawn: list[Figure]
+) -> None:
+    pairs.draw(ablation)
+    archives = [np.load(ablation.variants()[name][0].chain["samples"].path / "samples.npz") for name in pairs.SIDES]
+    left, right = drawn[0].axes[:2]
+    assert left.get_position().x0 < right.get_position().x0
+    for ax, archive in zip((left, right), archives, strict=True):
+        whole, part = (np.asarray(image.get_array()) for image in ax.images)
+        assert np.array_equal(whole, archive["arr_0"][0])
+        top, start, side = pairs.detail(*(one["arr_0"][0] for one in archives))
+        assert np.array_equal(part, whole[top : top + side, start : start + side])
+    heads = [text.get_text() for text in drawn[0].texts]
+    assert heads[:3] == ["class 0", "VAR (baseline)", "FVAR (full)"]
+
+
+def test_a_detail_lies_where_both_images_vary() -> None:
+    first, second = (np.zeros((32, 32, 3), np.uint8) for _ in range(2))
+    first[:, ::2] = 255  # everywhere
+    second[20:28:2, 12:20] = 255
+    top, left, side = pairs.detail(first, second)
+    assert (top, left, side) == (20, 12, 8)
+
+
+def test_a_study_without_var_and_fvar_has_no_pairs(tmp_path: Path) -> None:
+    with pytest.raises(style.NothingToDraw, match="no samples of baseline and full"):
+        pairs.draw(sweep(tmp_path, "sweep_psf_radius", {"rho_max": [0.0, 6.0]}))
 
 
 def test_the_fingerprint_of_results_changes_with_metrics_scores_and_states_alone(tmp_path: Path) -> None:
@@ -261,7 +318,7 @@ def test_a_study_that_varies_words_is_no_sweep(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- command lines
 
 
-@pytest.mark.parametrize("script", ["plot_convergence", "plot_sweep", "gallery"])
+@pytest.mark.parametrize("script", ["plot_convergence", "plot_sweep", "gallery", "pairs"])
 def test_without_results_one_line_says_what_to_run_first(script: str, tmp_path: Path) -> None:
     command = [sys.executable, f"analysis/{script}.py", "ablation_table2", "--results", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -272,17 +329,17 @@ def test_without_results_one_line_says_what_to_run_first(script: str, tmp_path: 
 
 def test_a_figure_is_redrawn_from_results_alone_without_installing_the_package(ablation: StudyResults) -> None:
     """`-S` hides site-packages' editable install; the libraries are put back by their own folder."""
-    path = plot_convergence.draw(ablation)
+    path, pdf = plot_convergence.draw(ablation)
     before = path.read_bytes()
     path.unlink()
     libraries = str(Path(np.__file__).resolve().parents[1])
     command = [sys.executable, "-S", "analysis/plot_convergence.py", "--results", str(ablation.folder.parents[1])]
     environment = os.environ | {"PYTHONPATH": libraries}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(path)
+    assert done.stdout.split() == [str(path), str(pdf)]
     assert path.read_bytes() == before
     with Image.open(path) as image:
-        assert image.size[0] > 1200
+        assert image.size[0] >= 1000
 
 
 def test_a_name_from_the_command_line_is_never_a_path(tmp_path: Path) -> None:
