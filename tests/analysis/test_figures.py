@@ -142,7 +142,7 @@ def test_a_figure_fits_a_paper_and_all_its_text_has_8_pt_or_more(
     assert drawn[0].get_figwidth() <= style.PAGE + 1e-6
     texts = [text for text in drawn[0].findobj(Text) if isinstance(text, Text) and text.get_text()]
     assert texts
-    assert min(text.get_fontsize() for text in texts) >= 8
+    assert min(float(text.get_fontsize()) for text in texts) >= 8
 
 
 def test_a_pdf_embeds_its_fonts_as_truetype_and_bears_no_date(ablation: StudyResults) -> None:
