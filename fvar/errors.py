@@ -35,6 +35,10 @@ class RankLost(StageFailed):
     """Another process of the same stage has ended; nothing is known against the stage, and starting it again may do."""
 
 
+class DiskTrouble(StageFailed):
+    """A disk or file system failed a stage: nothing is known against it, and it continues once that has passed."""
+
+
 class Interrupted(BaseException):
     """A stage was asked to stop (signal, time limit) and wrote a checkpoint; the same command continues it.
 

@@ -21,6 +21,8 @@ class JobRecord:
     job_id: str = ""  # empty between the decision to submit and the scheduler's answer
     wave: str = ""  # SLURM: name of the job array
     index: int = 0  # SLURM: place in the array
+    pack: int = 1  # SLURM: stages that this place runs
+    attempts: int = 0  # that the stage had made when it was handed over; kept for stages of a pack
     host: str = ""
     submitted: float = 0.0
     born: str = ""  # local: tells the process from a later one with the same id

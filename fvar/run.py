@@ -3,8 +3,8 @@
     python -m fvar.run results/runs/var-0123456789abcdef
     torchrun --nproc-per-node 8 -m fvar.run results/runs/var-0123456789abcdef
 
-Killed at any moment, the same command continues it. Exit status: 0 done, 1 failed (see RUN_DIR/log), 2 the command or
-the directory is wrong, 75 stopped by a signal after a checkpoint.
+Killed at any moment, the same command continues it. Exit status: 0 done, 1 failed (see RUN_DIR/log) or stopped by
+trouble with the disk, 2 the command or the directory is wrong, 75 stopped by a signal after a checkpoint.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ import traceback
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fvar.config import data_of
-from fvar.errors import Interrupted, RankLost, StageFailed, UserError, run_main
+from fvar.errors import DiskTrouble, Interrupted, RankLost, StageFailed, UserError, run_main
+from fvar.machine import troubles
 from fvar.rundir import RunDir, State, Status
 
 if TYPE_CHECKING:
@@ -40,19 +41,14 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 10.0  # between two refreshes of a running stage's status, at most
 PARALLEL_KINDS = ("tokenizer", "tokens", "var", "samples")  # by all ranks together; the rest by rank 0
 MIN_FREE_BYTES = 64 << 20  # below this no stage starts
-DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file size limit is reached",
-    errno.EROFS: "the file system is read-only",
-}
 
 
 def execute(path: Path, *, echo: bool = False) -> Status:
     """Run the stage in `path` unless it is done; returns its final status.
 
     With `echo` what goes to the log is also printed. Raises `UserError` for a wrong, edited or busy directory or a
-    missing input, `StageFailed` when the stage ends in an error, `Interrupted` when a signal stopped it.
+    missing input, `StageFailed` when the stage ends in an error, `DiskTrouble` where that is one which passes,
+    `Interrupted` when a signal stopped it.
     """
     run = RunDir.open(path)
     if run.done:
@@ -128,10 +124,10 @@ def _require_inputs(run: RunDir) -> None:
 def _require_space(run: RunDir) -> None:
     free = shutil.disk_usage(run.path).free
     if free < MIN_FREE_BYTES:
-        raise UserError(
-            f"only {free >> 20} MiB are free where {run.path} lies, at least {MIN_FREE_BYTES >> 20} are needed; "
-            "free some space and run it again"
-        )
+        message = f"only {free >> 20} MiB are free where {run.path} lies, at least {MIN_FREE_BYTES >> 20} are needed"
+        with contextlib.suppress(OSError), run.lock():
+            run.update(error=message, disk_trouble=True)
+        raise DiskTrouble(f"{message}; free some space and run it again")
 
 
 @contextlib.contextmanager
@@ -139,19 +135,27 @@ def _owning(run: RunDir) -> Iterator[None]:
     """Hold the run's lock; a disk that cannot be written is the user's to know, not a traceback."""
     try:
         with run.lock():
-            yield
+            try:
+                yield
+            except OSError as error:
+                if trouble := troubles.passing(error):
+                    with contextlib.suppress(OSError):
+                        run.update(error=trouble, disk_trouble=True)
+                raise
     except OSError as error:
-        if error.errno in DISK_ERRORS:
-            raise StageFailed(_explain(error, run)) from error
+        if troubles.passing(error):
+            raise DiskTrouble(f"{_explain(error)}; once that has passed, run it again") from error
         raise
 
 
-def _explain(error: BaseException, run: RunDir) -> str:
+def _explain(error: BaseException) -> str:
     """One line about why a stage ended."""
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return f"{DISK_ERRORS[error.errno]} ({error.filename or run.path}); make room and run it again"
     if isinstance(error, UserError):
         return str(error)
+    if trouble := troubles.passing(error):
+        return trouble
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return f"the file size limit is reached ({error.filename}); raise it (ulimit -f) and run it again"
     return traceback.format_exception_only(error)[-1].strip()
 
 
@@ -174,13 +178,12 @@ def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
     before = run.status
     started = time.time()
 
-    def settle(state: State, error: str = "") -> None:
-        with contextlib.suppress(OSError):  # a full disk must not hide the error that is being reported
-            run.update(state=state, error=error, pid=0, eta=None, seconds=before.seconds + time.time() - started)
+    def settle(state: State, **more: Any) -> None:
+        run.update(state=state, pid=0, eta=None, seconds=before.seconds + time.time() - started, **more)
 
     attempt = before.attempts + 1
     changes = {"started": started, "attempts": attempt, "host": socket.gethostname(), "pid": os.getpid()}
-    run.update(state="running", error="", note="", **changes)
+    run.update(state="running", error="", disk_trouble=False, note="", **changes)
     _record_attempt(run, attempt, started, {"precision": asked, "computed_in": computed})
     with _log_to(run.path / "log", echo):
         print(f"--- {run.name}, attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}, {changes['host']}", flush=True)
@@ -190,22 +193,28 @@ def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
             with _heartbeat(run), _same_data(run):
                 _stage(run)
         except (Interrupted, KeyboardInterrupt) as stopped:
-            print(f"stopped {stopped}", flush=True)
-            settle("interrupted")
+            with contextlib.suppress(OSError):
+                print(f"stopped {stopped}", flush=True)
+                settle("interrupted")
             raise
         except BaseException as error:
-            message = _explain(error, run)
+            message = _explain(error)
+            trouble = bool(troubles.passing(error))
             with contextlib.suppress(OSError):
                 if isinstance(error, UserError):  # the data or the settings are wrong, not the code
                     print(f"error: {message}", flush=True)
                 else:
                     traceback.print_exc()
-            # Whoever started the ranks decides how often a stage that keeps losing one is started again.
-            settle("interrupted" if isinstance(error, RankLost) else "failed", message)
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that is being reported
+                # Whoever started the ranks decides how often a stage that keeps losing one is started again.
+                lost = trouble or isinstance(error, RankLost)
+                settle("interrupted" if lost else "failed", error=message, disk_trouble=trouble)
             if isinstance(error, UserError) and not isinstance(error, StageFailed):
                 raise
+            if trouble:
+                raise DiskTrouble(f"{run.name} stopped: {message}; once that has passed, run it again") from error
             raise StageFailed(f"{run.name} failed: {message}; see {run.path / 'log'}") from error
-    settle("done")
+    settle("done")  # where this cannot be written, the checkpoints are still needed
     shutil.rmtree(
         run.path / "checkpoints", ignore_errors=True
     )  # the output is written; nothing will continue from them

@@ -60,6 +60,7 @@ class Status:
     host: str = ""
     pid: int = 0
     error: str = ""
+    disk_trouble: bool = False  # the error is one of a disk or file system, which passes
     note: str = ""  # one line for the live view, e.g. "checkpoint 400 was damaged; continued from 300"
 
 

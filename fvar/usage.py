@@ -3,7 +3,8 @@
     {"job": "17", "start": 1763800000, "seen": 1763790000, "nodes": 1, "gpus": 8}
     {"job": "17", "end": 1763800100, "seen": 1763800098, "nodes": 1, "gpus": 8}
 
-`gpus` are those of one node. A job that was killed wrote no end; its last sign of life counts, the stage's status: of
+`gpus` are those of one node; of a job that runs several stages side by side, a stage's share for as long as that lasts.
+A job that was killed wrote no end; its last sign of life counts, the stage's status: of
 an earlier job, when that had been written as the next one started (`seen`).
 """
 
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fvar.rundir import read_status
 
@@ -32,7 +33,7 @@ class Span:
 
     start: float
     end: float
-    gpus: int  # on all nodes
+    gpus: float  # on all nodes
 
     @property
     def gpu_hours(self) -> float:
@@ -69,18 +70,18 @@ def gpu_hours(runs: Iterable[Path]) -> float:
 @contextlib.contextmanager
 def recording(run: Path, gpus: int) -> Iterator[None]:
     """Write both lines around work in this process; SLURM's jobs write them in their shell."""
-
-    def note(what: str) -> None:
-        seen = read_status(run).updated or 0.0
-        record = {"job": str(os.getpid()), what: time.time(), "seen": seen, "nodes": 1, "gpus": gpus}
-        with open(run / JOBS_FILE, "a") as file:
-            file.write(json.dumps(record) + "\n")
-
-    note("start")
+    note(run, "start", str(os.getpid()), gpus)
     try:
         yield
     finally:
-        note("end")
+        note(run, "end", str(os.getpid()), gpus)
+
+
+def note(run: Path, what: Literal["start", "end"], job: str, gpus: float) -> None:
+    """Write one of the two lines, for a job on one node."""
+    record = {"job": job, what: time.time(), "seen": read_status(run).updated or 0.0, "nodes": 1, "gpus": gpus}
+    with open(run / JOBS_FILE, "a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def visible_gpus() -> list[str]:

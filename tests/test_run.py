@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fvar import run as runner
 from fvar.config import DataConfig, RuntimeConfig, SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
-from fvar.errors import DataChanged, Interrupted, StageFailed, UserError
-from fvar.rundir import RunDir
+from fvar.errors import DataChanged, DiskTrouble, Interrupted, StageFailed, UserError
+from fvar.rundir import RunDir, Status
 
 Body = Callable[[RunDir], None]
 
@@ -107,17 +108,58 @@ def test_failed_stage_may_be_tried_again_and_time_adds_up(run: RunDir, stage: Ca
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only")],
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EIO, "the disk has an input/output error"),
+        (errno.ESTALE, "the file server has lost track of a file"),
+        (errno.ENOTCONN, "Transport endpoint is not connected"),
+    ],
 )
-def test_disk_error_is_named(run: RunDir, stage: Callable[[Body], None], number: int, words: str) -> None:
+def test_trouble_with_the_disk_is_named_and_is_no_verdict(
+    run: RunDir, stage: Callable[[Body], None], number: int, words: str
+) -> None:
     def write(run: RunDir) -> None:
         raise OSError(number, os.strerror(number), str(run.path / "model.safetensors"))
 
     stage(write)
-    with pytest.raises(StageFailed, match=words):
+    with pytest.raises(DiskTrouble, match=words):
         runner.execute(run.path)
+    assert (run.status.state, run.status.disk_trouble) == ("interrupted", True)
     assert run.status.error.startswith(words)
     assert "model.safetensors" in run.status.error
+    stage(lambda run: None)
+    status = runner.execute(run.path)
+    assert (status.state, status.error, status.disk_trouble) == ("done", "", False)
+
+
+def test_a_file_size_limit_is_a_verdict(run: RunDir, stage: Callable[[Body], None]) -> None:
+    def write(run: RunDir) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), "model.safetensors")
+
+    stage(write)
+    with pytest.raises(StageFailed, match="ulimit -f"):
+        runner.execute(run.path)
+    assert (run.status.state, run.status.disk_trouble) == ("failed", False)
+
+
+def test_a_result_whose_end_cannot_be_written_keeps_its_checkpoints(
+    run: RunDir, stage: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RunDir.update
+
+    def update(self: RunDir, **changes: Any) -> Status:
+        if changes.get("state") == "done":
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(self.path / "status.json"))
+        return real(self, **changes)
+
+    stage(lambda run: (run.path / "checkpoints").mkdir())
+    monkeypatch.setattr(RunDir, "update", update)
+    with pytest.raises(DiskTrouble, match="the disk quota is used up"):
+        runner.execute(run.path)
+    assert (run.path / "checkpoints").exists()
+    assert run.status.disk_trouble
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
@@ -150,8 +192,9 @@ def test_little_space_is_said_before_the_stage_starts(
 ) -> None:
     stage(lambda run: pytest.fail("started"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
-    with pytest.raises(UserError, match="only 5 MiB are free"):
+    with pytest.raises(DiskTrouble, match="only 5 MiB are free"):
         runner.execute(run.path)
+    assert (run.status.state, run.status.disk_trouble, run.locked) == ("waiting", True, False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 from fvar.config import SamplesConfig, TokenizerConfig, VarConfig
@@ -47,17 +47,19 @@ def timed(resources: Resources, runs: Sequence[RunDir], measured: float | None) 
     """The resources with a time limit for these stages of a kind; and a line, where the one asked for does not suit.
 
     `time = "auto"` becomes 1.5 times the prediction for the longest by the `measured` speed; where there is none yet,
-    nothing changes.
+    nothing changes. A job of several stages takes the longest's time for each, divided by those side by side.
     """
     if measured is None:
         return resources, ""
     try:
-        kind, minutes = runs[0].kind, max(map(work, runs)) / measured / 60
+        turns = ceil(min(len(runs), resources.packing) / resources.side_by_side)
+        kind, minutes = runs[0].kind, turns * max(map(work, runs)) / measured / 60
     except UserError:  # what a stage was made from may be gone
         return resources, ""
     if resources.time == AUTO:
-        return dataclasses.replace(resources, time=str(max(LEAST_MINUTES, math.ceil(SPARE * minutes)))), ""
-    asked = f"{kind} stages will take about {minutes:.0f} minutes, and slurm.{kind}.time asks for {resources.minutes}"
+        return dataclasses.replace(resources, time=str(max(LEAST_MINUTES, ceil(SPARE * minutes)))), ""
+    what = f"jobs of {resources.packing} {kind} stages" if resources.packing > 1 else f"{kind} stages"
+    asked = f"{what} will take about {minutes:.0f} minutes, and slurm.{kind}.time asks for {resources.minutes}"
     if minutes > resources.minutes:
         return resources, f"{asked}: each will be stopped and started again; set it to auto, or longer"
     if minutes * TOO_LONG < resources.minutes and resources.minutes > 60:

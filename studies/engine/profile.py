@@ -6,6 +6,11 @@ time = "24:00:00"
 
 [scores]            # a table named after a stage kind replaces settings for it
 gres = "gpu:1"
+packing = 8         # eight of them in one job,
+side_by_side = 4    # four at once on its one GPU
+
+[readability]
+cluster = "local"   # not in SLURM, but on the driver's machine
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fvar.config import STAGE_CONFIGS
 from fvar.errors import UserError, unknown
@@ -26,12 +31,14 @@ FOLDER = Path(__file__).resolve().parents[2] / "slurm"
 DEFAULT = FOLDER / "a100.toml"
 AUTO = "auto"
 OURS = ("job-name", "array", "dependency", "signal", "requeue", "chdir", "output", "open-mode", "kill-on-invalid-dep")
+COUNTS = ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism", "array_size", "packing", "side_by_side")
 
 
 @dataclass(frozen=True)
 class Resources(Checked):
     """What one job asks for. Empty text and 0 leave a setting to the cluster."""
 
+    cluster: Literal["slurm", "local"] = "slurm"  # local: on the driver's machine, as many at once as --jobs says
     partition: str = ""
     account: str = ""
     qos: str = ""
@@ -46,8 +53,11 @@ class Resources(Checked):
     nice: int = 0  # the larger, the later in the queue
     extra: tuple[str, ...] = ()  # any other options of sbatch, such as "exclude=n7" or "exclusive"
     setup: tuple[str, ...] = ()  # shell lines before the stage
-    array_parallelism: int = 64  # jobs that may run at once, of a study; for one kind: of an array
-    array_size: int = 1000  # stages per array; also kept below the cluster's MaxArraySize
+    array_parallelism: int = 64  # jobs that may run at once, of a study; for one kind: of that kind
+    array_size: int = 1000  # jobs per array; also kept below the cluster's MaxArraySize
+    packing: int = 1  # stages that one job runs, one after another; for short ones
+    side_by_side: int = 1  # of these at once, on the GPUs, cores and memory of the one job
+    gather: float = 60.0  # seconds for which a stage waits until there are enough for a whole pack
     requeues: int = 100  # restarts after preemption or the time limit that one job gets
     warning: int = 90  # seconds before the limit at which a stage is told to write its checkpoint
     poll: float = 5.0  # seconds between two questions to the cluster
@@ -67,9 +77,20 @@ class Resources(Checked):
                 raise UserError(
                     f"slurm.extra must not set --{option.partition('=')[0]}: the driver finds its jobs by it"
                 )
-        for name in ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism", "array_size"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise UserError(f"slurm.{name} must be at least 1, got {getattr(self, name)}")
+        if self.packing > 1 and self.nodes * self.tasks_per_node > 1:
+            raise UserError(
+                f"slurm.packing = {self.packing} is for stages of one process, and these have "
+                f"{self.nodes * self.tasks_per_node}; set nodes = 1 and tasks_per_node = 1, or packing = 1"
+            )
+        if self.side_by_side > self.packing:
+            raise UserError(
+                f"slurm.side_by_side = {self.side_by_side} needs a job of as many stages; set packing to that, or more"
+            )
+        if self.gather < 0:
+            raise UserError(f"slurm.gather must not be negative, got {self.gather:g}")
 
     @property
     def minutes(self) -> int:

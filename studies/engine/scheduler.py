@@ -31,10 +31,12 @@ from fvar.job import JobRecord
 from fvar.rundir import RunDir, Status
 from studies.engine.backends import Backend, Job, in_parallel, submitting
 from studies.engine.backends.answers import NotNow, require_room
+from studies.engine.patience import LONGEST_PAUSE, Patience
 from studies.engine.watch import Watch
 
 FINAL: frozenset[State] = SETTLED | {"blocked"}
 FEW = 64  # stages whose directories are looked at between polls
+FIRST_PAUSE = 5.0  # seconds until a stage that the disk failed is started again, doubled each time
 MAX_LOSSES = 3  # jobs lost in a row without a step gained, before a stage is given up
 
 
@@ -52,6 +54,8 @@ class Node:
     on_disk: State = "waiting"  # by its directory alone
     seen: bool = False  # whether its directory was looked at
     ended: float = 0.0  # since when its job is known to have ended without the stage; 0: it has not
+    pause: float = 0.0  # seconds that it waits after trouble with the disk, the last time
+    until: float = 0.0  # when that ends, by the monotonic clock
 
     @property
     def shown(self) -> State:
@@ -86,7 +90,9 @@ class Scheduler:
         self.allow = allow
         self.watch = watch or Watch(times=0, least=0)
         self.say = say
+        self._patience = Patience(say)
         self._warned: set[str] = set()  # stages that an alarm was raised for
+        self._begun: set[tuple[str, int]] = set()  # packs that are over, and of which a stage had begun
         self.nodes: dict[str, Node] = {}  # by run name, inputs before what needs them
 
     def add(self, stages: Iterable[Stage]) -> None:
@@ -120,12 +126,12 @@ class Scheduler:
         """
         self.look()
         self._end_what_hangs()
-        if not (self._ready() and self.backend.free()) and not any(map(self._is_lost, self.open())):
+        if not self._fitting() and not any(map(self._is_lost, self.open())):
             return False
         require_room(self.root)
         with submitting(self.root):
             self._look_again()
-            chosen = self._ready()[: self.backend.free()]
+            chosen = self._fitting()
             if not self.backend.blocking:
                 self._submit(chosen)
         if self.backend.blocking:  # a stage's own lock keeps others away for as long as it runs
@@ -167,8 +173,8 @@ class Scheduler:
     def _own_job(self, node: Node) -> JobRecord | None:
         """The job of this backend that a stage is queued or running as."""
         record = node.record
-        live = record and record.cluster == self.backend.name and record.job_id and node.state in ("queued", "running")
-        return record if live else None
+        own = record and record.cluster in self.backend.clusters and record.job_id
+        return record if own and node.state in ("queued", "running") else None
 
     def look(self) -> None:
         """Bring the state of every open stage up to date. Changes nothing on disk."""
@@ -186,6 +192,7 @@ class Scheduler:
 
     def _look(self, deciding: bool) -> None:
         jobs = self._poll()
+        self._begun = self._packs_begun(jobs)
         for node in self.nodes.values():
             if node.state not in FINAL:
                 self._update(node, jobs.get(node.run.name), deciding)
@@ -198,7 +205,7 @@ class Scheduler:
         return [
             (node.run, node.record)
             for node in self.open()
-            if node.record and node.record.cluster == self.backend.name and node.job
+            if node.record and node.record.cluster in self.backend.clusters and node.job
         ]
 
     def end(self, nodes: Sequence[Node], reason: str) -> None:
@@ -252,15 +259,18 @@ class Scheduler:
                 self.say(f"ALARM     {silent}: ended, to be started again")
                 self.end([node], f"it hung at step {node.status.step}")
 
-    def _ready(self) -> list[Node]:
-        return [node for node in self.nodes.values() if node.state == "ready"]
+    def _fitting(self) -> list[Node]:
+        """The stages that are ready, as far as the backend may be offered them."""
+        ready = {name: node for name, node in self.nodes.items() if node.state == "ready"}
+        return [ready[run.name] for run in self.backend.fitting([node.run for node in ready.values()])]
 
     def _poll(self) -> dict[str, Job]:
         """What backends say of recorded jobs; one question to each."""
         asked: dict[str, list[tuple[RunDir, JobRecord]]] = {}
         for node in self.open():
             if node.record and node.record.cluster and not self._is_settled_elsewhere(node):
-                asked.setdefault(node.record.cluster, []).append((node.run, node.record))
+                own = node.record.cluster in self.backend.clusters
+                asked.setdefault(self.backend.name if own else node.record.cluster, []).append((node.run, node.record))
         found: dict[str, Job] = {}
         asked.setdefault(self.backend.name, [])  # so that it knows when nothing of its own is left
         for cluster, records in asked.items():
@@ -269,11 +279,11 @@ class Scheduler:
 
     def _is_settled_elsewhere(self, node: Node) -> bool:
         """Another cluster may be out of reach from here, which matters to nobody once a stage has ended."""
-        elsewhere = node.record is not None and node.record.cluster != self.backend.name
+        elsewhere = node.record is not None and node.record.cluster not in self.backend.clusters
         return elsewhere and node.run.status.state in SETTLED
 
     def _backend(self, cluster: str) -> Backend:
-        return self.backend if cluster == self.backend.name else self.backend_for(cluster)
+        return self.backend if cluster in self.backend.clusters else self.backend_for(cluster)
 
     def _is_lost(self, node: Node) -> bool:
         """Whether a job has been over for so long that its stage's last word must be visible here, were there one."""
@@ -281,7 +291,22 @@ class Scheduler:
             return False
         return time.monotonic() - node.ended >= self._backend(node.record.cluster).grace
 
+    def _packs_begun(self, jobs: Mapping[str, Job]) -> set[tuple[str, int]]:
+        """The jobs of several stages that are over, and in which one at least was begun: by wave and place."""
+        over = {
+            (record.wave, record.index)
+            for name, job in jobs.items()
+            if job.state not in ("queued", "running") and (record := self.nodes[name].record) and record.pack > 1
+        }
+        return {
+            (node.record.wave, node.record.index)
+            for node in (self.nodes.values() if over else ())
+            if node.record and (node.record.wave, node.record.index) in over and _began(node.record, node.run.status)
+        }
+
     def _update(self, node: Node, job: Job | None, deciding: bool) -> None:
+        if job and job.state == "running" and node.record and node.record.pack > 1:
+            job = self._in_pack(node, node.record, job)
         before, node.job = node.state, job if job and job.state in ("queued", "running") else None
         over = job is not None and job.state not in ("queued", "running", "dropped", "absent")
         node.ended = (node.ended or time.monotonic()) if over else 0.0
@@ -291,10 +316,20 @@ class Scheduler:
             node.seen = True
             node.on_disk, node.status = standing.of_stage(node.run.path)  # after the job, which wrote before it ended
             node.state, node.reason = self._judge(node, job, above, deciding) or above or ("ready", node.reason)
+            if node.state == "ready" and time.monotonic() < node.until:
+                node.state = "waiting"
         else:
             node.state, node.reason = above
         if node.state != before:
             self.on_change(node, before)
+
+    def _in_pack(self, node: Node, record: JobRecord, job: Job) -> Job:
+        """What the running job of several stages means for one of them."""
+        if standing.of_stage(node.run.path).state == "running":
+            return job
+        if record.ended:  # this stage was, the others of the job go on
+            return Job("lost", record.ended)
+        return Job("queued", f"in job {record.job_id}, which runs {record.pack} stages")
 
     def _above(self, node: Node) -> tuple[State, str] | None:
         """What the stage's inputs make of it: "blocked" or "waiting"; None where they are done."""
@@ -336,8 +371,14 @@ class Scheduler:
         node.on_disk, node.status = standing.of_stage(node.run.path)  # it may have ended since we looked
         if node.on_disk in SETTLED:
             return node.on_disk, node.status.error
+        if node.status.disk_trouble and job.state != "cancelled":
+            return self._put_off(node)
         gained = node.status.step > node.record.step
         losses = 1 if gained else node.record.losses + 1
+        place = node.record.wave, node.record.index
+        if job.state != "cancelled" and place in self._begun and not _began(node.record, node.status):
+            # It was another stage's turn: what befell the job is nothing against this one.
+            job, losses = Job("lost", job.reason), node.record.losses
         if job.state == "lost" and losses < MAX_LOSSES:
             self._forget(node, losses)
             return "ready", f"again, since {job.reason}"
@@ -345,6 +386,16 @@ class Scheduler:
         state: Literal["cancelled", "failed"] = "cancelled" if job.state == "cancelled" else "failed"
         settle(node.run, state, reason)
         return state, reason
+
+    def _put_off(self, node: Node) -> tuple[State, str]:
+        """The disk failed the stage, which is nothing against it: it is started again after a while."""
+        assert node.record is not None
+        longer = node.status.step <= node.record.step
+        node.pause = min(LONGEST_PAUSE, 2 * node.pause or FIRST_PAUSE) if longer else FIRST_PAUSE
+        node.until = time.monotonic() + node.pause
+        self._patience.remind(f"not now: {node.run.name}: {node.status.error}; it is started again by itself")
+        self._forget(node, node.record.losses)
+        return "waiting", f"again in {node.pause:g} s, since {node.status.error}"
 
     def _forget(self, node: Node, losses: int) -> None:
         """Write down that a stage has no job any more; with that, it may be submitted again."""
@@ -372,6 +423,11 @@ class Scheduler:
         for node in nodes:
             before, node.state = node.state, state
             self.on_change(node, before)
+
+
+def _began(record: JobRecord, status: Status) -> bool:
+    """Whether a stage of a pack was begun, or settled, since it was handed over."""
+    return status.attempts > record.attempts
 
 
 def counts(nodes: Iterable[Node]) -> Counter[str]:

@@ -68,8 +68,9 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_once_there_is_room(
     process.join(60)
     assert process.exitcode == 1
     (line,) = [line for line in said.read_text().splitlines() if line]
-    assert line.startswith(f"error: {run.name} failed: the disk is full (")
-    assert "make room and run it again" in line
+    assert line.startswith(f"error: {run.name} stopped: the disk is full (")
+    assert "run it again" in line
+    assert (run.status.state, run.status.disk_trouble) == ("interrupted", True)
 
     checkpoint, note = Checkpoints(run.path / "checkpoints", keep=2).load()
     assert checkpoint is not None

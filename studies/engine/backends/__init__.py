@@ -4,10 +4,12 @@ A backend is told which run directories to work on and, later, asked what became
 none of its business: that stands in the run directory.
 
     inline.py, local.py     this machine                        job.py       what a local job carries
+    routed.py               some kinds here, the rest on SLURM
     slurm.py                submits waves, judges jobs          sbatch.py    one sbatch
     answers.py              do it now, not now, or never        room.py      how many jobs fit
     queries.py, clients.py  what is asked of SLURM              listing.py   what it prints
     probe.py                do nodes see the results folder     snapshot.py  the code a job runs
+    pack.py                 several stages in one job
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from fvar.config import STAGE_CONFIGS
 from fvar.errors import unknown
 from fvar.job import JobRecord
 from fvar.machine import locks
@@ -56,18 +59,23 @@ def in_parallel(function: Callable[..., object], *arguments: Iterable[Any]) -> N
 class Backend(Protocol):
     """Runs stages. All methods are called from the driver's main thread."""
 
-    name: str
+    name: str  # that --cluster asks for it by
     blocking: bool  # whether `submit` returns only when the stages have ended; there is no job to ask for then
     interval: float  # seconds between two polls
     grace: float  # seconds from a job's end until what it wrote last is surely visible here
+
+    @property
+    def clusters(self) -> Sequence[str]:
+        """Whose jobs are its own, as job records name them."""
+        ...
 
     @property
     def refused(self) -> Mapping[str, str]:
         """What it does not take for now: the reason in a line, by stage kind."""
         ...
 
-    def free(self) -> int:
-        """How many more stages may be offered to it now."""
+    def fitting(self, runs: Sequence[RunDir]) -> Sequence[RunDir]:
+        """Those of the stages that may be offered to it now."""
         ...
 
     def check(self, say: Callable[[str], None]) -> None:
@@ -98,13 +106,17 @@ class Backend(Protocol):
 def factory(results: Path, profile: Profile, jobs: int = 1) -> Callable[[str], Backend]:
     """Makes each backend once, when it is first asked for by name: `jobs` is for local, the profile for slurm."""
 
+    from studies.engine.backends.routed import Routed
+
     @functools.cache
     def make(name: str) -> Backend:
         if name not in CLUSTERS:
             raise unknown("cluster", name, CLUSTERS)
         module = importlib.import_module(f"studies.engine.backends.{name}")
         if name == "slurm":
-            return module.Slurm(profile, results)  # type: ignore[no-any-return]
+            slurm: Backend = module.Slurm(profile, results)
+            here = [kind for kind in STAGE_CONFIGS if profile.of(kind).cluster == "local"]
+            return Routed(slurm, make("local"), here) if here else slurm
         return module.Local(jobs) if name == "local" else module.Inline()  # type: ignore[no-any-return]
 
     return make

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fvar.machine.troubles import PASSING
+
 MIN_FREE_BYTES = 64 << 20  # stages do not start below this either, see `fvar.run`
 
 
@@ -55,14 +57,7 @@ NEVER = re.compile(
     r"|more processors|unable to open|no such file|is not installed",
     re.I,
 )
-OS_NOT_NOW = frozenset(
-    getattr(errno, name)
-    for name in (
-        "ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "EAGAIN", "ENOMEM", "EMFILE", "ENFILE", "ETIMEDOUT", "ENOLCK",
-        "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "EREMOTEIO",
-    )
-    if hasattr(errno, name)
-)  # fmt: skip
+OS_NOT_NOW = PASSING | {errno.EAGAIN, errno.ENOMEM, errno.EMFILE}
 
 
 def refusal(complaint: str, proven: bool = False) -> Answer:

@@ -30,6 +30,7 @@ class Local:
     """At most `jobs` stages at once, each with its share of the cores and, where there are GPUs, one GPU."""
 
     name = "local"
+    clusters = ("local",)
     blocking = False
     interval = 0.5
     grace = 0.0
@@ -42,8 +43,8 @@ class Local:
         self._alive: set[str] = set()
         self._gpu_of: dict[str, str] = {}  # the GPU of each job of ours, by run name
 
-    def free(self) -> int:
-        return max(0, self.jobs - len(self._alive))
+    def fitting(self, runs: Sequence[RunDir]) -> Sequence[RunDir]:
+        return runs[: max(0, self.jobs - len(self._alive))]
 
     def check(self, say: Callable[[str], None]) -> None:
         return None

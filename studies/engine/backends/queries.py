@@ -97,8 +97,12 @@ def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def arrays(records: Iterable[JobRecord]) -> dict[str, int]:
     """How many of these jobs each array has, by its id, the oldest array first."""
-    counts: dict[str, int] = {}
+    places: dict[str, set[int]] = {}
     for record in sorted(records, key=lambda record: record.submitted):
-        array = record.job_id.partition("_")[0] or record.wave
-        counts[array] = counts.get(array, 0) + 1
-    return counts
+        places.setdefault(array_of(record), set()).add(record.index)
+    return {array: len(members) for array, members in places.items()}
+
+
+def array_of(record: JobRecord) -> str:
+    """The id of a job's array; its name where sbatch's answer was not seen."""
+    return record.job_id.partition("_")[0] or record.wave

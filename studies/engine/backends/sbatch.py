@@ -1,12 +1,14 @@
 """One sbatch: the file submitit writes, in which each job finds its run directory and runs it.
 
     results/slurm/<wave>/
-        runs                    run directories, one per line; a member of an array takes the line of its number
+        runs                    run directories, one per line; a member of an array takes the line of its number,
+                                or as many lines as stages are packed into a job
         <job>_submission.sh     what sbatch was given
         <job>_<task>_log.out    what the job printed
 
 submitit's own job unpickles a function, and imports for that more than a short stage does. Ours is
-`python -m fvar.run RUN_DIR`, which says by its exit status that it was stopped after a checkpoint: then it is requeued.
+`python -m fvar.run RUN_DIR`, or `pack` for several, which says by its exit status that it was stopped after a
+checkpoint: then it is requeued.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,9 @@ class _Executor(submitit.SlurmExecutor):
 def submit(
     folder: Path, runs: Sequence[Path], resources: Resources, code: Path, limit: int = 0, dependency: str = ""
 ) -> list[str]:
-    """Submit a wave: one job, or an array of one per run directory. Returns the jobs' ids.
+    """Submit a wave: one job, or an array of them, each for one run directory or as many as are packed together.
+
+    Returns the jobs' ids.
 
     Parameters
     ----------
@@ -85,14 +90,15 @@ def submit(
     """
     folder.mkdir(parents=True)
     atomic.write_text(folder / "runs", "".join(f"{run}\n" for run in runs))
+    jobs = ceil(len(runs) / resources.packing)
     executor = _Executor(folder)
-    executor.update_parameters(**_parameters(folder, resources, code, limit or len(runs), dependency))
-    if len(runs) > 1:
-        executor.parameters["map_count"] = len(runs)
+    executor.update_parameters(**_parameters(folder, resources, code, limit or jobs, dependency))
+    if jobs > 1:
+        executor.parameters["map_count"] = jobs
     try:
         # submitit repeats sbatch's complaints on stderr.
         with _clean_environment(), contextlib.redirect_stderr(io.StringIO()) as said:
-            executor._submit_command(f'{shlex.quote(sys.executable)} -u -m fvar.run "$RUN"')
+            executor._submit_command(_command(folder, resources))
     except OSError:  # once there is a job, what submitit writes about it is of no importance
         if not executor.answered:
             raise
@@ -102,11 +108,25 @@ def submit(
             message = f"sbatch gave no answer for {SBATCH_SECONDS} s"
         raise SubmissionRefused(message) from None
     job = executor.answered
-    return [f"{job}_{index}" for index in range(len(runs))] if len(runs) > 1 else [job]
+    return [f"{job}_{index}" for index in range(jobs)] if jobs > 1 else [job]
+
+
+def _command(folder: Path, resources: Resources) -> str:
+    """What each job runs. A pack notes in its own time which stage it works on."""
+    python = f"{shlex.quote(sys.executable)} -u -m"
+    if resources.packing == 1:
+        return f'{python} fvar.run "$RUN"'
+    return (
+        f"{python} studies.engine.backends.pack {shlex.quote(str(folder / 'runs'))} "
+        f'--member "${{SLURM_ARRAY_TASK_ID:-0}}" --packing {resources.packing} '
+        f"--side-by-side {resources.side_by_side} --wave {shlex.quote(folder.name)}"
+    )
 
 
 def _parameters(folder: Path, resources: Resources, code: Path, limit: int, dependency: str) -> dict[str, Any]:
     """submitit's names for what a job asks for. It runs in the copy of the code, where Python looks first."""
+    alone = resources.packing == 1
+    chosen = f'RUN="$(sed -n "$((${{SLURM_ARRAY_TASK_ID:-0}} + 1))p" {shlex.quote(str(folder / "runs"))})"'
     asked = {
         "job_name": folder.name,
         "time": resources.minutes,
@@ -123,11 +143,14 @@ def _parameters(folder: Path, resources: Resources, code: Path, limit: int, depe
         "setup": [
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             *resources.setup,
-            f'RUN="$(sed -n "$((${{SLURM_ARRAY_TASK_ID:-0}} + 1))p" {shlex.quote(str(folder / "runs"))})"',
-            NOTE.format(file=JOBS_FILE),
-            "note start",
+            *([chosen, NOTE.format(file=JOBS_FILE), "note start"] if alone else []),
         ],
-        "teardown": ["status=$?", "note end", REQUEUE.format(requeues=resources.requeues), "exit $status"],
+        "teardown": [
+            "status=$?",
+            *(["note end"] if alone else []),
+            REQUEUE.format(requeues=resources.requeues),
+            "exit $status",
+        ],
         "signal_delay_s": resources.warning,
         "array_parallelism": limit,
         "stderr_to_stdout": True,

@@ -1,5 +1,7 @@
 """Stages run as SLURM jobs: one array per wave of ready stages of a kind, through submitit.
 
+A member of an array is a job of one stage, or of several short ones (see `pack`).
+
 A wave is written into the run directories before sbatch and carries its jobs' name, so a driver that dies between
 sbatch and its bookkeeping, or cannot read sbatch's answer, finds the jobs again by that name. States come from one
 squeue per poll, and from sacct for jobs that squeue has forgotten; both may be missing or silent for a while.
@@ -17,7 +19,8 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from math import ceil
 from pathlib import Path
 
 from fvar.config import STAGE_CONFIGS
@@ -28,8 +31,9 @@ from studies.engine.backends import Job, in_parallel
 from studies.engine.backends.answers import Answer, NotNow, refusal, trouble
 from studies.engine.backends.clients import SlurmAbsent, SlurmDown, call
 from studies.engine.backends.listing import Entries, Entry
+from studies.engine.backends.pack import is_wanted, members
 from studies.engine.backends.probe import require_shared
-from studies.engine.backends.queries import Queries, arrays, throttle
+from studies.engine.backends.queries import Queries, array_of, arrays, throttle
 from studies.engine.backends.room import Lanes, Room, shares
 from studies.engine.backends.snapshot import snapshot
 from studies.engine.prediction import speed, timed
@@ -63,6 +67,7 @@ class Slurm:
     """Submits to, and asks, the cluster that SLURM_CONF or the default configuration names."""
 
     name = "slurm"
+    clusters = ("slurm",)
     blocking = False
     grace = GRACE_SECONDS
 
@@ -73,6 +78,7 @@ class Slurm:
         self.code = Path()  # where jobs find the packages; see `check`
         self.refused: dict[str, str] = {}
         self._queries = Queries()
+        self._resources = {kind: profile.of(kind) for kind in STAGE_CONFIGS}
         self._rooms: dict[str, Room] = {}  # by stage kind, since kinds may ask for different partitions
         self._lanes: Lanes | None = None
         self._say: Callable[[str], None] = lambda line: None
@@ -80,17 +86,30 @@ class Slurm:
         self._said: set[str] = set()  # kinds whose time limit was remarked on
         self._proven: set[str] = set()  # kinds of which something was taken
         self._left: dict[str, int] = {}  # jobs that have not ended, by id of their array, the oldest first
+        self._kinds: dict[str, str] = {}  # the stage kind of each array
         self._limits: dict[str, int] = {}  # how many of each array may run at once, as far as we know
+        self._gathering: dict[str, dict[str, float]] = {}  # since when stages wait for a whole pack, by kind
         self._last: dict[str, Job] = {}  # as of the last answer, without what had ended
         self._met: dict[str, float] = {}  # since when we know of a wave
         self._cancelled: dict[tuple[str, int], float] = {}  # since when a job is known to be cancelled
 
     # ------------------------------------------------------------------------------------------------------ submitting
 
-    def free(self) -> int:
-        if self._parallel() < 1:
-            return 0
-        return max(self._room(kind).free(self._live()) for kind in STAGE_CONFIGS)
+    def fitting(self, runs: Sequence[RunDir]) -> Sequence[RunDir]:
+        chosen: list[RunDir] = []
+        for kind in dict.fromkeys(run.kind for run in runs):
+            if self._parallel(kind) >= 1 and (jobs := self._room(kind).free(self._live())):
+                own = self._whole_packs(kind, [run for run in runs if run.kind == kind])
+                chosen += own[: jobs * self._resources[kind].packing]
+        return chosen
+
+    def _whole_packs(self, kind: str, runs: Sequence[RunDir]) -> Sequence[RunDir]:
+        """Stages that fill whole jobs, and the rest once one of it has waited for long enough."""
+        resources, now = self._resources[kind], time.monotonic()
+        whole = len(runs) - len(runs) % resources.packing
+        since = self._gathering.get(kind, {})
+        rest = self._gathering[kind] = {run.name: since.get(run.name, now) for run in runs[whole:]}
+        return runs if any(now - began >= resources.gather for began in rest.values()) else runs[:whole]
 
     def check(self, say: Callable[[str], None]) -> None:
         """Reach the cluster, copy the code, and make sure that the nodes see the results folder, once each.
@@ -123,18 +142,19 @@ class Slurm:
     def _submit_kind(self, kind: str, runs: Sequence[RunDir], after: Sequence[JobRecord] | None) -> None:
         """Submit stages of a kind wave by wave, as many as fit: half of them again and again, down to one."""
         room = self._room(kind)
-        resources, remark = timed(self.profile.of(kind), runs, self._speed(kind))
+        resources, remark = timed(self._resources[kind], runs, self._speed(kind))
         if remark and kind not in self._said:
             self._said.add(kind)
             self._say(remark)
         largest = min(resources.array_size, self._queries.limits()[0])
-        while runs and (after is not None or self._parallel() >= 1):
-            size = min(len(runs), largest, room.free(self._live()))
+        while runs and (after is not None or self._parallel(kind) >= 1):
+            size = min(ceil(len(runs) / resources.packing), largest, room.free(self._live()))
             if not size:
                 break
-            answer = self._submit_wave(kind, runs[:size], resources, after)
+            stages = size * resources.packing
+            answer = self._submit_wave(kind, runs[:stages], resources, after)
             if answer is None:
-                runs = runs[size:]
+                runs = runs[stages:]
                 self._proven.add(kind)
                 room.taken(self._live())
             elif answer.fewer:
@@ -153,12 +173,22 @@ class Slurm:
         """One sbatch. Returns why nothing was taken, if so; raises `UserError` where that would never be."""
         from studies.engine.backends import sbatch
 
-        wave, limit, lanes, dependency = self._place(kind, len(runs), resources, after)
+        if len(runs) == 1:
+            resources = dataclasses.replace(resources, packing=1, side_by_side=1)
+        packing = resources.packing
+        jobs_needed = ceil(len(runs) / packing)
+        wave, limit, lanes, dependency = self._place(kind, jobs_needed, resources, after)
         before = [JobRecord.read(run) for run in runs]
-        submitted = JobRecord(self.name, wave=wave, host=socket.gethostname(), submitted=time.time())
+        submitted = JobRecord(self.name, wave=wave, pack=packing, host=socket.gethostname(), submitted=time.time())
         records = [
-            dataclasses.replace(submitted, index=index, losses=old.losses if old else 0, step=old.step if old else 0)
-            for index, old in enumerate(before)
+            dataclasses.replace(
+                submitted,
+                index=place // packing,
+                attempts=run.status.attempts if packing > 1 else 0,
+                losses=old.losses if old else 0,
+                step=old.step if old else 0,
+            )
+            for place, (run, old) in enumerate(zip(runs, before, strict=True))
         ]
         try:
             in_parallel(JobRecord.write, records, runs)
@@ -168,7 +198,7 @@ class Slurm:
         except (sbatch.SubmissionRefused, OSError) as error:
             answer = trouble(error) if isinstance(error, OSError) else refusal(str(error), kind in self._proven)
             if answer.unsure:  # it may have come through: the poll finds the wave by its name
-                self._left[wave] = len(runs)
+                self._left[wave], self._kinds[wave] = jobs_needed, kind
                 return answer
             for run, old in zip(runs, before, strict=True):
                 _restore(run, old)
@@ -178,13 +208,13 @@ class Slurm:
                 ) from None
             return answer
         array = jobs[0].partition("_")[0]
-        self._left[array], self._limits[array] = len(runs), limit
+        self._left[array], self._kinds[array], self._limits[array] = jobs_needed, kind, limit
         if self._lanes:
             self._lanes.occupy(lanes, array)
         with contextlib.suppress(OSError):  # found again by the wave's name
             in_parallel(
                 JobRecord.write,
-                [dataclasses.replace(record, job_id=job) for record, job in zip(records, jobs, strict=True)],
+                [dataclasses.replace(record, job_id=jobs[record.index]) for record in records],
                 runs,
             )
         return None
@@ -196,8 +226,8 @@ class Slurm:
         wave = f"fvar-{kind}-{uuid.uuid4().hex[:12]}"
         limit = min(members, resources.array_parallelism)
         if after is None or self._lanes is None:
-            return wave, min(limit, max(1, self._parallel())), [], ""
-        succeeding = [record.job_id for record in after]
+            return wave, min(limit, max(1, self._parallel(kind))), [], ""
+        succeeding = list(dict.fromkeys(record.job_id for record in after))
         lanes, ending = self._lanes.take(limit, succeeding)
         conditions = [
             f"{how}:{':'.join(jobs)}" for how, jobs in (("afterok", succeeding), ("afterany", ending)) if jobs
@@ -221,18 +251,26 @@ class Slurm:
     def _running_at_once(self) -> dict[str, int]:
         return {array: min(left, self._limits.get(array, left)) for array, left in self._left.items()}
 
-    def _parallel(self) -> int:
-        """How many more jobs than those in the queue may run at once: the limit holds over all waves together."""
-        return self.profile.common.array_parallelism - sum(self._running_at_once().values())
+    def _parallel(self, kind: str) -> int:
+        """How many more jobs of a kind than those in the queue may run at once.
+
+        Limits hold over all waves together: that of the study, and that of the kind.
+        """
+        running = self._running_at_once()
+        own = sum(members for array, members in running.items() if self._kinds.get(array) == kind)
+        return min(
+            self.profile.common.array_parallelism - sum(running.values()),
+            self._resources[kind].array_parallelism - own,
+        )
 
     def _share(self) -> None:
         """Hand what the older arrays no longer need to the younger."""
-        parallel = self.profile.common.array_parallelism
-        for array, members in shares(self._left, parallel).items():
-            if array.isdigit() and self._left[array] > 1 and members > self._limits.get(array, 0):
+        limits = {kind: resources.array_parallelism for kind, resources in self._resources.items()}
+        for array, share in shares(self._left, self.profile.common.array_parallelism, self._kinds, limits).items():
+            if array.isdigit() and self._left[array] > 1 and share > self._limits.get(array, 0):
                 with contextlib.suppress(SlurmDown):
-                    throttle(array, members)
-                self._limits[array] = members
+                    throttle(array, share)
+                self._limits[array] = share
 
     # --------------------------------------------------------------------------------------------------------- polling
 
@@ -263,7 +301,9 @@ class Slurm:
         self.refused.pop("cluster", None)
         found = {run.name: self._look(run, record, known, accounted) for run, record in records}
         self._last = {name: job for name, job in found.items() if job.state in ("queued", "running")}
-        self._left = arrays(record for run, record in records if run.name in self._last)
+        live = [(run, record) for run, record in records if run.name in self._last]
+        self._left = arrays(record for _, record in live)
+        self._kinds = {array_of(record): run.kind for run, record in live}
         self._share()
         return found
 
@@ -282,13 +322,19 @@ class Slurm:
             return Job("running")
         logs = list((self.folder / record.wave).glob(f"{entry.job_id}_*_log.out"))
         if entry.state == "OUT_OF_MEMORY" or (entry.state == "FAILED" and any(map(_ran_out_of_memory, logs))):
-            memory = self.profile.of(run.kind).memory or "the cluster's default"
-            return Job("failed", f"out of memory; raise it by --set slurm.{run.kind}.memory=… (now {memory})")
+            return Job("failed", self._memory_advice(run.kind, record))
         if entry.state in LOST:
             return Job("lost", LOST[entry.state])
         if entry.state == "CANCELLED":
             return self._cancellation(run, record, entry, accounted)
         return Job("lost", f"its job ended as {entry.state}")
+
+    def _memory_advice(self, kind: str, record: JobRecord) -> str:
+        asked = self._resources[kind]
+        beside = asked.side_by_side > 1 and record.pack > 1
+        fewer = f", or run fewer side by side (now {asked.side_by_side})" if beside else ""
+        now = asked.memory or "the cluster's default"
+        return f"out of memory; raise it by --set slurm.{kind}.memory=… (now {now}){fewer}"
 
     def _unknown(self, record: JobRecord, entry: Entry | None) -> Job:
         """A job without a row, or with one that has no state."""
@@ -319,7 +365,12 @@ class Slurm:
     # -------------------------------------------------------------------------------------------------------- stopping
 
     def cancel(self, records: Records) -> None:
-        ids = [record.job_id for _, record in records if record.job_id]
+        """Cancel jobs; one that other stages are packed into goes on without these, as job.json tells it."""
+        records, shared = self._apart(records)
+        for run, record in shared:
+            if not record.ended:
+                dataclasses.replace(record, ended="cancelled").write(run)
+        ids = list(dict.fromkeys(record.job_id for _, record in records if record.job_id))
         names = sorted({record.wave for _, record in records if not record.job_id})
         try:
             if ids:
@@ -329,8 +380,23 @@ class Slurm:
         except SlurmDown as error:
             raise UserError(f"cannot cancel: {error}; try again when SLURM answers") from None
 
+    def _apart(self, records: Records) -> tuple[Records, Records]:
+        """Those whose whole job is meant, and those whose job has other stages to run."""
+        names = {run.name for run, _ in records}
+        shared = [(run, record) for run, record in records if record.pack > 1 and self._has_others(record, names)]
+        kept = {run.name for run, _ in shared}
+        return [(run, record) for run, record in records if run.name not in kept], shared
+
+    def _has_others(self, record: JobRecord, names: Collection[str]) -> bool:
+        try:
+            stages = members(self.folder / record.wave / "runs", record.index, record.pack)
+        except OSError:
+            return False
+        return any(path.name not in names and is_wanted(path, record.wave) for path in stages)
+
     def stop(self, records: Records) -> str:
-        return f"{len(records)} jobs go on in SLURM" if records else ""
+        jobs = len({(record.wave, record.index) for _, record in records})
+        return f"{jobs} jobs go on in SLURM" if records else ""
 
 
 def _is_doubtful(entry: Entry | None) -> bool:

@@ -2,9 +2,11 @@
 
 What a stage does stands in RESULTS/toy.json, by run name, else by kind, else under "*":
 
-    {"steps": 4, "seconds": 0.1, "then": "done" | "raise" | "eat memory" | "ignore signals", "hang": 3}
+    {"steps": 4, "seconds": 0.1, "hang": 3,
+     "then": "done" | "raise" | "eat memory" | "die" | "ignore signals" | "listen"}
 
-`hang` names the step after which it only pretends to work: its heartbeat goes on.
+`hang` names the step after which it only pretends to work: its heartbeat goes on. Who listens to signals ends as a real
+stage does, and who does not is killed by them.
 
 A list gives an order to each attempt; the last one holds for all that follow.
 
@@ -50,6 +52,9 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
     if order.get("then") == "ignore signals":
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+    if order.get("then") == "listen":
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: _stop(run))
     for step in range(done, steps):
         while order.get("hang") == step:
             time.sleep(0.5)
@@ -61,10 +66,17 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
         with open(run.path / "log", "a") as log:
             log.write("about to divide\nZeroDivisionError: division by zero\n")
         raise ZeroDivisionError("division by zero")
+    if order.get("then") == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
     if order.get("then") == "eat memory":
         eaten = []
         while True:
             eaten.append(os.urandom(8 << 20))
+
+
+def _stop(run: RunDir) -> None:
+    run.update(state="interrupted", pid=0)
+    os._exit(75)
 
 
 def _here() -> dict[str, object]:

@@ -49,3 +49,14 @@ def test_a_time_limit_that_does_not_suit_is_remarked_on(tmp_path: Path, time: st
     assert bool(told) == bool(remark)
     if remark:
         assert "will take about 60 minutes" in remark
+
+
+def test_a_job_of_several_stages_takes_its_turns(tmp_path: Path) -> None:
+    samples(tmp_path, 1000, seconds=600)
+    runs = [samples(tmp_path, count) for count in (3000, 4000, 5000, 6000)]
+    measured = speed(tmp_path, "samples")
+    for packing, side_by_side, turns in ((1, 1, 1), (4, 1, 4), (4, 2, 2), (3, 2, 2), (100, 100, 1)):
+        asked = Resources(time="auto", packing=packing, side_by_side=side_by_side)
+        assert timed(asked, runs, measured)[0].minutes == 90 * turns
+    _, remark = timed(Resources(time="2:00:00", packing=4), runs, measured)
+    assert remark.startswith("jobs of 4 samples stages will take about 240 minutes")

@@ -95,7 +95,8 @@ def test_arrays_are_counted_oldest_first() -> None:
     records = [
         JobRecord("slurm", "9", WAVE, submitted=2.0),
         JobRecord("slurm", "7_0", WAVE, submitted=1.0),
-        JobRecord("slurm", "7_1", WAVE, submitted=1.0),
+        JobRecord("slurm", "7_1", WAVE, index=1, pack=2, submitted=1.0),
+        JobRecord("slurm", "7_1", WAVE, index=1, pack=2, submitted=1.0),  # one job of two stages
         JobRecord("slurm", "", WAVE, submitted=3.0),
     ]
     assert list(arrays(records).items()) == [("7", 2), ("9", 1), (WAVE, 1)]

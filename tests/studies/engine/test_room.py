@@ -57,3 +57,22 @@ def test_what_may_run_at_once_stays_within_the_limit(left: list[int], parallel: 
     assert sum(given.values()) <= max(parallel, len(left))
     if sum(left) >= parallel >= len(left):
         assert sum(given.values()) >= parallel
+
+
+def test_a_kind_has_its_own_limit_over_all_its_arrays() -> None:
+    left = {"1": 5, "2": 5, "3": 5}
+    kinds = {"1": "scores", "2": "var", "3": "scores"}
+    assert shares(left, 10, kinds, {"scores": 3, "var": 10}) == {"1": 2, "2": 5, "3": 1}
+    assert shares(left, 3, kinds, {"scores": 2, "var": 10}) == {"1": 1, "2": 1, "3": 1}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.sampled_from("ab")), max_size=8), st.integers(1, 64), st.integers(1, 9)
+)
+def test_no_kind_gets_more_than_its_limit(arrays: list[tuple[int, str]], parallel: int, own: int) -> None:
+    left = {str(index): members for index, (members, _) in enumerate(arrays)}
+    kinds = {str(index): kind for index, (_, kind) in enumerate(arrays)}
+    given = shares(left, parallel, kinds, {"a": own, "b": parallel})
+    of_a = [array for array in left if kinds[array] == "a"]
+    assert sum(given[array] for array in of_a) <= max(own, len(of_a))
+    assert sum(given.values()) <= max(parallel, len(left))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from fvar.usage import spans
 from studies.engine.backends import sbatch
 from studies.engine.backends.answers import refusal
 from studies.engine.backends.clients import complaints
+from studies.engine.backends.pack import members
 from studies.engine.profile import Resources
 
 
@@ -73,6 +75,38 @@ def test_a_member_of_an_array_runs_the_directory_of_its_number(programs: Path, t
     subprocess.run(["bash", "-c", script], env=environment, check=True)
     assert calls(programs, "srun")[0].endswith(f"{tmp_path}/r2")
     assert "#SBATCH --array=0-2%3" in script
+
+
+def test_stages_are_packed_into_jobs_and_the_job_is_requeued_like_any_other(programs: Path, tmp_path: Path) -> None:
+    wave = tmp_path / "wave"
+    paths = [tmp_path / f"r{index}" for index in range(7)]
+    resources = Resources(packing=3, side_by_side=2, requeues=3)
+    assert sbatch.submit(wave, paths, resources, tmp_path) == ["7_0", "7_1", "7_2"]
+    (script,) = wave.glob("7*_submission.sh")
+    assert "#SBATCH --array=0-2%3" in script.read_text()
+    environment = os.environ | {"SRUN_STATUS": "75", "SLURM_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "2"}
+    done = subprocess.run(["bash", "-c", script.read_text()], env=environment, capture_output=True, text=True)
+    assert done.returncode == 75, done.stderr
+    assert calls(programs, "scontrol") == ["requeue 9"]
+    assert calls(programs, "srun")[0].endswith(
+        f"-u -m studies.engine.backends.pack {wave}/runs --member 2 --packing 3 --side-by-side 2 --wave wave"
+    )
+    assert members(wave / "runs", 2, 3) == paths[6:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"packing": 2, "tasks_per_node": 8}, "stages of one process, and these have 8"),
+        ({"packing": 2, "nodes": 2}, "stages of one process, and these have 2"),
+        ({"side_by_side": 2}, "set packing to that, or more"),
+        ({"packing": 0}, "packing must be at least 1"),
+        ({"gather": -1.0}, "gather must not be negative"),
+    ],
+)
+def test_packs_that_cannot_be_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Resources(**settings)
 
 
 def test_any_option_of_sbatch_can_be_given(programs: Path, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class Recorder:
 
     def __init__(self, name: str = "inline", room: int = 1) -> None:
         self.name = name
+        self.clusters = (name,)
         self.blocking = name == "inline"
         self.room = room
         self.submitted: list[str] = []
@@ -55,8 +56,8 @@ class Recorder:
         self.fates: dict[str, Job] = {}  # likewise by job id
         self.refused: dict[str, str] = {}
 
-    def free(self) -> int:
-        return self.room
+    def fitting(self, runs: Sequence[RunDir]) -> Sequence[RunDir]:
+        return runs[: self.room]
 
     def check(self, say: Callable[[str], None]) -> None: ...
 
@@ -389,3 +390,104 @@ def test_nothing_is_submitted_or_given_up_while_the_disk_is_full(
     made.step()
     assert backend.submitted == [tokenizer] * 2
     assert made.nodes[tokenizer].state == "queued"
+
+
+def test_trouble_with_the_disk_is_waited_for_and_never_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, said, now = Recorder("slurm"), list[str](), [1000.0]
+    monkeypatch.setattr("studies.engine.scheduler.time.monotonic", lambda: now[0])
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    made._patience.say = said.append
+    tokenizer = next(cell(0).chain()).name
+    run, pauses = made.nodes[tokenizer].run, []
+    for attempt in range(2 * MAX_LOSSES):
+        made.step()
+        assert backend.submitted == [tokenizer] * (attempt + 1)
+        run.update(state="interrupted", error="the disk is full (model)", disk_trouble=True, attempts=attempt + 1)
+        backend.answers[tokenizer] = Job("lost", "its job ended")
+        made.step()
+        del backend.answers[tokenizer]
+        pauses.append(made.nodes[tokenizer].until - now[0])
+        made.step()
+        assert made.nodes[tokenizer].state == "waiting"
+        assert "the disk is full (model)" in made.nodes[tokenizer].reason
+        now[0] += pauses[-1]
+    assert pauses == [5, 10, 20, 40, 60, 60]
+    assert said == [f"not now: {tokenizer}: the disk is full (model); it is started again by itself"]
+    record = JobRecord.read(run)
+    assert record is not None
+    assert record.losses == 0
+
+
+def packed(tmp_path: Path, backend: Recorder, count: int = 3) -> tuple[Scheduler, list[Node]]:
+    """Stages that a driver has packed into one job."""
+    tokenizers = [next(cell(0, tokenizer_seed=seed).chain()) for seed in range(count)]
+    made = scheduler(tmp_path / "runs", backend, *tokenizers)
+    nodes = [made.nodes[stage.name] for stage in tokenizers]
+    for node in nodes:
+        JobRecord("slurm", "7_0", "fvar-tokenizer-0123456789ab", pack=count).write(node.run)
+        node.record = JobRecord.read(node.run)
+    return made, nodes
+
+
+def test_a_lost_job_of_several_stages_counts_against_those_alone_that_had_begun(tmp_path: Path) -> None:
+    backend = Recorder("slurm", room=0)
+    made, (done, begun, waiting) = packed(tmp_path, backend)
+    done.run.update(state="done", attempts=1)
+    begun.run.update(state="interrupted", attempts=1)
+    backend.fates["7_0"] = Job("lost", "its node failed")
+    made.step()
+    made.step()
+    assert [node.state for node in (done, begun, waiting)] == ["done", "ready", "ready"]
+    assert [JobRecord.read(node.run).losses for node in (begun, waiting)] == [1, 0]  # type: ignore[union-attr]
+
+
+def test_a_job_of_several_stages_that_never_began_counts_against_all(tmp_path: Path) -> None:
+    backend = Recorder("slurm", room=0)
+    made, nodes = packed(tmp_path, backend)
+    backend.fates["7_0"] = Job("lost", "its node did not start")
+    made.step()
+    made.step()
+    assert [JobRecord.read(node.run).losses for node in nodes] == [1, 1, 1]  # type: ignore[union-attr]
+
+
+def test_a_job_out_of_memory_fails_the_stage_at_work_and_not_those_behind_it(tmp_path: Path) -> None:
+    backend = Recorder("slurm", room=0)
+    made, (begun, *behind) = packed(tmp_path, backend)
+    begun.run.update(state="interrupted", attempts=1)
+    backend.fates["7_0"] = Job("failed", "out of memory")
+    made.step()
+    made.step()
+    assert begun.state == "failed"
+    assert [node.state for node in behind] == ["ready", "ready"]
+
+
+def test_of_a_running_job_of_several_stages_only_those_at_work_run(tmp_path: Path) -> None:
+    backend = Recorder("slurm", room=0)
+    made, (begun, halfway, waiting) = packed(tmp_path, backend)
+    halfway.run.update(state="interrupted", step=3, steps=9)  # by an earlier job: it must not look as if it hung
+    with begun.run.lock():
+        begun.run.update(state="running", attempts=1)
+        made.look()
+        assert [node.state for node in (begun, halfway, waiting)] == ["running", "queued", "queued"]
+
+
+def test_a_stage_that_is_ended_alone_is_started_again_while_its_job_goes_on(tmp_path: Path) -> None:
+    backend = Recorder("slurm", room=1)
+    made, (hung, other, _) = packed(tmp_path, backend)
+    backend.fates["7_0"] = Job("running")
+    with hung.run.lock():
+        hung.run.update(state="running", attempts=1, step=4)
+        made.look()
+        made.end([hung], "it hung at step 4")
+        made.look()
+        assert hung.state == "running"  # until it has stopped
+    hung.run.update(state="interrupted")
+    made.step()
+    made.step()
+    assert backend.submitted == [hung.run.name]
+    record = JobRecord.read(hung.run)
+    assert record is not None
+    assert (record.wave, record.losses) == ("", 1)
+    assert other.state == "queued"
