@@ -49,16 +49,16 @@ def test_a_requeued_job_goes_on_with_what_is_left(toy: Callable[..., ToyStudy]) 
 
 
 def test_a_job_killed_in_the_middle_loses_nothing(toy: Callable[..., ToyStudy]) -> None:
-    study = toy(cells=4, orders={"*": {"steps": 6, "seconds": 0.3}})
+    study = toy(cells=4, orders={"*": {"steps": 12, "seconds": 0.3}})
     driver = study.start(*PACKED)
-    wait_until(lambda: study.states()["done"] == 1 and begun(study), 200)
+    wait_until(lambda: study.states()["done"] == 1 and any(run.status.step == 2 for run in begun(study)), 200)
     (at_work,) = begun(study)
     pack = int(parent(at_work.status.pid))
     os.kill(pack, signal.SIGKILL)
     assert driver.wait(300) == 0, study.output()
     assert study.states() == {"done": 4}
     assert sorted(study.executions().values()) == [1, 1, 1, 2]
-    assert all(steps(run) == [str(step + 1) for step in range(6)] for run in study.runs())
+    assert all(steps(run) == [str(step + 1) for step in range(12)] for run in study.runs())
 
 
 def test_a_stage_that_kills_its_job_every_time_costs_the_others_nothing(toy: Callable[..., ToyStudy]) -> None:
