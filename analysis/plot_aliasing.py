@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PLAIN = {"decimate": "decimation alone", "bicubic": "bicubic", "area": "area (VAR's own)"}  # without blur
-LABELS = PLAIN | {kernel: KERNELS[kernel].label for kernel in BLURRING}
+LABELS: dict[str, str] = PLAIN | {kernel: KERNELS[kernel].label for kernel in KERNELS if kernel not in (*PLAIN, "none")}
 COLOURS = dict(zip(LABELS, style.recipe_colours(len(LABELS)), strict=True))
 SETS = {"emoji": "emoji, 128 px", "text": "text, 256 px", "gratings": "gratings, 256 px"} | {
     "siemens_star": "Siemens star, 256 px",
@@ -97,6 +97,7 @@ def _crossover(sweep: DataFrame) -> Figure:
     """Aliasing and what is kept, over rho / s, for decimation by 4."""
     sets = ("emoji", "text", "zone_plate", "white_noise")
     here = sweep[sweep.s == 4]
+    levels = [recipe for recipe in LABELS if recipe in set(here.recipe) - set(BLURRING)]
     figure = style.new_figure(12, 6)
     axes = figure.subplots(2, len(sets), sharex=True, sharey="row")
     for column, name in enumerate(sets):
@@ -105,8 +106,9 @@ def _crossover(sweep: DataFrame) -> Figure:
             for recipe in BLURRING:
                 curve = found[found.recipe == recipe]
                 axis.plot(curve.rho_over_s, curve[value].clip(FLOOR), color=COLOURS[recipe], label=LABELS[recipe], lw=2)
-            level = found[found.recipe == "area"][value].item()
-            axis.axhline(level, color=COLOURS["area"], ls="--", label=LABELS["area"])
+            for recipe in levels:
+                level = max(found[found.recipe == recipe][value].item(), FLOOR)
+                axis.axhline(level, color=COLOURS[recipe], ls="--", label=LABELS[recipe])
             axis.axvline(ESTIMATE, color="black", lw=0.8, ls=":")
             axis.set_yscale("log" if value == "aliasing" else "linear")
         axes[0, column].set_title(SETS[name])
@@ -130,6 +132,7 @@ def _otf(curves: DataFrame) -> Figure:
         )
         look: dict[str, Any] = {"color": COLOURS[kind], "ls": dash, "lw": 1.8}
         label = str(name).replace("rho", "ρ").replace("sigma", "σ").replace("gaussian", "Gaussian")
+        label = label.replace("disk_pixel", "disk * pixel")
         linear.plot(curve.frequency_times_s, curve.otf, label=label, **look)
         level = 20 * curve.otf.abs().clip(1e-6).map(_log10)
         decibels.plot(curve.frequency_times_s, level, **look)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from fvar.focus.kernels import BLURRING
+
 Row = Mapping[str, str]
 ESTIMATE = 0.57  # rho / s at which a disk was expected to draw level with the area filter
 PAPER_RHO_MAX = 12.0  # px at 256 px
@@ -110,7 +112,7 @@ def _level(sweep: Sequence[Row]) -> list[str]:
 
 def _paper_setting(table: Sequence[Row]) -> list[str]:
     """All recipes at the paper's radius, per scale, on both shapes of the pyramid."""
-    recipes = ("decimate", "bicubic", "area", "gaussian", "disk")
+    recipes = ("decimate", "bicubic", "area", "ideal", "gaussian", "disk", "disk_pixel")
     lines = [f"## The paper's radius, rho_max = {PAPER_RHO_MAX:g} px at 256 px", ""]
     lines += [
         "Share of a view's energy that is alias, in %; in brackets what is kept of the band the view can hold, in %."
@@ -124,7 +126,7 @@ def _paper_setting(table: Sequence[Row]) -> list[str]:
             if float(disk["rho_max"]) != PAPER_RHO_MAX:
                 continue
             views = [
-                _same_view(table, disk, r, disk["rho_max"] if r == "gaussian" else "") if r != "disk" else disk
+                _same_view(table, disk, r, disk["rho_max"] if r in BLURRING else "") if r != "disk" else disk
                 for r in recipes
             ]
             least = min(float(view["aliasing"]) for view in views)

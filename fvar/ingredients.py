@@ -23,7 +23,7 @@ from fvar.plain import Checked, fraction, positive, since
 
 Signal = Literal["structure", "alias"]
 Schedule = Literal["cosine", "linear", "geometric"]
-Kernel = Literal["disk", "gaussian", "none"]
+Kernel = Literal["disk", "gaussian", "area", "bicubic", "ideal", "disk_pixel", "none"]
 Digital = Literal["decimate", "area", "bicubic"]
 Reading = Literal["focus", "independent", "latent_area"]
 Trunk = Literal["separate", "shared"]
@@ -105,7 +105,7 @@ class PyramidConfig(Checked):
     rho_max: float = 12.0  # px at a side of `rho_reference`, paper Sec. 4.2
     rho_reference: int = 256  # side the radius refers to; 0: rho_max is in px whatever the side
     schedule: Schedule = "cosine"  # Eq. 2, read as (1 + cos)/2 so that it falls to 0
-    kernel: Kernel = "disk"  # Eq. 2; gaussian: sigma = rho/2 (equal variance)
+    kernel: Kernel = "disk"  # Eq. 2; gaussian: sigma = rho/2 (equal variance); see fvar.focus.kernels
     digital: Digital = "decimate"  # D_k of Eq. 4: "pure digital downsampling"
     beta: tuple[float, float] = (1e-3, 1e-2)  # noise of Eq. 3, rising linearly over the scales; paper Sec. 4.2
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fvar.focus.kernels import BLURRING
+from fvar.focus.kernels import BLURRING, KERNELS
 from fvar.machine import atomic
 from studies.study import Cell, Context, Study
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 FLAG = "1f1fa-1f1f8.webp"  # United States: stripes and stars
-RECIPES_WITHOUT_BLUR = ("decimate", "area", "bicubic")
+WITHOUT_RADIUS = ("decimate", *(name for name, kernel in KERNELS.items() if kernel.view and not kernel.radius))
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _images(settings: Settings) -> dict[str, Tensor]:
 
 
 def _table(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
-    """Every scale of every pyramid: each recipe without blur once, each with blur at every radius."""
+    """Every scale of every pyramid: each recipe without a radius once, each with one at every radius."""
     from fvar.focus.optics import radius_schedule
 
     measure = _Measurer(name, x)
@@ -154,7 +154,7 @@ def _table(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
         for k, p in enumerate(patch_nums[:-1]):  # the last scale is the image
             side = x.shape[-1] * p // patch_nums[-1]
             place = {"K": len(patch_nums), "k": k + 1}
-            for recipe in RECIPES_WITHOUT_BLUR:
+            for recipe in WITHOUT_RADIUS:
                 yield place | {"rho_max": ""} | measure(side, 0.0, recipe)
             for rho_max in settings.rho_max:
                 scaled = rho_max * x.shape[-1] / settings.reference_side
@@ -186,10 +186,11 @@ def _residual(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
 
 
 def _sweep(name: str, x: Tensor, settings: Settings) -> Iterator[Row]:
-    """Blur per decimation, rho / s, on a fine grid; VAR's area filter as the mark to beat."""
+    """Blur per decimation, rho / s, on a fine grid; VAR's area filter as the mark to beat, the ideal one beside it."""
     measure = _Measurer(name, x)
     for s in settings.sweep_s:
-        yield measure(x.shape[-1] // s, 0.0, "area")
+        for recipe in ("area", "ideal"):
+            yield measure(x.shape[-1] // s, 0.0, recipe)
         for ratio in settings.sweep_rho_over_s:
             for recipe in settings.kernels:
                 yield measure(x.shape[-1] // s, ratio * s, recipe)
@@ -231,17 +232,18 @@ def _otf() -> Iterator[Row]:
     """Transfer functions along one axis for decimation by s, at frequencies f s: the view's Nyquist is 0.5."""
     import torch
 
+    from fvar.focus.lowpass import keys_cubic
     from fvar.focus.optics import disk_otf
 
     f = torch.linspace(0, 2, 401, dtype=torch.float64)
     zero = torch.zeros(1, dtype=torch.float64)
     t = torch.linspace(-2, 2, 4001, dtype=torch.float64)
-    keys = torch.where(
-        t.abs() <= 1, 1.5 * t.abs() ** 3 - 2.5 * t**2 + 1, -0.5 * t.abs() ** 3 + 2.5 * t**2 - 4 * t.abs() + 2
-    )
+    keys = keys_cubic(t.abs())
     curves = {
         "area": torch.sinc(f),
         "bicubic": torch.trapezoid(keys * torch.cos(2 * torch.pi * f[:, None] * t), t),
+        "ideal": (f < 0.5).double(),
+        "disk_pixel, rho = 0.75 s": disk_otf(0.75, f, zero) * torch.sinc(f),
     }
     for ratio in (0.57, 0.75, 1.5):
         curves[f"disk, rho = {ratio} s"] = disk_otf(ratio, f, zero)

@@ -12,7 +12,8 @@ from fvar.build import problems
 from fvar.config import Kernel, Stage
 from fvar.errors import UserError
 from fvar.focus import aliasing
-from fvar.focus.kernels import BLURRING, KERNELS
+from fvar.focus.kernels import BLURRING, KERNELS, State
+from studies import spectral
 from studies.engine import preflight
 from studies.engine.settings import Settings
 from studies.presets import PRESETS
@@ -61,6 +62,8 @@ def test_the_preflight_says_the_first_in_one_line(tmp_path: Path) -> None:
 def test_kernels_are_the_same_everywhere() -> None:
     assert set(KERNELS) == set(get_args(Kernel))
     assert set(BLURRING) < aliasing.RECIPES.keys() == plot_aliasing.LABELS.keys() == plot_aliasing.COLOURS.keys()
+    assert aliasing.RECIPES.keys() == {*KERNELS, "decimate"} - {"none"}
+    assert {*spectral.WITHOUT_RADIUS, *spectral.Settings().kernels} == aliasing.RECIPES.keys()
 
 
 def test_a_kernel_that_one_list_lacks_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,17 +71,16 @@ def test_a_kernel_that_one_list_lacks_is_refused_before_training(monkeypatch: py
     stage = chain(PRESETS["smoke"], "gaussian", 0)
     found = problems(part for part in stage.chain() if part.kind == "tokenizer")
     assert found
-    assert "kernel must be 'disk' or 'none', got 'gaussian'" in found[0]
+    assert "kernel must be 'disk', 'area', 'bicubic', 'ideal', 'disk_pixel' or 'none', got 'gaussian'" in found[0]
 
 
-def test_the_psf_of_every_kernel_sums_to_one_and_is_even() -> None:
+def test_a_kernel_with_a_radius_grows_with_it_and_one_of_the_view_with_that() -> None:
     for name, kernel in KERNELS.items():
-        psf = kernel.psf(3.3)
-        assert float(psf.sum()) == pytest.approx(1), name
-        assert (psf - psf.flip(0, 1)).abs().max() < 1e-12, name
-        assert (psf.shape[0] > 1) == kernel.blurs, name
-        assert kernel.psf(0.0).shape == (1, 1), name
+        sizes = {at: kernel.psf(State(*at, 32)).shape[0] for at in ((0.0, 1.0), (3.3, 1.0), (0.0, 4.0))}
+        assert sizes[0.0, 1.0] == 1, name
+        assert (sizes[3.3, 1.0] > 1) == kernel.radius, name
+        assert (sizes[0.0, 4.0] > 1) == kernel.view, name
 
 
 def test_colours_of_recipes_stay_apart() -> None:
-    assert len({*style.recipe_colours(7)}) == 7
+    assert len({*style.recipe_colours(9)}) == 9

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fvar.config import Digital, Kernel
 from fvar.focus import spectrum
-from fvar.focus.kernels import BLURRING
+from fvar.focus.kernels import KERNELS
 from fvar.focus.pyramid import FocusPyramid
 
 HEADROOM = 8.0  # both parts of an image in [-1, 1], without its mean, stay within [-8, 8]: the pyramid takes [-1, 1]
@@ -28,11 +28,13 @@ class Recipe(NamedTuple):
     digital: Digital
 
 
-RECIPES: dict[str, Recipe] = {
+SAMPLERS: dict[str, Recipe] = {  # without blur
     "decimate": Recipe("none", "decimate"),
     "area": Recipe("none", "area"),  # VAR's own downsampling
     "bicubic": Recipe("none", "bicubic"),
-} | {kernel: Recipe(kernel, "decimate") for kernel in BLURRING}
+}
+# A kernel that is also the name of a sampler is measured as that sampler, from which it differs in phase alone.
+RECIPES: dict[str, Recipe] = {k: Recipe(k, "decimate") for k in KERNELS if k != "none"} | SAMPLERS
 
 
 class ViewQuality(NamedTuple):

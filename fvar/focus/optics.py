@@ -15,6 +15,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fvar.config import Schedule
 
@@ -107,6 +108,12 @@ def radius_schedule(num_states: int, rho_max: float, kind: Schedule = "cosine") 
     else:
         raise ValueError(f"kind must be 'cosine', 'linear' or 'geometric', got {kind!r}")
     return (*radii, 0.0)
+
+
+def convolved(first: Tensor, second: Tensor) -> Tensor:
+    """The full convolution of two PSFs (n, n) and (m, m), n and m odd: (n + m - 1, n + m - 1), their blurs in turn."""
+    side = first.shape[0] + second.shape[0] - 1
+    return F.conv2d(first[None, None], second.flip(0, 1)[None, None], padding=second.shape[0] - 1).view(side, side)
 
 
 def _check_length(name: str, value: float) -> None:

@@ -28,12 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fvar.config import Digital, Kernel, PyramidConfig, Schedule
-from fvar.focus import optics, spectrum
-from fvar.focus.kernels import KERNELS
+from fvar.focus import lowpass, optics, spectrum
+from fvar.focus.kernels import KERNELS, State
 
 RANGE_SLACK = 1e-3  # how far beyond [-1, 1] rounding (of bf16, of a resize) may take a pixel
 _CPU_CHUNK = 2**20  # padded values blurred at once on a CPU: 4 MB and their spectrum stay in cache
-_KEYS = -0.5  # Keys' cubic (1981) with a = -1/2, the one that reproduces linear ramps
 
 
 class FocusViews(NamedTuple):
@@ -71,14 +70,16 @@ class FocusPyramid(nn.Module):
     schedule
         "cosine", "linear" or "geometric".
     kernel
-        One of `kernels.KERNELS`; with "none" L_k = D_k up to the noise.
+        One of `kernels.KERNELS`; with "none" L_k = D_k up to the noise. Some depend on how a state is sampled, not on
+        its radius: "area", "bicubic" and "ideal".
     digital
         How views are sampled, both L_k and D_k: "decimate", "area" or "bicubic", see `_resampling`.
     beta
         Standard deviation of the noise on the coarsest and on the finest L_k, linear in between; in training only.
 
     Images are taken to continue as their mirror image (half-sample symmetric), under which a blur keeps the mean.
-    The sharpest state is not blurred: without noise, L_K = D_K = x, and A_K = 0.
+    The sharpest state is not blurred: without noise, L_K = D_K = x, and A_K = 0. Kernels with negative entries
+    (bicubic, ideal) may take a view beyond [-1, 1].
     The module has no parameters and no state to save. Blurs are computed in float32 (in float64 after `.double()`).
 
     Raises
@@ -103,12 +104,16 @@ class FocusPyramid(nn.Module):
         self.radii = optics.radius_schedule(len(patch_nums), rho_max, schedule)
         self.betas = torch.linspace(*beta, len(patch_nums), dtype=torch.float64).tolist()
         self.digital: Digital = digital
-        psfs = [KERNELS[kernel].psf(rho) for rho in self.radii]
+        full = self.sides[-1]
+        states = [State(rho, full / side, full) for rho, side in zip(self.radii, self.sides, strict=True)]
+        psfs = [KERNELS[kernel].psf(state) for state in states]
         self._blurs = tuple(psf.shape[0] > 1 for psf in psfs)
         # Every integer ratio divides the margin and the padded side, which is what folding needs.
         ratios = [self.sides[-1] // m for m in self.sides if self.sides[-1] % m == 0]
         reach = max(psf.shape[0] // 2 for psf in psfs)
         self._margin = math.ceil(reach / math.lcm(*ratios)) * math.lcm(*ratios)
+        if reach >= full and full % (2 * math.lcm(*ratios)) == 0:
+            self._margin = full // 2  # which makes the padded image one whole period of the mirrored one
         for k, psf in enumerate(psfs):
             if self._blurs[k]:
                 self.register_buffer(f"_transfer_{k}", self._transfer(psf, self._fold_ratio(k)), persistent=False)
@@ -283,10 +288,7 @@ def _keys_matrix(n: int, m: int) -> Tensor:
     first = centre.floor().long() - 1
     matrix = torch.zeros(m, n, dtype=torch.float64)
     for tap in range(4):
-        t = (centre - (first + tap)).abs()
-        near = (_KEYS + 2) * t**3 - (_KEYS + 3) * t**2 + 1
-        far = _KEYS * (t**3 - 5 * t**2 + 8 * t - 4)
-        weight = torch.where(t <= 1, near, torch.where(t < 2, far, 0.0))
+        weight = lowpass.keys_cubic((centre - (first + tap)).abs())
         matrix.scatter_add_(1, _mirrored(first + tap, n)[:, None], weight[:, None])
     return matrix
 

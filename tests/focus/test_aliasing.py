@@ -33,7 +33,7 @@ def test_plain_decimation_keeps_everything_and_blur_keeps_less_and_less() -> Non
     assert kept == sorted(kept, reverse=True)
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", sorted(RECIPES.keys() - {"ideal", "disk_pixel"}))  # which leave nothing of the tone
 def test_a_tone_beyond_nyquist_is_all_alias_by_every_recipe_and_ratio(recipe: str) -> None:
     x = tapered(charts.grating(96, 0.4)[None].double())
     assert view_quality(x, 52, 1.0, RECIPES[recipe]).aliasing.item() > 0.97
