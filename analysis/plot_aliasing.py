@@ -97,7 +97,7 @@ def _crossover(sweep: DataFrame) -> Figure:
     """Aliasing and what is kept, over rho / s, for decimation by 4."""
     sets = ("emoji", "text", "zone_plate", "white_noise")
     here = sweep[sweep.s == 4]
-    levels = [recipe for recipe in LABELS if recipe in set(here.recipe) - set(BLURRING)]
+    levels = [name for name in LABELS if name in set(here.recipe) - set(BLURRING)]  # of what has no radius
     figure = style.new_figure(12, 6)
     axes = figure.subplots(2, len(sets), sharex=True, sharey="row")
     for column, name in enumerate(sets):
@@ -106,9 +106,9 @@ def _crossover(sweep: DataFrame) -> Figure:
             for recipe in BLURRING:
                 curve = found[found.recipe == recipe]
                 axis.plot(curve.rho_over_s, curve[value].clip(FLOOR), color=COLOURS[recipe], label=LABELS[recipe], lw=2)
-            for recipe in levels:
-                level = max(found[found.recipe == recipe][value].item(), FLOOR)
-                axis.axhline(level, color=COLOURS[recipe], ls="--", label=LABELS[recipe])
+            for fixed in levels:
+                level = max(found[found.recipe == fixed][value].item(), FLOOR)
+                axis.axhline(level, color=COLOURS[fixed], ls="--", label=LABELS[fixed])
             axis.axvline(ESTIMATE, color="black", lw=0.8, ls=":")
             axis.set_yscale("log" if value == "aliasing" else "linear")
         axes[0, column].set_title(SETS[name])

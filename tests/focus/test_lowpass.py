@@ -162,7 +162,7 @@ def test_disk_and_pixel_is_the_disk_then_the_mean_over_the_views_pixel() -> None
 def test_the_camera_aliases_less_than_either_of_its_parts() -> None:
     x, s, rho = noise(96), 4, 2.4
     energy = {
-        name: spectrum.aliasing_energy(x, s, KERNELS[name].psf(State(rho, s, 96))).mean()  # type: ignore[index]
+        name: spectrum.aliasing_energy(x, s, KERNELS[name].psf(State(rho, s, 96))).mean()
         for name in ("disk", "area", "disk_pixel")
     }
     assert energy["disk_pixel"] < min(energy["disk"], energy["area"])
