@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     preflight.require_writable(ctx.results)
     if not ctx.study.adaptive:
         to_run = Plan.of(ctx, driver.selected(driver.cells())).to_run()
+        preflight.require_images(to_run)
         preflight.require_space(ctx.results, to_run)
         preflight.require_buildable(stage for stage in to_run if not (ctx.results / "runs" / stage.name).exists())
     for name in _recompute(ctx, arguments.recompute, driver.selected(driver.cells())):

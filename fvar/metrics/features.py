@@ -61,9 +61,9 @@ class Extractor:
 def _packaged_inception(weights: Path | None) -> Extractor:
     if weights is not None:
         raise UserError("--weights: inception-torchscript is a packaged network; for a file, use --extractor inception")
-    network = inception.Inception(inception.packaged())
-    reason = "the packaged Inception network has no classifier; use --extractor inception"
-    return Extractor("inception-torchscript", network, inception.WIDTH, None, reason, inception.SpatialMap(network))
+    network, head = inception.Inception(inception.packaged()), inception.found_head()
+    reason = "" if head is not None else "the packaged Inception network has no classifier; use --extractor inception"
+    return Extractor("inception-torchscript", network, inception.WIDTH, head, reason, inception.SpatialMap(network))
 
 
 def _fidelity_inception(weights: Path | None) -> Extractor:
@@ -99,7 +99,7 @@ class _FirstOutput(nn.Module):
 
 
 EXTRACTORS: dict[str, Callable[[Path | None], Extractor]] = {
-    "inception-torchscript": _packaged_inception,  # offline; FID, KID, precision and recall
+    "inception-torchscript": _packaged_inception,  # offline; IS where the download lies there already
     "inception": _fidelity_inception,  # torch-fidelity's download, or a file; also IS
     "vgg16": _of_torch_fidelity("vgg16", "vgg16", "fc2_relu", 4096),
     "dinov2": _of_torch_fidelity("dinov2", "dinov2-vit-b-14", "dinov2", 768),

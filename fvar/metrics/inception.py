@@ -126,20 +126,40 @@ def packaged() -> FeatureExtractorInceptionV3:
     return _build(_Packaged, network.state_dict())
 
 
+def download_path() -> Path:
+    """Where torch.hub keeps torch-fidelity's weights once they are downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+
+
+def found_head() -> Tensor | None:
+    """The classifier (1008, 2048) of torch-fidelity's weights where they lie on this machine already, else None.
+
+    The packaged network is the same but for its missing classifier, so that its features have an Inception Score, too.
+    A file that is damaged counts as missing: nothing is fetched, and nothing is asked for.
+    """
+    path = download_path()
+    if not path.exists() or not hashlib.sha256(path.read_bytes()).hexdigest().startswith(_digest_in(path.name)):
+        return None
+    head: Tensor = torch.load(path, map_location="cpu", weights_only=True)["fc.weight"]
+    return head
+
+
+def _digest_in(name: str) -> str:
+    """The beginning of a file's SHA-256, which torch.hub's names end with."""
+    return name.removesuffix(".pth").rpartition("-")[2]
+
+
 def downloaded(path: Path | None = None) -> FeatureExtractorInceptionV3:
     """torch-fidelity's module with torch-fidelity's own weights, from `path` or else downloaded once by torch.hub.
 
     Raises `UserError` if they can be neither found nor fetched, or are not Inception's.
     """
     if path is None:
-        name = URL_INCEPTION_V3.rpartition("/")[2]
-        path = Path(torch.hub.get_dir()) / "checkpoints" / name
+        path = download_path()
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                torch.hub.download_url_to_file(
-                    URL_INCEPTION_V3, str(path), hash_prefix=name.removesuffix(".pth").rpartition("-")[2]
-                )
+                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=_digest_in(path.name))
             except (OSError, RuntimeError, urllib.error.URLError) as error:
                 raise UserError(
                     f"{URL_INCEPTION_V3} cannot be downloaded ({error}); put the file at {path}, or use "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -12,9 +13,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
+from fvar.config import DataConfig, SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
 from fvar.errors import UserError
-from fvar.estimate import estimate
+from fvar.estimate import CLASSES, estimate
 from fvar.machine import locks
 from fvar.plain import to_dict
 from studies.presets import Preset
@@ -23,6 +24,9 @@ NEEDS_ROOT = ("folder", "webdataset")
 CHECKPOINTS = 4  # two kept, the best, and one being written
 STATES = 3  # weights and two moments, in 4 bytes each
 SPARE = 64 << 20  # logs, metrics, tables
+IMAGES = {"emoji": 1_854, "text": 2_880, "cifar10": 60_000}  # of data sets that are always the same
+IMAGENET = 1_331_167  # images, train/ and val/
+TOKEN_BYTES = 2 * 2  # 16 bits a token, and twice as long as the parts are being joined
 
 
 def require_data(preset: Preset) -> None:
@@ -55,6 +59,46 @@ def require_space(results: Path, stages: Iterable[Stage]) -> None:
             f"the stages to run will write about {_gib(needed)} to {results}, but only {_gib(free)} are free; "
             "make room or name another folder by --results"
         )
+
+
+def require_images(stages: Iterable[Stage]) -> None:
+    """Raises `UserError` where there are surely fewer images than a batch or, to be sampled, than classes."""
+    for part in {part.name: part for stage in stages for part in stage.chain()}.values():
+        config = part.config
+        if isinstance(config, TokenizerConfig):
+            count, batch = images_at_most(config.data), config.train.batch_size
+            if count < batch:
+                raise UserError(
+                    f"data set {config.data.title} has fewer images ({count}) than a batch of {batch}; add "
+                    f"--set tokenizer.train.batch_size={max(1, count // 2)}, or choose a smaller preset"
+                )
+        elif isinstance(config, SamplesConfig):
+            classes = _classes_at_least(part)
+            if config.count < classes:
+                raise UserError(
+                    f"samples.count {config.count} leaves some of the {classes} classes without a sample; add "
+                    f"--set samples.count={classes}, or more"
+                )
+
+
+def images_at_most(data: DataConfig) -> int:
+    """The images of a data set, both splits: counted where they are files, ImageNet's where nobody said which."""
+    if data.dataset in IMAGES:
+        return IMAGES[data.dataset]
+    if data.dataset == "folder" and data.root:
+        return _files_below(data.root)
+    return IMAGENET
+
+
+@functools.cache
+def _files_below(root: str) -> int:
+    return sum(len(files) for _, _, files in os.walk(root, followlinks=True))
+
+
+def _classes_at_least(stage: Stage) -> int:
+    """Classes of the data that a samples stage's network learnt; 1 where only the files can tell."""
+    data = [part.config.data for part in stage.chain() if isinstance(part.config, TokensConfig)]
+    return max((CLASSES.get(each.dataset, 1) for each in data), default=1)
 
 
 def require_buildable(stages: Iterable[Stage]) -> None:
@@ -93,7 +137,9 @@ def expected_bytes(stage: Stage) -> int:
     if isinstance(config, SamplesConfig):
         return config.count * _image_size(stage) ** 2 * 3
     if isinstance(config, TokensConfig):
-        return 16 << 20 if config.data.dataset in ("emoji", "text") else 2 << 30
+        pyramid = [part.config.pyramid for part in stage.chain() if isinstance(part.config, TokenizerConfig)][0]
+        tokens = sum(side * side for side in pyramid.patch_nums)
+        return images_at_most(config.data) * config.data.crops * tokens * TOKEN_BYTES
     return 1 << 20
 
 

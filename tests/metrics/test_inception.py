@@ -1,5 +1,6 @@
 """The Inception network: equal to torch-fidelity's own, and to the numbers torch-fidelity publishes."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -150,6 +151,25 @@ def test_torch_fidelitys_own_weights_are_read_from_a_path_and_bring_the_inceptio
     (tmp_path / "weights.pth").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"weights\.pth"):
         load_extractor("inception", tmp_path / "weights.pth")
+
+
+def test_the_packaged_network_has_an_inception_score_where_the_download_lies_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert inception.found_head() is None
+    head, file = torch.randn(1008, 2048) / 50, inception.download_path()
+    file.parent.mkdir()
+    torch.save({"fc.weight": head}, file)
+    assert inception.found_head() is None  # not the file whose digest the name holds
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", f"https://example.org/weights-{digest[:8]}.pth")
+    file.rename(inception.download_path())
+    extractor = load_extractor("inception-torchscript")
+    assert extractor.head is not None
+    torch.testing.assert_close(extractor.head, head, rtol=0, atol=0)
+    features = torch.rand(40, 2048)
+    assert number(score(features, features, extractor, ("is",))["is"]) > 1
 
 
 def test_weights_that_cannot_be_downloaded_say_where_to_put_them(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from fvar.config import Stage, TokenizerConfig, VarConfig
+from fvar.config import DataConfig, SamplesConfig, Stage, TokenizerConfig, VarConfig
 from fvar.errors import UserError
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
@@ -43,3 +44,33 @@ def test_a_full_disk_is_named_before_the_first_stage(tmp_path: Path, monkeypatch
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1 << 30}))
     with pytest.raises(UserError, match=r"will write about \d\.\d GiB to .*, but only 1\.0 GiB are free"):
         preflight.require_space(tmp_path, [Stage(TokenizerConfig())])
+
+
+def test_a_token_store_of_ten_crops_of_imagenet_asks_for_its_room_twice() -> None:
+    """2 bytes a token: the parts, and what they are joined into."""
+    stages = [stage for stage in chain(preset("paper"), "full", 0).chain() if stage.kind == "tokens"]
+    tokens = 4 + 16 + 64 + 256
+    assert [preflight.expected_bytes(stage) for stage in stages] == [2 * 10 * 1_331_167 * tokens * 2] * 2
+    assert preflight.expected_bytes(chain(preset("smoke"), "baseline", 0).inputs["samples"]) < 4 << 20
+
+
+def test_a_folder_counts_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "train" / "cat" / f"{number}.png").touch()
+    assert preflight.images_at_most(DataConfig(dataset="folder", root=str(tmp_path))) == 3
+
+
+def test_fewer_images_than_a_batch_are_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.png").touch()
+    few = preset("small").on("folder", str(tmp_path))
+    with pytest.raises(UserError, match=r"has fewer images \(1\) than a batch of 32; add --set tokenizer.train.batch_size"):
+        preflight.require_images([chain(few, "baseline", 0)])
+    preflight.require_images([chain(preset("small"), "baseline", 0)])
+
+
+def test_fewer_samples_than_classes_are_said_before_anything_starts() -> None:
+    smoke = preset("smoke")
+    with pytest.raises(UserError, match=r"samples.count 8 leaves some of the 9 classes without a sample"):
+        preflight.require_images([chain(replace(smoke, sampling=SamplesConfig(count=8)), "baseline", 0)])
