@@ -126,6 +126,11 @@ def _about_tokenizers(results: StudyResults, rows: list[dict[str, Any]]) -> list
         )
         if not any(row["tokenizer_rfid_n"] for row in rows):
             lines.append("rFID is blank: the tokenizers of this preset were not scored (tokenizer.rfid_images).")
+    if any(row["training_hours_mean"] > 0 for row in rows):
+        lines.append(
+            "Training: FLOPs are the estimate of `python -m fvar.estimate`, hours the wall time of tokenizers, token "
+            "stores and transformer; what variants share counts in each of them."
+        )
     several = max((row["seeds"] for row in rows), default=0) >= FEWEST
     if several and not any(len(results.tokenizers(row["variant"])) > 1 for row in rows):
         lines.append(

@@ -1,7 +1,7 @@
 """A study's table set in type: Markdown for a reader of the repository and the terminal, LaTeX for a paper.
 
-Both are the same grids, texts in rows and columns, under each other: what was measured, the tokenizers it rests on, the
-differences to each reference, and the verdicts of a study that adds seeds by itself.
+Both are the same grids, texts in rows and columns, under each other: what was measured, the tokenizers it rests on, what
+training took, the differences to each reference, and the verdicts of a study that adds seeds by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from analysis.notes import notes
 from analysis.plot_sweep import varied
 from analysis.results import StudyResults
 from analysis.tokenizer_quality import QUALITIES
+from analysis.training_cost import COSTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def grids(results: StudyResults, frame: pd.DataFrame) -> list[Grid]:
     """The grids of a table; those that have nothing to say are left out."""
     rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
     ours = [row for row in rows if row["state"] != "cited"]
-    made = [_main(results, frame, rows), _tokenizers(ours)]
+    made = [_main(results, frame, rows), _tokenizers(ours), _costs(ours)]
     made += [_differences(results, frame, ours, reference) for reference in results.references]
     made.append(_verdicts(results, frame, ours))
     return [grid for grid in made if grid]
@@ -130,6 +131,13 @@ def _tokenizers(rows: Sequence[Row]) -> Grid | None:
             texts.append("" if math.isnan(mean) else shown)
         body.append(texts)
     return Grid("Tokenizers", ["Variant", "Tokenizer", *(quality.heading for quality in QUALITIES)], body)
+
+
+def _costs(rows: Sequence[Row]) -> Grid | None:
+    if all(math.isnan(row["training_var_flops_mean"]) for row in rows):
+        return None
+    body = [[row["label"], *(cost.text(row[f"training_{cost.key}_mean"]) for cost in COSTS)] for row in rows]
+    return Grid("Training", ["Variant", *(cost.heading for cost in COSTS)], body, left=1)
 
 
 def _differences(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row], reference: str) -> Grid | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import tokenizer_quality
+from analysis import tokenizer_quality, training_cost
 from analysis.contrasts import Contrast, contrasts, leader, rulings
 from analysis.metrics import SAMPLED, Metric, metrics_of
 from analysis.provenance import of_one_revision
@@ -57,8 +57,9 @@ def tidy(results: StudyResults) -> pd.DataFrame:
     over seeds, `_sampling` is the spread of one seed's value over resampled images, `_reason` says why a value is
     missing, `_best` that the variant is separated from every other. `<metric>_minus_<reference>_mean`, `_low`,
     `_high`, `_p`, `_exact`, `_holm`, `_n` and `_reason` compare with a reference, `verdict...` is that of a study
-    which adds seeds by itself, `tokenizer...` describes the structure tokenizer, `cited_*` are the paper's. Published
-    rows that are not variants of the study stand at the end, with nothing measured.
+    which adds seeds by itself, `tokenizer...` describes the structure tokenizer, `training...` says what training took,
+    `cited_*` are the paper's. Published rows that are not variants of the study stand at the end, with nothing
+    measured.
     """
     import pandas as pd
 
@@ -136,7 +137,7 @@ def _by_variant(results: StudyResults) -> dict[str, dict[str, Any]]:
     best = {metric.key: leader(results, metric) for metric in metrics_of(results)}
     rows: dict[str, dict[str, Any]] = {}
     for variant, cells in results.variants().items():
-        rows[variant] = {"tokenizer": letters[variant]} | tokenizer_quality.columns(cells)
+        rows[variant] = {"tokenizer": letters[variant]} | tokenizer_quality.columns(cells) | training_cost.columns(cells)
         rows[variant] |= {f"{key}_best": name == variant for key, name in best.items()}
         if ruling := verdicts.get(variant):
             numbers = {"": ruling.verdict, "_mean": ruling.mean, "_low": ruling.low, "_high": ruling.high}

@@ -46,8 +46,12 @@ def chain(variant: str, seed: int, rho_max: float = 12.0) -> Stage:
     tokenizer = Stage(TokenizerConfig(data=data, pyramid=pyramid, autoencoder=AutoencoderConfig(ch=16)))
     tokens = Stage(TokensConfig(data=data), {"tokenizer": tokenizer})
     teacher = None if variant in ("baseline", "no_teacher") else TeacherConfig()
-    train = TrainConfig(steps=STEPS, seed=seed)
-    var = Stage(VarConfig(TransformerConfig(depth=2), teacher, train=train), {"tokens": tokens})
+    train, inputs = TrainConfig(steps=STEPS, seed=seed), {"tokens": tokens}
+    if teacher:
+        residual = replace(tokenizer.config, signal="alias")  # type: ignore[type-var]
+        coder = tokenizer if variant == "no_dual" else Stage(residual)
+        inputs["alias"] = Stage(TokensConfig(signal="alias", data=data), {"tokenizer": coder})
+    var = Stage(VarConfig(TransformerConfig(depth=2), teacher, train=train), inputs)
     samples = Stage(SamplesConfig(count=COUNT, seed=seed), {"var": var})
     return Stage(ScoresConfig(reference=data), {"samples": samples})
 
