@@ -137,7 +137,9 @@ def _by_variant(results: StudyResults) -> dict[str, dict[str, Any]]:
     best = {metric.key: leader(results, metric) for metric in metrics_of(results)}
     rows: dict[str, dict[str, Any]] = {}
     for variant, cells in results.variants().items():
-        rows[variant] = {"tokenizer": letters[variant]} | tokenizer_quality.columns(cells) | training_cost.columns(cells)
+        rows[variant] = (
+            {"tokenizer": letters[variant]} | tokenizer_quality.columns(cells) | training_cost.columns(cells)
+        )
         rows[variant] |= {f"{key}_best": name == variant for key, name in best.items()}
         if ruling := verdicts.get(variant):
             numbers = {"": ruling.verdict, "_mean": ruling.mean, "_low": ruling.low, "_high": ruling.high}

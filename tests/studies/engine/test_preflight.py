@@ -65,7 +65,9 @@ def test_fewer_images_than_a_batch_are_said_before_anything_starts(tmp_path: Pat
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.png").touch()
     few = preset("small").on("folder", str(tmp_path))
-    with pytest.raises(UserError, match=r"has fewer images \(1\) than a batch of 32; add --set tokenizer.train.batch_size"):
+    with pytest.raises(
+        UserError, match=r"has fewer images \(1\) than a batch of 32; add --set tokenizer.train.batch_size"
+    ):
         preflight.require_images([chain(few, "baseline", 0)])
     preflight.require_images([chain(preset("small"), "baseline", 0)])
 
