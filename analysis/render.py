@@ -1,7 +1,7 @@
 """A study's table set in type: Markdown for a reader of the repository and the terminal, LaTeX for a paper.
 
-Both are the same grids, texts in rows and columns, under each other: what was measured, the tokenizers it rests on, what
-training took, the differences to each reference, and the verdicts of a study that adds seeds by itself.
+Both are the same grids, texts in rows and columns, under each other: what was measured, the tokenizers it rests on,
+what training took, the differences to each reference, and the verdicts of a study that adds seeds by itself.
 """
 
 from __future__ import annotations

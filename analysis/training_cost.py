@@ -42,10 +42,10 @@ COSTS = (
 
 def columns(cells: Sequence[CellResult]) -> dict[str, float]:
     """`training_<cost>_mean` over the seeds of a variant whose transformer is trained; NaN where there is none."""
-    found = [cost for cell in cells if (cost := measured(cell))]
+    found = [values for cell in cells if (values := measured(cell))]
     row = {}
     for cost in COSTS:
-        summary = spread(each[cost.key] for each in found)
+        summary = spread(values[cost.key] for values in found)
         row[f"training_{cost.key}_mean"] = summary.mean if summary else math.nan
     return row
 

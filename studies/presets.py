@@ -187,7 +187,7 @@ _EMOJI64 = Preset(
     ),
     rfid_images=0,
     transformer=TransformerConfig(depth=4, width=128, gamma_init=1e-5),
-    var_train=TrainConfig(steps=400, batch_size=8, lr=0.48, optimiser="muon", eval_every=100, decay_classes=False),
+    var_train=TrainConfig(steps=200, batch_size=8, lr=0.48, optimiser="muon", eval_every=50, decay_classes=False),
     curve_every=0,
     curve_samples=225,
     sampling=SamplesConfig(count=225),

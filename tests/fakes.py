@@ -43,13 +43,13 @@ def chain(variant: str, seed: int, rho_max: float = 12.0) -> Stage:
     """The stages of one cell; variants differ in depth of their signature only as far as the fakes need."""
     data = replace(DATA, split_seed=sorted(VARIANTS).index(variant) if variant in VARIANTS else 0)
     pyramid = PyramidConfig(patch_nums=(1, 2, 4), rho_max=rho_max)
-    tokenizer = Stage(TokenizerConfig(data=data, pyramid=pyramid, autoencoder=AutoencoderConfig(ch=16)))
+    structure = TokenizerConfig(data=data, pyramid=pyramid, autoencoder=AutoencoderConfig(ch=16))
+    tokenizer = Stage(structure)
     tokens = Stage(TokensConfig(data=data), {"tokenizer": tokenizer})
     teacher = None if variant in ("baseline", "no_teacher") else TeacherConfig()
     train, inputs = TrainConfig(steps=STEPS, seed=seed), {"tokens": tokens}
     if teacher:
-        residual = replace(tokenizer.config, signal="alias")  # type: ignore[type-var]
-        coder = tokenizer if variant == "no_dual" else Stage(residual)
+        coder = tokenizer if variant == "no_dual" else Stage(replace(structure, signal="alias"))
         inputs["alias"] = Stage(TokensConfig(signal="alias", data=data), {"tokenizer": coder})
     var = Stage(VarConfig(TransformerConfig(depth=2), teacher, train=train), inputs)
     samples = Stage(SamplesConfig(count=COUNT, seed=seed), {"var": var})

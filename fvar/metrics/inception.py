@@ -128,7 +128,8 @@ def packaged() -> FeatureExtractorInceptionV3:
 
 def download_path() -> Path:
     """Where torch.hub keeps torch-fidelity's weights once they are downloaded."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+    name: str = URL_INCEPTION_V3.rpartition("/")[2]
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def found_head() -> Tensor | None:

@@ -137,7 +137,7 @@ def expected_bytes(stage: Stage) -> int:
     if isinstance(config, SamplesConfig):
         return config.count * _image_size(stage) ** 2 * 3
     if isinstance(config, TokensConfig):
-        pyramid = [part.config.pyramid for part in stage.chain() if isinstance(part.config, TokenizerConfig)][0]
+        pyramid = next(part.config.pyramid for part in stage.chain() if isinstance(part.config, TokenizerConfig))
         tokens = sum(side * side for side in pyramid.patch_nums)
         return images_at_most(config.data) * config.data.crops * tokens * TOKEN_BYTES
     return 1 << 20
