@@ -20,7 +20,8 @@ from analysis.sequential import expected_seeds
 from analysis.stats import FEWEST
 from fvar.errors import UserError, unknown
 from fvar.usage import gpu_hours
-from studies.engine.plan import ASSUMED, Plan, planned_gpu_hours
+from studies.engine.bill import ASSUMED, planned_gpu_hours
+from studies.engine.plan import Plan
 from studies.study import Cell, Context, Study
 
 CRITERIA = ("separated",)
@@ -115,7 +116,7 @@ def expectation(ctx: Context, study: Study, rule: Until) -> str:
     name = f"{rule.metric.short} against {rule.reference}"
     lines = [
         f"{comparisons} comparisons in {name}, looked at after {FEWEST}, {FEWEST + 1}, ... {rule.max_seeds} seeds each",
-        f"expected GPU hours in all, estimated at {ASSUMED}, where every true difference is",
+        f"expected GPU hours in all, {ASSUMED}, where every true difference is",
     ]
     for effect in EFFECTS:
         seeds = expected_seeds(comparisons, replace(rule.rule, margin=None), effect)

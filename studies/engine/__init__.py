@@ -5,7 +5,7 @@ scheduler.py  compares what run directories and backends say with what is wanted
 backends/     where stages run: inline, local, slurm; slurm's room for jobs, its queries and what its clients print
 patience.py   waiting for what does not work now              watch.py    stages that hang
 notify.py     --notify                                        asking.py   SLURM's word for `status`
-prediction.py time limits by what stages took before
+prediction.py how fast stages were; time limits by that     bill.py     what stages will cost
 plan.py       what a command would do, and what that costs      budget.py   --max-gpu-hours
 preflight.py  what is checked before anything is trained        settings.py --set, profile.py --profile
 commands.py   status, logs, diff, retry, cancel, gc             live.py     the table while it runs

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from fvar.errors import UserError
 from fvar.usage import gpu_hours
-from studies.engine.plan import ASSUMED, planned_gpu_hours
+from studies.engine.bill import ASSUMED, planned_gpu_hours
+from studies.engine.prediction import Speeds
 from studies.engine.scheduler import FINAL, Node
 
 
@@ -25,6 +26,7 @@ class Budget:
 
     limit: float
     hard: bool = False  # stop what runs, too, once the budget is spent
+    _speeds: Speeds | None = None
     _planned: dict[str, float] = field(default_factory=dict)  # by run name
     _spent: dict[str, float] = field(default_factory=dict)  # likewise, of stages that have ended
 
@@ -70,5 +72,6 @@ class Budget:
 
     def _plan(self, node: Node) -> float:
         if node.run.name not in self._planned:
-            self._planned[node.run.name] = planned_gpu_hours(node.stage)
+            self._speeds = self._speeds or Speeds(node.run.path.parent)
+            self._planned[node.run.name] = planned_gpu_hours(node.stage, self._speeds)
         return self._planned[node.run.name]

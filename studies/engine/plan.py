@@ -7,16 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fvar.config import STAGE_CONFIGS, Stage, TokenizerConfig, VarConfig
-from fvar.estimate import DEVICES, estimate
 from fvar.rundir import Status, read_status
-from studies.presets import TWO_CORES
+from studies.engine.bill import bill
+from studies.engine.prediction import Speeds
 from studies.study import Cell, Context
-
-UTILISATION = 0.4  # of the GPU's peak, for the estimate
-SMALL = 0.01  # GPU hours below which a plan is one for processors
-CPU_SPEED = TWO_CORES.speed / 2  # FLOP/s of one core
-CPU_ASSUMED = f"at {CPU_SPEED / 1e9:.0f} GFLOP/s; sampling and scoring come on top"
-ASSUMED = f"{DEVICES[0].name} at {UTILISATION:.0%} of its peak"
 
 
 @dataclass(frozen=True)
@@ -61,18 +55,9 @@ class Plan:
             lines.append("The first look is shown; undecided comparisons take more seeds.")
         elif self.ctx.study.adaptive:
             lines.append("The first cell is shown; the others are proposed as scores come in and share its tokenizers.")
-        lines += ["", *self._kinds(run), "", *self._cells(run), "", self._bill()]
+        cost = bill(self.to_run(), Speeds(self.ctx.results / "runs"))
+        lines += ["", *self._kinds(run), "", *self._cells(run), "", cost]
         return "\n".join(lines)
-
-    def _bill(self) -> str:
-        """What the training to come is expected to cost."""
-        bills = [estimate(stage) for stage in self.to_run() if isinstance(stage.config, TokenizerConfig | VarConfig)]
-        hours = sum(bill.gpu_hours(DEVICES[0], UTILISATION) for bill in bills)
-        flop, rounded = sum(bill.flops for bill in bills), f"{hours:,.{0 if hours > 10 else 3}f}"
-        if hours < SMALL:  # a plan for processors
-            minutes = flop / CPU_SPEED / 60
-            return f"training to come: {flop:.2g} FLOP, about {minutes:,.0f} minutes of a CPU core ({CPU_ASSUMED})"
-        return f"training to come: {flop:.2g} FLOP, estimated at {rounded} GPU hours ({ASSUMED})"
 
     def _kinds(self, run: set[str]) -> list[str]:
         lines = [f"{'stage':<11} {'distinct':>8} {'done':>6} {'failed':>7} {'to run':>7}   steps each"]
@@ -102,13 +87,6 @@ class Plan:
                 what += f"{', ' if what else ''}and {shared} shared with cells above"
             lines.append(f"{cell.name:<{width}}   {what or 'nothing, it is done'}")
         return lines
-
-
-def planned_gpu_hours(stage: Stage) -> float:
-    """What a stage is expected to cost. Only training is estimated; the rest is small beside it."""
-    if not isinstance(stage.config, TokenizerConfig | VarConfig):
-        return 0.0
-    return estimate(stage).gpu_hours(DEVICES[0], UTILISATION)
 
 
 def _steps(stages: Iterable[Stage]) -> list[int]:

@@ -1,46 +1,85 @@
-"""How long a stage will take, by how fast stages of its kind were in the same results folder."""
+"""What stages will take and cost: their work, by speeds that were measured in the same results folder."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from fvar.config import SamplesConfig, TokenizerConfig, VarConfig
 from fvar.errors import UserError
-from fvar.estimate import estimate, stage_of
+from fvar.estimate import stage_of
 from fvar.rundir import RunDir, read_status
+from fvar.usage import gpu_hours
+from fvar.workload import flops
 from studies.engine.profile import AUTO, Resources
 
-REMEMBERED = 32  # stages of a kind, the latest, whose speed is looked at
+LOOKED_AT = 256  # directories of a kind, whichever; a folder may hold a hundred thousand
+REMEMBERED = 32  # stages of these that are done, the latest, whose speed counts
+FRESH_SECONDS = 300.0  # between two looks at what was measured
 SPARE = 1.5  # of the predicted time is asked for
 LEAST_MINUTES = 15
 TOO_LONG = 20.0  # times the prediction: a request of more waits in the queue for nothing
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Medians over stages of a kind that are done, in FLOP/s; None where there is none to tell.
+
+    job: of the whole job, whatever it had. gpu: of each GPU held. processor: of jobs that held no GPU.
+    """
+
+    job: float | None = None
+    gpu: float | None = None
+    processor: float | None = None
+
+
 def work(run: RunDir) -> float:
-    """How much a stage has to do, in units of its kind: FLOP of training, images to sample, else 1."""
-    if isinstance(run.config, TokenizerConfig | VarConfig):
-        return estimate(stage_of(run)).flops
-    return float(run.config.count) if isinstance(run.config, SamplesConfig) else 1.0
+    """How much a stage has to do, in FLOP. Raises `UserError` where what it is made from is gone."""
+    return flops(stage_of(run))
 
 
-def speed(runs: Path, kind: str) -> float | None:
-    """Units of `work` per second of the stages of a kind that are done: their median; None where there is none."""
+def speed(runs: Path, kind: str) -> Speed:
+    """How fast the stages of a kind were."""
     done = []
-    for path in runs.glob(f"{kind}-*"):
+    for path in itertools.islice(runs.glob(f"{kind}-*"), LOOKED_AT):
         status = read_status(path)
         if status.state == "done" and status.seconds > 0:
             done.append((status.updated or 0.0, status.seconds, path))
-    speeds = []
+    job, gpu, processor = [], [], []
     for _, seconds, path in sorted(done)[-REMEMBERED:]:
         try:
-            speeds.append(work(RunDir.open(path)) / seconds)
+            total = work(RunDir.open(path))
         except UserError:  # its inputs are gone, or it was made by other code
             continue
-    return statistics.median(speeds) if speeds else None
+        job.append(total / seconds)
+        if held := gpu_hours([path]) * 3600:
+            gpu.append(total / held)
+        else:
+            processor.append(total / seconds)
+    return Speed(*(statistics.median(found) if found else None for found in (job, gpu, processor)))
+
+
+class Speeds:
+    """`speed` of each kind, looked up now and then."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self._known: dict[str, tuple[float, Speed]] = {}
+
+    def of(self, kind: str) -> Speed:
+        now = time.monotonic()
+        if kind not in self._known or now - self._known[kind][0] > FRESH_SECONDS:
+            self._known[kind] = now, speed(self.runs, kind)
+        return self._known[kind][1]
+
+    def measured(self, kinds: Iterable[str]) -> list[str]:
+        """Those of the kinds of which a speed is known."""
+        return [kind for kind in kinds if self.of(kind).job is not None]
 
 
 def timed(resources: Resources, runs: Sequence[RunDir], measured: float | None) -> tuple[Resources, str]:
@@ -57,7 +96,7 @@ def timed(resources: Resources, runs: Sequence[RunDir], measured: float | None) 
     except UserError:  # what a stage was made from may be gone
         return resources, ""
     if resources.time == AUTO:
-        return dataclasses.replace(resources, time=str(max(LEAST_MINUTES, ceil(SPARE * minutes)))), ""
+        return dataclasses.replace(resources, time=str(max(LEAST_MINUTES, ceil(round(SPARE * minutes, 6))))), ""
     what = f"jobs of {resources.packing} {kind} stages" if resources.packing > 1 else f"{kind} stages"
     asked = f"{what} will take about {minutes:.0f} minutes, and slurm.{kind}.time asks for {resources.minutes}"
     if minutes > resources.minutes:

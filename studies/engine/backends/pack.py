@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from fvar.rundir import read_status
 from fvar.usage import note, visible_gpus
 
 ENDED = ("done", "failed", "cancelled")
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 STOPPED = 75  # exit status of `fvar.run` after a checkpoint
 GLANCE_SECONDS = 0.2
 WORD_SECONDS = 2.0  # between two looks at what the driver says of the stages that run
@@ -114,7 +116,9 @@ class Pack:
             return
         slot = min(set(range(self.side_by_side)) - {stage.slot for stage in self._working})
         command = [sys.executable, "-u", "-m", "fvar.run", str(run)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._environment(slot))
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, env=self._environment(slot), preexec_fn=_end_with_this_job
+        )
         self._working.append(_Stage(run, slot, process))
 
     def _environment(self, slot: int) -> Mapping[str, str]:
@@ -173,6 +177,12 @@ class Pack:
         finally:
             for number, old in previous.items():
                 signal.signal(number, old)
+
+
+def _end_with_this_job() -> None:
+    """In a stage's process: be told to stop when the pack dies. A cluster that looks for children misses orphans."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux has it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main() -> int:

@@ -36,12 +36,11 @@ from studies.engine.backends.probe import require_shared
 from studies.engine.backends.queries import Queries, array_of, arrays, throttle
 from studies.engine.backends.room import Lanes, Room, shares
 from studies.engine.backends.snapshot import snapshot
-from studies.engine.prediction import speed, timed
+from studies.engine.prediction import Speeds, timed
 from studies.engine.profile import Profile, Resources
 
 ORPHAN_SECONDS = 60.0  # an sbatch whose answer was not seen has come through by then, or never will, see `sbatch`
 WHO_SECONDS = 60.0  # the accounting may lag behind by this in saying who cancelled a job
-SPEED_SECONDS = 300.0  # between two looks at how fast stages were
 GRACE_SECONDS = 5.0  # file systems that are shared show a change after a while
 QUEUED = {"PENDING", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 QUEUED |= {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
@@ -82,7 +81,7 @@ class Slurm:
         self._rooms: dict[str, Room] = {}  # by stage kind, since kinds may ask for different partitions
         self._lanes: Lanes | None = None
         self._say: Callable[[str], None] = lambda line: None
-        self._speeds: dict[str, tuple[float, float | None]] = {}  # when and what was measured, by stage kind
+        self._speeds = Speeds(self.folder.parent / "runs")
         self._said: set[str] = set()  # kinds whose time limit was remarked on
         self._proven: set[str] = set()  # kinds of which something was taken
         self._left: dict[str, int] = {}  # jobs that have not ended, by id of their array, the oldest first
@@ -142,7 +141,7 @@ class Slurm:
     def _submit_kind(self, kind: str, runs: Sequence[RunDir], after: Sequence[JobRecord] | None) -> None:
         """Submit stages of a kind wave by wave, as many as fit: half of them again and again, down to one."""
         room = self._room(kind)
-        resources, remark = timed(self._resources[kind], runs, self._speed(kind))
+        resources, remark = timed(self._resources[kind], runs, self._speeds.of(kind).job)
         if remark and kind not in self._said:
             self._said.add(kind)
             self._say(remark)
@@ -233,12 +232,6 @@ class Slurm:
             f"{how}:{':'.join(jobs)}" for how, jobs in (("afterok", succeeding), ("afterany", ending)) if jobs
         ]
         return wave, len(lanes), lanes, ",".join(conditions)
-
-    def _speed(self, kind: str) -> float | None:
-        """How fast stages of a kind were, asked of the run directories now and then."""
-        if kind not in self._speeds or time.monotonic() - self._speeds[kind][0] > SPEED_SECONDS:
-            self._speeds[kind] = time.monotonic(), speed(self.folder.parent / "runs", kind)
-        return self._speeds[kind][1]
 
     def _room(self, kind: str) -> Room:
         if kind not in self._rooms:

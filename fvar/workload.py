@@ -1,0 +1,70 @@
+"""How much a stage of any kind has to compute: FLOPs, counted as `fvar.estimate` does, without a look at the data.
+
+What is no network is left out: reading images, resampling, statistics of features, the OCR. Never imports torch.
+"""
+
+from __future__ import annotations
+
+from fvar.config import (
+    DataConfig,
+    SamplesConfig,
+    ScoresConfig,
+    Stage,
+    TokenizerConfig,
+    TokensConfig,
+    VarConfig,
+)
+from fvar.estimate import Estimate, estimate
+
+IMAGES = {"emoji": 1_854, "text": 2_240, "cifar10": 60_000}  # of all splits
+IMAGENET_IMAGES = 1_331_167  # with the validation set's; folders and shards are taken for it
+INCEPTION = 11.4e9  # FLOPs per image of 299 px, by torch's counter
+
+
+def flops(stage: Stage) -> float:
+    """Of the whole stage; never 0, so that speeds can be measured by it."""
+    config = stage.config
+    if isinstance(config, TokenizerConfig):
+        return estimate(stage).flops
+    if isinstance(config, VarConfig):
+        return estimate(stage).flops + _curve(stage, config)
+    if isinstance(config, TokensConfig):
+        return images(config.data) * config.data.crops * _forward(estimate(stage.inputs["tokenizer"]), coding=True)
+    if isinstance(config, SamplesConfig):
+        return _sampling(stage.inputs["var"], config)
+    if isinstance(config, ScoresConfig):
+        samples = stage.inputs["samples"].config
+        return _scoring(samples.count if isinstance(samples, SamplesConfig) else 0)
+    bill = estimate(stage.inputs["tokenizer"])
+    return IMAGES["text"] * (_forward(bill, coding=True) + _forward(bill, coding=False))
+
+
+def images(data: DataConfig) -> int:
+    """How many images a data set has, as far as that is known without a look at it."""
+    return IMAGES.get(data.dataset, IMAGENET_IMAGES)
+
+
+def _forward(bill: Estimate, *, coding: bool) -> float:
+    """FLOPs per image of the half of a tokenizer that makes tokens, or of that which makes images of them."""
+    return sum(part.forward for part in bill.parts if (part.name in ("encoder", "quantiser")) == coding)
+
+
+def _sampling(var: Stage, config: SamplesConfig) -> float:
+    """Every scale once through the network, with and without the class where there is guidance, and the decoder."""
+    student = sum(part.forward for part in estimate(var).parts if part.name == "student")
+    decoder = _forward(estimate(var.inputs["tokens"].inputs["tokenizer"]), coding=False)
+    return config.count * ((2 if config.guidance else 1) * student + decoder)
+
+
+def _scoring(samples: int) -> float:
+    """Features of the samples. Those of the real images are kept: only the first stage computes them."""
+    return INCEPTION * max(samples, 1)
+
+
+def _curve(stage: Stage, config: VarConfig) -> float:
+    """Samples drawn and scored while the network trains."""
+    if not config.curve.every:
+        return 0.0
+    points = config.train.steps // config.curve.every
+    scoring = _scoring(config.curve.samples.count)
+    return points * (_sampling(stage, config.curve.samples) + scoring)

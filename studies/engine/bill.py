@@ -1,0 +1,70 @@
+"""What stages will cost, each kind by what it cost before in the same results folder, else by an assumption.
+
+Assumed is what a GPU reaches of its peak (data sheet) in stages of a kind, and the speed of a processor's core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fvar.config import STAGE_CONFIGS, Stage
+from fvar.estimate import DEVICES
+from fvar.workload import flops
+from studies.engine.prediction import Speeds
+from studies.presets import TWO_CORES
+
+DEVICE = DEVICES[0]
+TRAINING_SHARE = 0.4  # of the GPU's peak
+# Ours, until stages of the kind were measured: small products while sampling, float32 and decoding while scoring.
+SHARES = {"tokens": 0.2, "samples": 0.2, "scores": 0.05, "readability": 0.05}
+CPU_SPEED = TWO_CORES.speed / 2  # FLOP/s of one core
+SMALL = 0.01  # GPU hours below which a plan is one for processors
+ASSUMED = (
+    f"where speeds were measured in this results folder by those, else assumed: {DEVICE.name} at "
+    f"{TRAINING_SHARE:.0%} of its peak, {SHARES['samples']:.0%} while sampling, {SHARES['scores']:.0%} while scoring"
+)
+
+
+def planned_gpu_hours(stage: Stage, speeds: Speeds | None = None) -> float:
+    """What a stage is expected to cost: GPU hours, its job's idle GPUs included as far as that was measured."""
+    measured = speeds.of(stage.kind).gpu if speeds else None
+    return flops(stage) / (measured or DEVICE.peak * SHARES.get(stage.kind, TRAINING_SHARE)) / 3600
+
+
+def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
+    """What the stages to come are expected to cost, in two lines: GPU hours, or minutes where no GPU is needed."""
+    work, hours, minutes = _nothing(), _nothing(), _nothing()
+    for stage in stages:
+        own = flops(stage)
+        work[stage.kind] += own
+        hours[stage.kind] += planned_gpu_hours(stage, speeds)
+        minutes[stage.kind] += own / (speeds.of(stage.kind).processor or CPU_SPEED) / 60
+    small = sum(hours.values()) < SMALL
+    costs, unit = (minutes, "minutes of a processor") if small else (hours, "GPU hours")
+    parts = ", ".join(f"{kind} {_rounded(cost)}" for kind, cost in costs.items() if cost)
+    total = f"to come: {sum(work.values()):.2g} FLOP, estimated at {_rounded(sum(costs.values()))} {unit}"
+    if not parts:
+        return "to come: nothing"
+    wanted = [kind for kind, cost in costs.items() if cost]
+    known = [kind for kind in wanted if (speeds.of(kind).processor if small else speeds.of(kind).gpu)]
+    return f"{total} ({parts})\n{_basis(known, [kind for kind in wanted if kind not in known], small)}"
+
+
+def _nothing() -> dict[str, float]:
+    return dict.fromkeys(STAGE_CONFIGS, 0.0)
+
+
+def _basis(measured: Sequence[str], assumed: Sequence[str], small: bool) -> str:
+    """What an estimate rests on, kind by kind."""
+    if small:
+        assumption = f"{CPU_SPEED / 1e9:.0f} GFLOP/s of a core"
+    else:
+        shares = sorted({SHARES.get(kind, TRAINING_SHARE) for kind in assumed}, reverse=True)
+        assumption = f"{DEVICE.name} at {', '.join(f'{share:.0%}' for share in shares)} of its peak"
+    lines = [f"as measured in this results folder: {', '.join(measured)}"] if measured else []
+    lines += [f"assumed ({assumption}): {', '.join(assumed)}"] if assumed else []
+    return "; ".join(lines)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value > 10 else f"{value:,.3g}"
