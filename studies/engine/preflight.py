@@ -17,6 +17,7 @@ from fvar.config import DataConfig, SamplesConfig, Stage, TokenizerConfig, Token
 from fvar.errors import UserError
 from fvar.estimate import CLASSES, estimate
 from fvar.machine import locks
+from fvar.machine.names import search_path
 from fvar.plain import to_dict
 from studies.presets import Preset
 
@@ -116,10 +117,8 @@ def require_buildable(stages: Iterable[Stage]) -> None:
         }
         for stage in wanted.values()
     ]
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "fvar.build"]
-    environment = os.environ | {"PYTHONPATH": path}
+    environment = os.environ | {"PYTHONPATH": search_path(Path(__file__).resolve().parents[2])}
     done = subprocess.run(command, input=json.dumps(bodies), capture_output=True, text=True, env=environment)
     if done.returncode == 2 and (lines := done.stdout.splitlines()):
         more = f" (and {len(lines) - 1} stages more)" if len(lines) > 1 else ""

@@ -433,3 +433,16 @@ def test_local_keeps_its_limit_and_ends_its_jobs_on_ctrl_c(tmp_path: Path) -> No
     assert "repeat the same command" in said
     assert working(results) == 0
     assert {read_status(p).state for p in runs(results)} <= {"waiting", "interrupted"}
+
+
+@pytest.mark.parametrize("name", ["100%j %A%a%t", 'a:b it\'s "odd"', "q?x#y%20[z]*\ntwo"])
+def test_a_local_study_runs_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    results = tmp_path / "home" / name
+    results.mkdir(parents=True)
+    arguments = ["--cluster", "local", "--jobs", "2", "--only", "baseline"]
+    driver = start(results, *arguments, TOY_SECONDS="0", FVAR_CACHE=str(tmp_path / "cache"))
+    output = driver.communicate(timeout=240)[0]
+    assert driver.returncode == 0, output
+    assert {read_status(path).state for path in runs(results)} == {"done"}
+    assert all(list((path / "submitit").glob("*_0_log.out")) for path in runs(results))
+    assert [path.name for path in results.parent.iterdir()] == [name]

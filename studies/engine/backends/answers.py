@@ -49,7 +49,7 @@ NOT_NOW = re.compile(
     r"unable to contact|connection refused|connect failure|authentication|munge|internal error"
     r"|partition not available|partition is (?:down|inactive)|inactive or drain|node not available|nodes are busy"
     r"|not usable now|presently disabled|in use|standby|maintenance|licenses|resources? (?:is )?currently"
-    r"|temporarily|try again|usage threshold|not available right now|no space left|quota exceeded",
+    r"|temporarily|could not be started|try again|usage threshold|not available right now|no space left|quota exceeded",
     re.I,
 )
 NEVER = re.compile(

@@ -6,7 +6,9 @@ import os
 import subprocess
 
 CALL_SECONDS = 60.0
-FOREIGN = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_")  # of a surrounding job, and the user's habits
+# Variables of a surrounding job, and the user's habits. A job's environment is that of its sbatch.
+FOREIGN = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_")
+OF_RANKS = {"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 
 
 class SlurmDown(Exception):
@@ -23,7 +25,9 @@ def call(*command: str, patience: float = CALL_SECONDS) -> str:
     if configuration and not os.path.exists(configuration):
         raise SlurmAbsent(f"SLURM_CONF names {configuration}, which does not exist")
     environment = {
-        key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(FOREIGN)
+        key: value
+        for key, value in os.environ.items()
+        if key == "SLURM_CONF" or not (key.startswith(FOREIGN) or key in OF_RANKS)
     }
     environment["SLURM_BITSTR_LEN"] = "0"  # ranges of arrays in full, not "0-3,7,..."
     try:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fvar.job import JobRecord
+from fvar.machine.names import plain, search_path
 from fvar.rundir import RunDir
 from fvar.usage import visible_gpus
 from studies.engine.backends import Job
@@ -54,7 +55,8 @@ class Local:
 
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         for run in runs:
-            executor = submitit.LocalExecutor(run.path / "submitit")
+            # submitit expands %j and the like anywhere in the path of its folder.
+            executor = submitit.LocalExecutor(plain(run.path.parent, "%") / run.name / "submitit")
             executor.update_parameters(timeout_min=A_MONTH, stderr_to_stdout=True, gpus_per_node=min(1, len(self.gpus)))
             if self.gpus:
                 self._gpu_of[run.name] = self._idlest_gpu()
@@ -139,9 +141,8 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 def _environment(**values: str) -> Iterator[None]:
     """Variables for the processes started meanwhile; what the user set stays."""
     new = {key: value for key, value in values.items() if key not in os.environ}
-    root = str(Path(__file__).resolve().parents[3])
     path = os.environ.get("PYTHONPATH")
-    os.environ.update(new, PYTHONPATH=root if not path else f"{root}{os.pathsep}{path}")
+    os.environ.update(new, PYTHONPATH=search_path(Path(__file__).resolve().parents[3]))
     try:
         yield
     finally:

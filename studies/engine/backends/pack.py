@@ -43,7 +43,7 @@ STOP_SECONDS = 30.0  # that a stage which the driver has ended gets for its chec
 def members(path: Path, member: int, packing: int) -> list[Path]:
     """The run directories that one job of a wave works on, from the wave's list of all."""
     lines = path.read_bytes().splitlines()[member * packing : (member + 1) * packing]
-    return [Path(os.fsdecode(line)) for line in lines]
+    return [Path(os.path.normpath(path.absolute().parent / os.fsdecode(line))) for line in lines]
 
 
 def is_wanted(run: Path, wave: str) -> bool:
@@ -190,7 +190,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m studies.engine.backends.pack", description="Run several stages in one job."
     )
-    parser.add_argument("runs", type=Path, help="run directories, one per line")
+    parser.add_argument("runs", type=Path, help="file of run directories, as seen from its folder, one per line")
     parser.add_argument("--member", type=int, default=0, help="which pack of them, from 0")
     parser.add_argument("--packing", type=int, required=True, help="stages per pack")
     parser.add_argument("--side-by-side", type=int, default=1, help="stages at once")

@@ -1,35 +1,36 @@
-"""One sbatch: the file submitit writes, in which each job finds its run directory and runs it.
+"""One sbatch: the script that submitit writes, in which each job finds its run directory and runs it.
 
     results/slurm/<wave>/
-        runs                    run directories, one per line; a member of an array takes the line of its number,
-                                or as many lines as stages are packed into a job
-        <job>_submission.sh     what sbatch was given
+        runs                    run directories as seen from here, a line each; a member of an array takes that of its
+                                number, or as many lines as stages are packed into a job
+        job.sh                  what sbatch was given
         <job>_<task>_log.out    what the job printed
 
 submitit's own job unpickles a function, and imports for that more than a short stage does. Ours is
 `python -m fvar.run RUN_DIR`, or `pack` for several, which says by its exit status that it was stopped after a
 checkpoint: then it is requeued.
+
+A results folder may have any name. SLURM expands %j and the like anywhere in the path of an output file, and neither
+an #SBATCH line nor a line of `runs` holds every path: so a job starts in its wave's folder, names are relative to it,
+and what must be absolute stands on sbatch's command line.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import shlex
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.helpers import clean_env
 
+from fvar.errors import UserError
 from fvar.machine import atomic
 from fvar.usage import JOBS_FILE
-from studies.engine.backends.clients import complaints
+from studies.engine.backends.clients import SlurmDown, call
 from studies.engine.backends.listing import submitted_id
 from studies.engine.profile import Resources
 
@@ -50,22 +51,6 @@ REQUEUE = (
 
 class SubmissionRefused(Exception):
     """sbatch's complaint in one line."""
-
-
-class _Executor(submitit.SlurmExecutor):
-    """submitit's, with an sbatch that ends and whose answer is read by whole lines."""
-
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["timeout", str(SBATCH_SECONDS), "sbatch", "--parsable", str(submission_file_path)]
-
-    answered = ""  # the job's id, once sbatch has said it
-
-    def _get_job_id_from_submission_command(self, string: str | bytes) -> str:  # type: ignore[override]
-        text = string if isinstance(string, str) else string.decode(errors="replace")
-        self.answered = submitted_id(text)
-        if not self.answered:
-            raise SubmissionRefused(f"sbatch answered with no readable id: {text.strip()[-100:]!r}")
-        return self.answered
 
 
 def submit(
@@ -89,44 +74,58 @@ def submit(
     Raises `SubmissionRefused`, and `OSError` where the wave's files cannot be written.
     """
     folder.mkdir(parents=True)
-    atomic.write_text(folder / "runs", "".join(f"{run}\n" for run in runs))
+    atomic.write_text(folder / "runs", "".join(f"{os.path.relpath(run, folder)}\n" for run in runs))
     jobs = ceil(len(runs) / resources.packing)
-    executor = _Executor(folder)
+    executor = submitit.SlurmExecutor(folder)
     executor.update_parameters(**_parameters(folder, resources, code, limit or jobs, dependency))
+    job = "%j"
     if jobs > 1:
-        executor.parameters["map_count"] = jobs
+        job, executor.parameters["map_count"] = "%A_%a", jobs
+    executor.parameters["additional_parameters"]["output"] = f"{job}_0_log.out"
+    script = executor._make_submission_file_text(_command(folder, resources, f"{job}_%t_log.out"), "")
+    atomic.write_text(folder / "job.sh", script)
+    where = [f"--chdir={folder}", f"--output={literal(folder)}/{job}_0_log.out"]
     try:
-        # submitit repeats sbatch's complaints on stderr.
-        with _clean_environment(), contextlib.redirect_stderr(io.StringIO()) as said:
-            executor._submit_command(_command(folder, resources))
-    except OSError:  # once there is a job, what submitit writes about it is of no importance
-        if not executor.answered:
-            raise
-    except (RuntimeError, subprocess.SubprocessError) as error:
-        message = complaints(said.getvalue()) or complaints(str(error))
-        if "exit status 124" in message or not message:
-            message = f"sbatch gave no answer for {SBATCH_SECONDS} s"
-        raise SubmissionRefused(message) from None
-    job = executor.answered
-    return [f"{job}_{index}" for index in range(jobs)] if jobs > 1 else [job]
+        answer = call("timeout", str(SBATCH_SECONDS), "sbatch", "--parsable", *where, str(folder / "job.sh"))
+    except SlurmDown as error:
+        late = str(error) == "timeout ended with 124"
+        raise SubmissionRefused(f"sbatch gave no answer for {SBATCH_SECONDS} s" if late else str(error)) from None
+    taken = submitted_id(answer)
+    if not taken:
+        raise SubmissionRefused(f"sbatch answered with no readable id: {answer.strip()[-100:]!r}")
+    return [f"{taken}_{index}" for index in range(jobs)] if jobs > 1 else [taken]
 
 
-def _command(folder: Path, resources: Resources) -> str:
-    """What each job runs. A pack notes in its own time which stage it works on."""
-    python = f"{shlex.quote(sys.executable)} -u -m"
+def literal(folder: Path) -> str:
+    """A folder as SLURM's names of output files take it: 100%j as 100%%j.
+
+    Raises `UserError` for a path with a backslash, in which SLURM expands nothing at all, not even a job's id.
+    """
+    if "\\" in str(folder):
+        raise UserError(f"SLURM writes no logs below {folder}, for its backslash; name another folder by --results")
+    return str(folder).replace("%", "%%")
+
+
+def _command(folder: Path, resources: Resources, output: str) -> str:
+    """What each job runs, in as many processes as tasks were asked for. A pack notes in its own time what it works on.
+
+    srun does not take the number of cores over from the batch job since SLURM 22.05. Where one rank dies, the others
+    would wait for it in vain.
+    """
+    srun = f"srun --unbuffered --output={output} --cpus-per-task={resources.cpus_per_task} --kill-on-bad-exit=1"
+    python = f"{srun} {shlex.quote(sys.executable)} -u -m"
     if resources.packing == 1:
         return f'{python} fvar.run "$RUN"'
     return (
-        f"{python} studies.engine.backends.pack {shlex.quote(str(folder / 'runs'))} "
-        f'--member "${{SLURM_ARRAY_TASK_ID:-0}}" --packing {resources.packing} '
-        f"--side-by-side {resources.side_by_side} --wave {shlex.quote(folder.name)}"
+        f'{python} studies.engine.backends.pack runs --member "${{SLURM_ARRAY_TASK_ID:-0}}" '
+        f"--packing {resources.packing} --side-by-side {resources.side_by_side} --wave {shlex.quote(folder.name)}"
     )
 
 
 def _parameters(folder: Path, resources: Resources, code: Path, limit: int, dependency: str) -> dict[str, Any]:
-    """submitit's names for what a job asks for. It runs in the copy of the code, where Python looks first."""
+    """submitit's names for what a job asks for. Python looks for packages in the copy of the code first."""
     alone = resources.packing == 1
-    chosen = f'RUN="$(sed -n "$((${{SLURM_ARRAY_TASK_ID:-0}} + 1))p" {shlex.quote(str(folder / "runs"))})"'
+    chosen = 'RUN="$WAVE/$(sed -n "$((${SLURM_ARRAY_TASK_ID:-0} + 1))p" runs)"'
     asked = {
         "job_name": folder.name,
         "time": resources.minutes,
@@ -141,8 +140,11 @@ def _parameters(folder: Path, resources: Resources, code: Path, limit: int, depe
         "mem": resources.memory,
         "dependency": dependency,
         "setup": [
-            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            'WAVE="$PWD"',
+            # Relative to the job's folder, since a list of paths cannot name one with a colon.
+            f"export PYTHONPATH={shlex.quote(os.path.relpath(code, folder))}${{PYTHONPATH:+:$PYTHONPATH}}",
             *resources.setup,
+            'cd "$WAVE"',
             *([chosen, NOTE.format(file=JOBS_FILE), "note start"] if alone else []),
         ],
         "teardown": [
@@ -154,15 +156,8 @@ def _parameters(folder: Path, resources: Resources, code: Path, limit: int, depe
         "signal_delay_s": resources.warning,
         "array_parallelism": limit,
         "stderr_to_stdout": True,
-        "additional_parameters": _options(resources)
-        | {
-            "requeue": True,
-            "chdir": str(code),
-            "kill-on-invalid-dep": "yes",
-        },
-        # srun does not take the first over from the batch job since SLURM 22.05. Where one rank dies, the others would
-        # wait for it in vain.
-        "srun_args": [f"--cpus-per-task={resources.cpus_per_task}", "--kill-on-bad-exit=1"],
+        "additional_parameters": _options(resources) | {"requeue": True, "kill-on-invalid-dep": "yes"},
+        "use_srun": False,  # submitit's own srun would write where its folder's name tells SLURM to
     }
     return {key: value for key, value in asked.items() if value not in ("", ())}
 
@@ -174,13 +169,3 @@ def _options(resources: Resources) -> dict[str, Any]:
         name, given, value = option.partition("=")
         asked[name] = value if given else True
     return {name: value for name, value in asked.items() if value not in ("", 0)}
-
-
-@contextlib.contextmanager
-def _clean_environment() -> Iterator[None]:
-    """Without what a surrounding job left in the environment, which sbatch would obey; SLURM_CONF names the cluster."""
-    configuration = os.environ.get("SLURM_CONF")
-    with clean_env():
-        if configuration:
-            os.environ["SLURM_CONF"] = configuration
-        yield

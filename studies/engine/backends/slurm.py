@@ -115,8 +115,11 @@ class Slurm:
 
         Raises `UserError` where that is in vain, `NotNow` where it may work later.
         """
+        from studies.engine.backends import sbatch
+
         self._say = say
         if self.code == Path():
+            sbatch.literal(self.folder)
             try:
                 self._queries.queue(["fvar"])
             except SlurmDown as error:

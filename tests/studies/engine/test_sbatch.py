@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -38,13 +39,12 @@ def submitted(folder: Path, runs: int = 1, **resources: object) -> str:
         path.mkdir()
     jobs = sbatch.submit(folder, paths, Resources(**resources), folder.parent, dependency="afterok:3:4_1")  # type: ignore[arg-type]
     assert jobs == (["7"] if runs == 1 else [f"7_{index}" for index in range(runs)])
-    (script,) = folder.glob("7*_submission.sh")
-    return script.read_text()
+    return (folder / "job.sh").read_text()
 
 
 def calls(programs: Path, name: str) -> list[str]:
     path = programs / f"{name}.calls"
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,13 @@ def test_a_job_is_requeued_only_if_a_signal_stopped_it(
         "SRUN_STATUS": str(status), "SLURM_RESTART_COUNT": str(restarts),
         "SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "8",
     }  # fmt: skip
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path / "wave", env=environment, capture_output=True, text=True
+    )
     assert done.returncode == status, done.stderr
     assert calls(programs, "scontrol") == (["requeue 7"] if requeued else [])
     (run,) = calls(programs, "srun")
-    assert run.endswith(f"{sys.executable} -u -m fvar.run {tmp_path}/r0")
+    assert run.endswith(f"{sys.executable} -u -m fvar.run {tmp_path}/wave/../r0")
     (span,) = spans(tmp_path / "r0")
     assert span.gpus == 8
 
@@ -72,8 +74,8 @@ def test_a_job_is_requeued_only_if_a_signal_stopped_it(
 def test_a_member_of_an_array_runs_the_directory_of_its_number(programs: Path, tmp_path: Path) -> None:
     script = submitted(tmp_path / "wave", runs=3)
     environment = os.environ | {"SRUN_STATUS": "0", "SLURM_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "2"}
-    subprocess.run(["bash", "-c", script], env=environment, check=True)
-    assert calls(programs, "srun")[0].endswith(f"{tmp_path}/r2")
+    subprocess.run(["bash", "-c", script], cwd=tmp_path / "wave", env=environment, check=True)
+    assert calls(programs, "srun")[0].endswith(f"{tmp_path}/wave/../r2")
     assert "#SBATCH --array=0-2%3" in script
 
 
@@ -82,14 +84,14 @@ def test_stages_are_packed_into_jobs_and_the_job_is_requeued_like_any_other(prog
     paths = [tmp_path / f"r{index}" for index in range(7)]
     resources = Resources(packing=3, side_by_side=2, requeues=3)
     assert sbatch.submit(wave, paths, resources, tmp_path) == ["7_0", "7_1", "7_2"]
-    (script,) = wave.glob("7*_submission.sh")
-    assert "#SBATCH --array=0-2%3" in script.read_text()
+    script = (wave / "job.sh").read_text()
+    assert "#SBATCH --array=0-2%3" in script
     environment = os.environ | {"SRUN_STATUS": "75", "SLURM_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "2"}
-    done = subprocess.run(["bash", "-c", script.read_text()], env=environment, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script], cwd=wave, env=environment, capture_output=True, text=True)
     assert done.returncode == 75, done.stderr
     assert calls(programs, "scontrol") == ["requeue 9"]
     assert calls(programs, "srun")[0].endswith(
-        f"-u -m studies.engine.backends.pack {wave}/runs --member 2 --packing 3 --side-by-side 2 --wave wave"
+        "-u -m studies.engine.backends.pack runs --member 2 --packing 3 --side-by-side 2 --wave wave"
     )
     assert members(wave / "runs", 2, 3) == paths[6:]
 
@@ -107,6 +109,57 @@ def test_stages_are_packed_into_jobs_and_the_job_is_requeued_like_any_other(prog
 def test_packs_that_cannot_be_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         Resources(**settings)
+
+
+ODD = [
+    "100%j run",
+    "%%A%",
+    "a:b",
+    'it\'s "odd"',
+    "$HOME `id` ;&|",
+    "q?x#y%20[z]*",
+    "two\nlines",
+    "ümlaut\udcff",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_job_finds_its_run_and_its_code_whatever_the_folder_is_called(
+    programs: Path, tmp_path: Path, name: str
+) -> None:
+    results = tmp_path / name
+    wave, code, runs = results / "slurm" / "wave", results / "slurm" / "code" / "c0de", [results / "runs" / "var-0"]
+    runs[0].mkdir(parents=True)
+    code.mkdir(parents=True)
+    (code / "nonesuch.py").write_text("import sys; sys.stdout.write(__file__)")
+    (programs / "srun").write_text(f'#!/bin/sh\n{shlex.quote(sys.executable)} -m nonesuch\nprintf " %s" "$RUN"\n')
+    sbatch.submit(wave, runs, Resources(setup=("cd /", "export RUN")), code)
+    done = subprocess.run(["bash", "job.sh"], cwd=wave, capture_output=True, check=True)
+    assert os.fsdecode(done.stdout) == f"{code}/nonesuch.py {wave}/../../runs/var-0"
+    assert members(wave / "runs", 0, 1) == runs
+    assert len(spans(runs[0])) == 1
+    given = "\n".join(calls(programs, "sbatch"))
+    assert given == f"--parsable --chdir={wave} --output={str(wave).replace('%', '%%')}/%j_0_log.out {wave}/job.sh"
+    assert str(results) not in "".join(
+        line for line in (wave / "job.sh").open(errors="surrogateescape") if line.startswith("#SBATCH")
+    )
+
+
+def test_a_folder_in_which_slurm_expands_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"for its backslash; name another folder by --results$"):
+        sbatch.literal(Path("/data/back\\slash"))
+
+
+def test_a_job_inherits_nothing_of_the_job_that_its_driver_runs_in(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (programs / "sbatch").write_text(f"#!/bin/sh\nenv > {programs}/environment\necho 7\n")
+    for key in ("SLURM_NTASKS", "SRUN_DEBUG", "SBATCH_PARTITION", "RANK", "MINE"):
+        monkeypatch.setenv(key, "4")
+    submitted(tmp_path / "wave")
+    names = {line.partition("=")[0] for line in (programs / "environment").read_text().splitlines()}
+    assert "MINE" in names
+    assert not names & {"SLURM_NTASKS", "SRUN_DEBUG", "SBATCH_PARTITION", "RANK"}
 
 
 def test_any_option_of_sbatch_can_be_given(programs: Path, tmp_path: Path) -> None:
