@@ -177,25 +177,54 @@ def gc(arguments: argparse.Namespace) -> int:
 
 
 def ui(arguments: argparse.Namespace) -> int:
+    from studies.tracking.local import moved
     from studies.tracking.serve import ui as serve
-    from studies.tracking.sync import moved
+    from studies.tracking.store import address_of_server, shown
 
+    if uri := address_of_server(arguments.tracking_uri):
+        print(f"the runs are on the MLflow server {shown(uri)}; nothing is served here")
+        return 0
     if moved(arguments.results):
         print("these results were copied or moved: making their MLflow store again", flush=True)
-        sync(arguments)
+        _sync_all(cells.started(arguments.results), "")
     serve(arguments.results, arguments.port)
     return 0
 
 
 def sync(arguments: argparse.Namespace) -> int:
+    from studies.tracking.store import address_of_server
+
+    uri = address_of_server(arguments.tracking_uri)
+    if arguments.every <= 0:
+        raise UserError(f"--every must be more than 0 seconds, got {arguments.every:g}")
+
+    def places() -> list[cells.Place]:
+        if arguments.study:
+            return [cells.find(arguments.results, arguments.study, arguments.preset)]
+        return cells.started(arguments.results)
+
+    if not arguments.watch:
+        _sync_all(places(), uri)
+        return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            try:
+                _sync_all(places(), uri, quiet=True)
+            except UserError as error:  # of a server that is down, say: the next round catches up
+                print(f"not now: {error}", flush=True)
+            time.sleep(arguments.every)
+    return 0
+
+
+def _sync_all(places: Sequence[cells.Place], uri: str, quiet: bool = False) -> None:
     from analysis.results import StudyResults
     from studies.engine import outputs
     from studies.tracking.sync import sync as bring_up_to_date
 
-    for place in cells.started(arguments.results):
-        changed = bring_up_to_date(arguments.results, StudyResults.at(place), outputs.written(place.folder))
-        print(f"{place}: {'brought up to date' if changed else 'is up to date'}")
-    return 0
+    for place in places:
+        changed = bring_up_to_date(place.results, StudyResults.at(place), outputs.written(place.folder), uri)
+        if changed or not quiet:
+            print(f"{place}: {'brought up to date' if changed else 'is up to date'}", flush=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- inside
@@ -213,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
         part = command.add_parser(name, help=explanation, description=explanation)
         part.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
         if study:
-            part.add_argument("study", nargs="?" if name == "status" else None, metavar="STUDY")
+            part.add_argument("study", nargs="?" if name in ("status", "sync") else None, metavar="STUDY")
             part.add_argument(
                 "--preset", default="", metavar="NAME", help="default: the one it was started at, or smoke"
             )
@@ -239,8 +268,14 @@ def parser() -> argparse.ArgumentParser:
     part = add("gc", "Run directories that no study names.", study=False)
     part.add_argument("--delete", action="store_true")
     part.add_argument("--old-revisions", action="store_true", help="also those that an older revision of fvar computed")
-    add("ui", "MLflow on 127.0.0.1.", study=False).add_argument("--port", type=int, default=5000)
-    add("sync", "Bring MLflow up to date with the run directories.", study=False)
+    part = add("ui", "MLflow on 127.0.0.1.", study=False)
+    part.add_argument("--port", type=int, default=5000)
+    server = {"default": "", "metavar": "URL", "help": "an MLflow server; default: $MLFLOW_TRACKING_URI, or results/"}
+    part.add_argument("--tracking-uri", **server)  # type: ignore[arg-type]
+    part = add("sync", "Bring MLflow up to date with the run directories.")
+    part.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    part.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="with --watch")
+    part.add_argument("--tracking-uri", **server)  # type: ignore[arg-type]
     return made
 
 

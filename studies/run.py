@@ -31,6 +31,7 @@ from studies.engine.settings import Settings
 from studies.engine.watch import Watch
 from studies.presets import PRESETS, preset
 from studies.study import STUDIES, Cell, Context, study
+from studies.tracking.store import address_of_server
 
 SLURM_WIDTH = 8  # trials an adaptive study leaves open on a cluster
 
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--margin belongs to a study that adds seeds; add --until separated")
     watch = Watch(arguments.hang, 60 * arguments.hang_minutes)
     budget = Budget(arguments.max_gpu_hours, arguments.hard)
-    driver = Driver(ctx, settings, arguments.only, budget, watch, arguments.notify)
+    uri = address_of_server(arguments.tracking_uri) if arguments.tracking_uri else ""  # the variable is the sync's
+    driver = Driver(ctx, settings, arguments.only, budget, watch, arguments.notify, uri)
     make_backend = factory(arguments.results, Profile.read(arguments.profile, settings.slurm()), arguments.jobs)
     if arguments.dry_run:
         chosen_cells = driver.selected(driver.cells())
@@ -142,6 +144,9 @@ def parser() -> argparse.ArgumentParser:
     add("--hang", type=float, default=100.0, metavar="N", help="alarm after N usual steps' time without one; 0: never")
     add("--hang-minutes", type=float, default=30.0, metavar="N", help="but not before N minutes without a step")
     add("--notify", default="", metavar="COMMAND", help="gets a line of JSON at the first failure and at the end")
+    add(
+        "--tracking-uri", default="", metavar="URL", help="an MLflow server; default: $MLFLOW_TRACKING_URI, or results/"
+    )
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="where everything is kept")
     add("--dry-run", action="store_true", help="print the plan only")
     return made

@@ -43,6 +43,8 @@ class Driver:
         Finds stages that hang; None: nobody does.
     notify
         A command to tell of the first failure and of the end.
+    tracking_uri
+        Of the MLflow server that is kept up to date; empty: the store beside the results.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Driver:
         budget: Budget | None = None,
         watch: Watch | None = None,
         notify: str = "",
+        tracking_uri: str = "",
     ) -> None:
         self.ctx = ctx
         self.settings = settings
@@ -60,6 +63,7 @@ class Driver:
         self.budget = budget or Budget(0.0)
         self.watch = watch
         self.notify = notify
+        self.tracking_uri = tracking_uri
         self._look_after = 0.0  # when the data are looked at again, by the monotonic clock
 
     def cells(self) -> list[Cell]:
@@ -89,7 +93,7 @@ class Driver:
             backend = make_backend(cluster)
             scheduler = self._scheduler(backend, make_backend, view)
             notifier = Notifier(self.notify, self.ctx.study.name, self.ctx.folder.name, view.say)
-            tracker = outputs.Tracker(self.ctx.results)
+            tracker = outputs.Tracker(self.ctx.place, self.tracking_uri)
             try:
                 with view.showing():
                     chosen = self._until_done(scheduler, Patience(view.say), view, notifier, tracker)
@@ -97,15 +101,16 @@ class Driver:
                 if isinstance(error, DataChanged):
                     view.say(backend.stop(scheduler.jobs()) or "stopped: the data changed")
                 notifier.end(scheduler.nodes.values(), str(error))
+                tracker.start(view.say)
                 raise
             except (KeyboardInterrupt, Interrupted) as stopped:
                 view.say(backend.stop(scheduler.jobs()) or "stopped; what was running has written a checkpoint")
                 view.say("to continue, repeat the same command")
+                tracker.start(view.say)
                 if isinstance(stopped, Stopped) and stopped.number == signal.SIGINT:
                     raise KeyboardInterrupt from None  # an inline stage turned Ctrl-C into an orderly stop
                 raise
-            tracker.wait()
-            Patience(view.say).until_it_works(lambda: self._conclude(scheduler, chosen, view))
+            Patience(view.say).until_it_works(lambda: self._conclude(scheduler, chosen, view, tracker))
             notifier.end(scheduler.nodes.values())
             return 0 if all(scheduler.nodes[cell.stage.name].state == "done" for cell in chosen) else 1
 
@@ -200,7 +205,7 @@ class Driver:
                 notifier.look(scheduler.nodes.values())
                 if tracker.due:
                     self._require_same_data(scheduler.nodes)
-                    tracker.start()
+                    tracker.start(view.say)
                 if not moved:
                     _wait(scheduler)
 
@@ -219,11 +224,12 @@ class Driver:
         for reason in scheduler.backend.refused.values():
             patience.remind(f"not now: {reason}; what fits is submitted as it goes")
 
-    def _conclude(self, scheduler: Scheduler, chosen: Sequence[Cell], view: View) -> None:
+    def _conclude(self, scheduler: Scheduler, chosen: Sequence[Cell], view: View, tracker: outputs.Tracker) -> None:
         """Write tables and figures, tell MLflow, and say how it went and where to look."""
         view.say("writing tables, figures and MLflow")
         written = outputs.write(self.ctx, view.say)
-        outputs.track(self.ctx, view.say)
+        if chosen:
+            tracker.conclude(view.say)
         states = [scheduler.nodes[cell.stage.name].state for cell in chosen]
         done = f"{states.count('done')} of {len(chosen)} cells done"
         lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {done}" if chosen else self.ctx.study.title]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -12,14 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from analysis.cells import Place
 from analysis.results import StudyResults
 from analysis.style import Drawings, draw_each
-from fvar.errors import spared
+from fvar.errors import one_line, spared
 from fvar.machine import atomic
 from studies.study import Context, Study
 
 STAMP = ".outputs.json"
 SYNC_SECONDS = 60.0  # MLflow is brought up to date at most once in this while stages run
+LAST_SYNC_SECONDS = 600.0  # that a study waits for MLflow at its end
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -71,46 +72,74 @@ def report(results: StudyResults) -> Drawings:
     }
 
 
-def track(ctx: Context, say: Callable[[str], None]) -> None:
-    """Bring MLflow up to date. It is a projection: whatever it fails at costs a line, never the study."""
-    with spared("MLflow is not up to date", say):
-        from studies.tracking.sync import sync
-
-        results = ctx.read()
-        if results.cells:
-            sync(ctx.results, results, written(ctx.folder))
-
-
 class Tracker:
-    """Brings MLflow up to date while stages run, in a process of its own: the driver never waits for it."""
+    """Brings MLflow up to date with one study, in a process of its own: the driver never waits for it while stages run.
 
-    def __init__(self, results: Path, every: float = SYNC_SECONDS) -> None:
-        self.results = results
+    MLflow is a projection: whatever it fails at costs a line, never the study.
+    """
+
+    def __init__(self, place: Place, uri: str = "", every: float = SYNC_SECONDS) -> None:
+        self.place = place
+        self.uri = uri
         self.every = every
         self._last = time.monotonic()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._complaint = ""
 
     @property
     def due(self) -> bool:
         """Whether the last time is long enough ago."""
         return time.monotonic() - self._last >= self.every
 
-    def start(self) -> None:
-        """Start it, unless it still runs."""
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start it, unless it still runs; say what the last one failed at, once."""
         self._last = time.monotonic()
         if self._process is not None and self._process.poll() is None:
             return
-        command = [sys.executable, "-m", "studies", "sync", "--results", str(self.results.resolve())]
+        self._look(say)
+        command = [sys.executable, "-m", "studies", "sync", self.place.study, "--preset", self.place.preset]
+        command += ["--results", str(self.place.results.resolve()), *(["--tracking-uri", self.uri] if self.uri else [])]
         nothing = subprocess.DEVNULL
-        with contextlib.suppress(OSError):  # the end of the study brings it up to date, and says where that fails
+        try:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+                command,
+                cwd=ROOT,
+                stdin=nothing,
+                stdout=nothing,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
             )
+        except OSError as error:
+            say(f"warning: MLflow is not up to date: {one_line(error)}")
 
-    def wait(self) -> None:
-        """Wait for it to end: two at once would write the same runs."""
-        if self._process is not None:
-            self._process.wait()
+    def conclude(self, say: Callable[[str], None]) -> None:
+        """Bring it up to date once more and wait for that, but not for ever."""
+        deadline = time.monotonic() + LAST_SYNC_SECONDS
+        for once_more in (False, True):
+            if once_more:
+                self.start(say)
+            if self._process is None:
+                continue
+            try:
+                self._process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                say("warning: MLflow is not up to date: it took too long; `python -m studies sync` goes on with it")
+                return
+        self._look(say)
+
+    def _look(self, say: Callable[[str], None]) -> None:
+        """Say what a sync that has ended failed at, where the one before did not fail at the same."""
+        if self._process is None or self._process.stderr is None:
+            return
+        lines = self._process.stderr.read().strip().splitlines() if self._process.returncode else []
+        complaint = lines[-1].removeprefix("error: ") if lines else ""
+        if complaint and complaint != self._complaint:
+            say(f"warning: MLflow is not up to date: {complaint}; the next sync catches up")
+        self._complaint = complaint
+        self._process = None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fvar.errors import UserError
 from studies.database import address, complaint
-from studies.tracking.sync import DATABASE
+from studies.tracking.local import DATABASE
 
 
 def ui(results: Path, port: int = 5000) -> None:

@@ -1,324 +1,245 @@
-"""MLflow as a projection of the run directories: one experiment per study and preset, one run per cell.
+"""MLflow as a projection of the run directories: study -> experiment, cell -> run, stage -> run below it.
 
-`sync` may be called at any time, by the driver alone: it creates `results/mlflow.db` where there is none, adds what is
-new, rebuilds a run whose history was rewritten by a resume, and everything where the results were copied or moved.
-Nothing is kept here that the run directories lack, so deleting mlflow.db and mlartifacts loses nothing. MLflow takes
-seconds to import: it is left alone when nothing changed.
+`sync` may be called at any time: it adds what is new, and makes a run again whose history was rewritten by a resume.
+Nothing is kept in MLflow that the run directories lack. A run directory is opened only where a file of it changed since
+the mark that its run carries, and a history is read on from there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import math
-import os
-import shutil
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import Any
 
-from analysis.metrics import METRICS
+from analysis import cells as cells_json
+from analysis.cells import StudyRecord
 from analysis.results import CellResult, StudyResults
 from fvar.errors import UserError, one_line
-from fvar.machine import atomic
-from fvar.machine.names import printable
-from fvar.plain import to_dict
-from fvar.rundir import RunDir
-from studies.database import address, complaint
+from fvar.machine import locks
+from fvar.rundir import RunDir, Status, read_status
+from studies.tracking import describe, entries, history
+from studies.tracking.entries import Look, digest
+from studies.tracking.store import ENDED, Contradiction, Entry, Known, Store, open_store, shown
 
-if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
-    from mlflow.tracking import MlflowClient
-
-DATABASE, ARTIFACTS, STAMPS = "mlflow.db", "mlartifacts", "mlflow-synced.json"
-CELL, SYNCED = "fvar.cell", "fvar.synced"  # tags
-SUMMARY = "summary"  # value of CELL on the run that holds the table and the figures
-BATCH = 1000  # metrics per request; MLflow's own limit
+LOCK = ".mlflow.lock"
+PATIENCE = 120.0  # seconds to wait for another sync of the same results
+SUMMARY = "summary"  # key of the run that holds table and figures
+SYNCED, VARIES = "fvar.synced", "fvar.varies"  # tags of an experiment
 
 
-def sync(results: Path, study: StudyResults, outputs: Sequence[Path] = ()) -> bool:
+def sync(results: Path, study: StudyResults, outputs: Sequence[Path] = (), uri: str = "") -> bool:
     """Bring MLflow up to date with a study and with the files it left for people (`studies.engine.outputs`).
 
-    False, and MLflow is not imported, where nothing changed since then. Raises `UserError`, in one line, for whatever
-    MLflow, its database or the disk fails at.
+    Parameters
+    ----------
+    uri
+        Of a tracking server; empty: the store beside the results.
+
+    Returns
+    -------
+    bool
+        Whether anything was written.
+
+    Raises
+    ------
+    UserError
+        In one line, for whatever MLflow, its database, the server or the disk fails at.
     """
     try:
-        return _sync(results, study, outputs)
+        with locks.holding(results / LOCK, lambda owner: f"{owner} is bringing MLflow up to date", PATIENCE):
+            store = open_store(results, uri)
+            try:
+                written = Projection(store, results, study, outputs).write()
+                store.finish()
+            finally:
+                store.close()
+            return written
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"writing to {results / DATABASE} failed ({one_line(error)})") from error
+        where = shown(uri) if uri else results / "mlflow.db"
+        raise UserError(f"writing to {where} failed ({one_line(error)})") from error
 
 
-def _sync(results: Path, study: StudyResults, outputs: Sequence[Path]) -> bool:
-    if moved(results):
-        _start_over(results)
-    stamps = _read_stamps(results)
-    name, fingerprint = f"{study.study}/{study.preset}", _fingerprint(study, outputs)
-    if (results / DATABASE).exists() and stamps.get(name) == fingerprint:
-        return False
-    client = open_client(results)
-    experiment = _experiment(client, results, name)
-    runs = {run.data.tags.get(CELL, ""): run for run in _all_runs(client, experiment)}
-    summary = runs.get(SUMMARY) or client.create_run(experiment, run_name=study.title, tags={CELL: SUMMARY})
-    for cell in study.cells:
-        _sync_cell(client, experiment, cell, runs.get(_identity(cell)))
-    for output in outputs:
-        _upload(client, summary, output)
-    client.set_terminated(summary.info.run_id)
-    atomic.write_json(results / STAMPS, _read_stamps(results) | {name: fingerprint})
-    return True
+class Projection:
+    """One study on its way into a store."""
 
+    def __init__(self, store: Store, results: Path, study: StudyResults, outputs: Sequence[Path]) -> None:
+        self.store = store
+        self.study = study
+        self.outputs = outputs
+        self.runs = results / cells_json.RUNS
+        self.cells = {f"cell {cell.name}@{cell.recorded[-1]}": cell for cell in study.cells}
+        self.where = {"study": study.study, "preset": study.preset}
+        self.settings: dict[str, dict[str, str]] = {}  # by stage
+        self.written = False
 
-def open_client(results: Path) -> MlflowClient:
-    """A client of `results/mlflow.db`, made first where it is missing."""
-    database = results.resolve() / DATABASE
-    if reason := complaint(database):
-        raise _unusable(database, reason)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    try:
-        from mlflow.tracking import MlflowClient
-    except Exception as error:  # of a damaged installation, or of an MLflow that finds no home directory
-        raise UserError(f"MLflow cannot be imported ({one_line(error)})") from error
-    try:
-        if not database.exists():
-            _make(database)
-        client = MlflowClient(address(database))
-        client.search_experiments(max_results=1)
-    except Exception as error:
-        raise _unusable(database, one_line(error)) from error
-    return client
+    def write(self) -> bool:
+        """Bring the store up to date; whether there was anything to do."""
+        self.experiment = self.store.experiment(f"{self.study.study}/{self.study.preset}")
+        self.known = self.store.known(self.experiment)
+        users: dict[str, list[str]] = {}
+        for key, cell in self.cells.items():
+            for name in cell.recorded:
+                users.setdefault(name, []).append(key)
+        self.looks = self._look(users)
+        self.marks = {name: self._mark(f"stage {name}") for name in self.looks}
+        for key, cell in self.cells.items():
+            if key not in self.known:
+                self._create(key, cell.name, None)
+        for name, keys in users.items():
+            if name in self.looks:
+                self._stage(name, keys)
+        self._all_cells()
+        self._retire(users)
+        self._summary()
+        return self.written
 
+    def _look(self, users: Mapping[str, object]) -> dict[str, Look]:
+        found = {}
+        for name in users:
+            mark = self._mark(f"stage {name}")
+            before = Look(str(mark.get("stamp")), str(mark.get("state"))) if "stamp" in mark else None
+            if seen := entries.look(self.runs / name, before):
+                found[name] = seen
+        return found
 
-def _make(database: Path) -> None:
-    """An empty store, which takes MLflow seconds of migrations: as a whole, or not at all."""
-    from mlflow.tracking import MlflowClient
+    def _mark(self, key: str) -> Mapping[str, Any]:
+        return self.known[key].mark if key in self.known else {}
 
-    with atomic.replacing(database) as temporary:
-        MlflowClient(address(temporary)).search_experiments()
+    def _create(self, key: str, name: str, start: int | None) -> None:
+        run_id = self.store.create(self.experiment, key, name, start)
+        self.known[key] = Known(run_id, "SCHEDULED", {})
+        self.written = True
 
-
-def _unusable(database: Path, reason: str) -> UserError:
-    if not database.exists():
-        return UserError(f"{database} cannot be made ({reason})")
-    if "locked" in reason:
-        return UserError(f"{database} is held by another program ({reason}); it is brought up to date next time")
-    return UserError(
-        f"{database} cannot be opened ({reason}); "
-        "delete it, the next run of the study rebuilds it from the run directories"
-    )
-
-
-def moved(results: Path) -> bool:
-    """Whether the store was made for results that lie elsewhere: then its artifacts, all by absolute paths, do too."""
-    database = results.resolve() / DATABASE
-    try:
-        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as store:
-            experiments = store.execute("SELECT name, artifact_location FROM experiments").fetchall()
-    except sqlite3.Error:  # none, or a damaged one, of which `open_client` complains
-        return False
-    for name, location in experiments:
-        root, end = Path(url2pathname(urlsplit(location).path)), Path(ARTIFACTS, name)
-        if root.parts[-len(end.parts) :] != end.parts:
-            continue  # not one of ours
-        root = root.parents[len(end.parts) - 1]
-        if not (root.exists() and root.samefile(results)):
-            return True
-    return False
-
-
-def _start_over(results: Path) -> None:
-    """Remove the store and its artifacts."""
-    for name in (*(f"{DATABASE}{suffix}" for suffix in ("-wal", "-shm", "-journal", "")), STAMPS):
-        (results / name).unlink(missing_ok=True)
-    artifacts = results / ARTIFACTS
-    if artifacts.is_symlink():  # of a copy made of links
-        artifacts.unlink()
-    else:
-        shutil.rmtree(artifacts, ignore_errors=True)
-
-
-# --------------------------------------------------------------------------------------------------- what has changed
-
-
-def _fingerprint(study: StudyResults, outputs: Sequence[Path]) -> str:
-    """Hash of everything that `sync` would write."""
-    digest = hashlib.sha256(study.fingerprint.encode())
-    for output in outputs:
-        digest.update(_bytes(output))
-    return digest.hexdigest()
-
-
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
-
-
-def _read_stamps(results: Path) -> dict[str, str]:
-    try:
-        stamps: dict[str, str] = json.loads((results / STAMPS).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return stamps
-
-
-# ----------------------------------------------------------------------------------------------------- writing one cell
-
-
-def _sync_cell(client: MlflowClient, experiment: str, cell: CellResult, run: Run | None) -> None:
-    """Add to the cell's run what it lacks; make it (again) where it is missing or contradicts the run directories."""
-    from mlflow.entities import Param, RunTag
-
-    params, synced = _params(cell), json.loads(run.data.tags.get(SYNCED, "{}")) if run else {}
-    histories = {role: _complete_lines(stage) for role, stage in cell.chain.items()}
-    if run and (_contradicts(run.data.params, params) or any(map(_rewritten, *_pairs(synced, histories)))):
-        client.delete_run(run.info.run_id)
-        run, synced = None, {}
-    if run is None:
-        tags = {CELL: _identity(cell), "variant": cell.variant, "seed": str(cell.seed)}
-        run = client.create_run(experiment, start_time=_started(cell), run_name=cell.name, tags=tags)
-    run_id = run.info.run_id
-
-    client.log_batch(run_id, params=[Param(key, params[key]) for key in params.keys() - run.data.params.keys()])
-    bad: list[str] = []
-    for role, lines in histories.items():
-        new = lines[synced.get(role, {}).get("lines", 0) :]
-        for batch in _batches(_metrics_of(role, new, bad)):
-            client.log_batch(run_id, metrics=batch)
-    client.log_batch(run_id, metrics=_row(cell))
-    tags = {SYNCED: json.dumps({role: _mark(lines) for role, lines in histories.items() if lines})}
-    tags |= {"state": ": ".join(filter(None, cell.state))} | ({"non_finite": bad[0]} if bad else {})
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    for stage in cell.chain.values():
-        for picture in ("grid.png", "reconstruction.png"):
-            _upload(client, run, stage.path / picture)
-    _set_state(client, run_id, cell)
-
-
-def _identity(cell: CellResult) -> str:
-    """Name and last stage: a cell whose configuration changed is another run."""
-    return f"{cell.name}@{','.join(cell.stages.values())}"
-
-
-def _params(cell: CellResult) -> dict[str, str]:
-    """Every setting of every stage of the cell, flat: "var.train.lr" -> "0.0001"."""
-    flat = {f"cell.{key}": printable(str(value)) for key, value in cell.params.items()}
-    for role, run in cell.chain.items():
-        flat |= _flatten(to_dict(run.config), role)
-    return flat
-
-
-def _flatten(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        path = f"{prefix}.{key}"
-        flat |= _flatten(value, path) if isinstance(value, dict) else {path: printable(str(value))}
-    return flat
-
-
-def _contradicts(logged: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """MLflow refuses to log a parameter again with another value."""
-    return any(wanted.get(key, value) != value for key, value in logged.items())
-
-
-def _complete_lines(run: RunDir) -> list[bytes]:
-    return [line for line in _bytes(run.path / "metrics.jsonl").splitlines(keepends=True) if line.endswith(b"\n")]
-
-
-def _mark(lines: list[bytes]) -> dict[str, Any]:
-    return {"lines": len(lines), "sha256": hashlib.sha256(b"".join(lines)).hexdigest()}
-
-
-def _pairs(synced: Mapping[str, Any], histories: Mapping[str, list[bytes]]) -> tuple[list[Any], list[list[bytes]]]:
-    return list(synced.values()), [histories.get(role, []) for role in synced]
-
-
-def _rewritten(mark: Mapping[str, Any], lines: list[bytes]) -> bool:
-    """Whether the records that were synced are no longer the first ones: a resume dropped and repeated some."""
-    return bool(_mark(lines[: mark["lines"]]) != mark)
-
-
-def _metrics_of(role: str, lines: Iterable[bytes], bad: list[str]) -> Iterator[Metric]:
-    """A stage's records as metrics `role/split/key`. MLflow would make inf 1.8e308: it gets NaN, and `bad` a note."""
-    from mlflow.entities import Metric
-
-    for line in lines:
+    def _put(self, key: str, entry: Entry, mark: Mapping[str, Any]) -> None:
+        """Make a run show an entry and remember that, made again where MLflow holds on to another parameter."""
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        step, split, at = int(record.pop("step")), record.pop("split"), int(1000 * record.pop("time"))
-        for key, text in record.items():
-            value, name = float(text), f"{role.replace('.', '_')}/{split}/{key}"
-            if not math.isfinite(value):
-                bad.append(f"{name} is {value} at step {step}")
-                value = math.nan
-            yield Metric(name, value, at, step)
+            self.store.write(self.known[key].run_id, entry)
+        except Contradiction:
+            self.store.forget(self.known[key].run_id)
+            self._create(key, entry.name, entry.start)
+            self.store.write(self.known[key].run_id, entry)
+        self.store.append(self.known[key].run_id, [], mark)
+        self.known[key] = Known(self.known[key].run_id, entry.status, mark)
+        self.written = True
 
+    # ------------------------------------------------------------------------------------------------------ stages
 
-def _row(cell: CellResult) -> list[Metric]:
-    """The cell's part of the table, as metrics without a history."""
-    from mlflow.entities import Metric
-
-    if cell.state[0] != "done":
-        return []
-    measured = {metric.key: metric.of(cell)[0] for metric in METRICS}
-    return [Metric(f"table/{key}", value, 0, 0) for key, value in measured.items() if value is not None]
-
-
-def _batches(metrics: Iterable[Metric]) -> Iterator[list[Metric]]:
-    batch: list[Metric] = []
-    for metric in metrics:
-        batch.append(metric)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _started(cell: CellResult) -> int | None:
-    starts = [run.status.started for run in cell.chain.values() if run.status.started]
-    return int(1000 * min(starts)) if starts else None
-
-
-def _set_state(client: MlflowClient, run_id: str, cell: CellResult) -> None:
-    state = cell.state[0]
-    ends = [run.status.updated for run in cell.chain.values() if run.status.updated]
-    if state in ("done", "failed", "blocked", "cancelled"):
-        status = {"done": "FINISHED", "cancelled": "KILLED"}.get(state, "FAILED")
-        client.set_terminated(run_id, status, int(1000 * max(ends)) if ends else None)
-    else:
-        client.update_run(run_id, "RUNNING" if state == "running" else "SCHEDULED")
-
-
-# ---------------------------------------------------------------------------------------------------------- experiments
-
-
-def _experiment(client: MlflowClient, results: Path, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        location = (results.resolve() / ARTIFACTS / name).as_uri()
-        return str(client.create_experiment(name, artifact_location=location))
-    if found.lifecycle_stage != "active":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment], page_token=token)
-        yield from page
-        token = page.token
-        if not token:
+    def _stage(self, name: str, keys: Sequence[str]) -> None:
+        """Bring the run of a stage up to date: history first, in pieces, then all else."""
+        key, seen = f"stage {name}", self.looks[name]
+        parent = self.known[keys[0]].run_id
+        place = digest((parent, keys))  # where it stands among the runs
+        mark = self._mark(key)
+        if (mark.get("stamp"), mark.get("state"), mark.get("place")) == (*seen, place):
             return
+        run = RunDir.open(self.runs / name)
+        facts = entries.facts_of(run)
+        progress = history.Progress.of(dict(mark.get("progress", {})))
+        if key in self.known and not progress.still_holds(run.path):
+            self.store.forget(self.known.pop(key).run_id)
+            progress = history.Progress()
+            mark = {}
+        if key not in self.known:
+            self._create(key, run.name, facts.get("start"))
+        for points in history.news(run.path, progress):
+            self.store.append(self.known[key].run_id, points, {"progress": progress.as_mark()})
+        pictures = self._upload(key, run, mark.get("pictures", {}))
+        users = [self.cells[user] for user in keys]
+        entry = entries.stage_entry(run, seen.state, facts, users, parent, progress.non_finite)
+        mark = {"stamp": seen.stamp, "state": seen.state, "place": place, "facts": facts}
+        mark |= {"progress": progress.as_mark(), "pictures": pictures}
+        self._put(key, entry, mark)
+        self.marks[name] = mark
 
+    def _upload(self, key: str, run: RunDir, before: Mapping[str, Any]) -> dict[str, str]:
+        """Upload the stage's pictures that changed; what they are now."""
+        found = {}
+        for name in entries.PICTURES:
+            path = run.path / name
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = str(path.stat().st_mtime_ns)
+                if found[name] != before.get(name):
+                    self.store.upload(self.known[key].run_id, path)
+        return found
 
-def _upload(client: MlflowClient, run: Run, path: Path) -> None:
-    if path.exists():
-        client.log_artifact(run.info.run_id, str(path))
+    # ------------------------------------------------------------------------------------------------------- cells
+
+    def _all_cells(self) -> None:
+        varies = self._varies()
+        for key, cell in self.cells.items():
+            stages = [(name, self.looks.get(name)) for name in cell.recorded]
+            stamp = digest((cell.name, cell.label, cell.seed, cell.params, self.where, stages, varies))
+            if self._mark(key).get("stamp") == stamp:
+                continue
+            statuses = self._statuses(cell)
+            state = entries.state_of(cell, self.looks, statuses)
+            params = entries.cell_settings(cell, self._settings(cell))
+            entry = entries.cell_entry(cell, self.where, state, self.marks, params, varies)
+            self._put(key, entry, {"stamp": stamp})
+
+    def _statuses(self, cell: CellResult) -> dict[str, Status]:
+        """Of the stages that are not done, and may have something to say."""
+        open_ones = [name for name in cell.recorded if name in self.looks and self.looks[name].state != "done"]
+        return {name: read_status(self.runs / name) for name in open_ones}
+
+    def _varies(self) -> list[str]:
+        """The settings in which the cells differ; found anew only where cells or stages were added."""
+        stamp = digest(([(key, cell.params) for key, cell in self.cells.items()], sorted(self.looks)))
+        before, _, keys = self.store.annotation(self.experiment, VARIES).partition(" ")
+        if before == stamp:
+            return keys.split()
+        cells = self.cells.values()
+        found = entries.varying(entries.cell_settings(cell, self._settings(cell)) for cell in cells)
+        self.store.annotate(self.experiment, {VARIES: " ".join([stamp, *found])})
+        return found
+
+    def _settings(self, cell: CellResult) -> dict[str, dict[str, str]]:
+        """The settings of every stage so far, a cell's own among them."""
+        for run in cell.chain.values():
+            if run.name not in self.settings:
+                self.settings[run.name] = entries.settings(run)
+        return self.settings
+
+    def _retire(self, users: Mapping[str, object]) -> None:
+        """Runs of cells and stages that the study no longer has do not wait or run any more."""
+        wanted = {*self.cells, *(f"stage {name}" for name in users), SUMMARY}
+        for key, run in self.known.items():
+            if key not in wanted and run.status not in ENDED and not run.mark.get("retired"):
+                name = key.partition(" ")[2].partition("@")[0]
+                entry = Entry(name, "KILLED", tags={"state": "no longer part of the study"})
+                self._put(key, entry, {**run.mark, "retired": True})
+
+    # -------------------------------------------------------------------------------------------------- the summary
+
+    def _summary(self) -> None:
+        """The run that holds table and figures, and the experiment's description."""
+        files = [path for path in (*self.outputs, describe.READINGS) if path.exists()]
+        stamp = digest([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+        if SUMMARY not in self.known:
+            self._create(SUMMARY, self.study.title, None)
+        run = self.known[SUMMARY]
+        if run.mark.get("stamp") != stamp:
+            for path in files:
+                self.store.upload(run.run_id, path)
+            tags = {"kind": SUMMARY, "state": "", **self.where}
+            self._put(SUMMARY, Entry(self.study.title, "FINISHED", tags=tags), {"stamp": stamp})
+        record = cells_json.read(cells_json.Place(self.runs.parent, self.study.study, self.study.preset))
+        tags = self._description(replace(record, title=self.study.title), run.run_id)
+        if self.store.annotation(self.experiment, SYNCED) != digest(tags):
+            self.store.annotate(self.experiment, {**tags, SYNCED: digest(tags)})
+            self.written = True
+
+    def _description(self, record: StudyRecord, summary: str) -> dict[str, str]:
+        tables = [path for path in self.outputs if path.name == "table.md" and path.exists()]
+        table = tables[0].read_text(errors="replace") if tables else ""
+        page = f"#/experiments/{self.experiment}/runs/{summary}/artifacts"
+        _, _, varies = self.store.annotation(self.experiment, VARIES).partition(" ")
+        return {
+            "mlflow.note.content": describe.experiment(record, table, page),
+            "mlflow.experimentKind": "custom_model_development",
+            **describe.view(varies.split()[:4]),
+        }

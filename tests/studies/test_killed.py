@@ -24,7 +24,7 @@ from studies.study import Cell
 from tests import fakes
 from tests.studies.engine.test_scheduler import Recorder
 from tests.studies.test_run import ROOT, TOY_PATH, wait_until
-from tests.studies.test_tracking import blank  # noqa: F401
+from tests.studies.tracking.stores import client
 
 TOY = "import sys; from pathlib import Path; from fvar import run; run.execute(Path(sys.argv[1]))"
 
@@ -85,10 +85,10 @@ def shown_by_mlflow(results: Path) -> tuple[str, str]:
     from studies.tracking import sync
 
     sync.sync(results, StudyResults.read(results, "ablation_table2", "smoke"))
-    client = sync.open_client(results)
-    experiment = client.get_experiment_by_name("ablation_table2/smoke")
+    mlflow = client(results)
+    experiment = mlflow.get_experiment_by_name("ablation_table2/smoke")
     assert experiment
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {run.info.run_name: run for run in mlflow.search_runs([experiment.experiment_id])}
     return runs["full/seed0"].data.tags["state"].partition(":")[0], runs["full/seed0"].info.status
 
 
@@ -106,7 +106,7 @@ def test_everything_that_shows_a_state_says_running_then_interrupted(
 
 def test_mlflow_learns_that_a_stage_was_killed_although_no_file_changed(
     tmp_path: Path,
-    blank: bytes,  # noqa: F811
+    blank: bytes,
     killed: subprocess.Popen[bytes],
 ) -> None:
     (tmp_path / "mlflow.db").write_bytes(blank)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.cells import Place
 from fvar.errors import UserError
 from fvar.job import JobRecord
 from fvar.machine import locks
@@ -86,10 +87,10 @@ def test_mlflow_is_synced_in_a_process_of_its_own_and_one_at_a_time(
         return Process()
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    tracker = Tracker(tmp_path, every=0.0)
-    tracker.start()
-    tracker.start()
-    assert [command[1:4] for command in started] == [["-m", "studies", "sync"]]
+    tracker = Tracker(Place(tmp_path, "toys", "smoke"), every=0.0)
+    tracker.start(print)
+    tracker.start(print)
+    assert [command[1:5] for command in started] == [["-m", "studies", "sync", "toys"]]
 
 
 def test_waiting_for_another_drivers_sbatch_is_said_at_once(tmp_path: Path) -> None:

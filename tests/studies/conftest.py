@@ -1,0 +1,15 @@
+"""Shared by the tests of studies."""
+
+from __future__ import annotations
+
+import pytest
+
+from studies.tracking import local
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An initialised store, made once: its migrations take seconds."""
+    database = tmp_path_factory.mktemp("mlflow") / local.DATABASE
+    local.make(database)
+    return database.read_bytes()
