@@ -65,6 +65,7 @@ METRICS = (
     Metric("accuracy", "Held-out accuracy %", 2, "higher", 1e2, source="heldout"),
     Metric("is", "IS@{n}", 1, "higher"),
 )
+SFID = Metric("sfid", "sFID@{n}", 2, "lower")
 BY_KEY = {metric.key: metric for metric in METRICS}
 SAMPLED = ("fid", "kid")  # whose scores carry a sampling spread, and whose differences are printed
 FID_FROM = 10_000  # samples below which FID is biased by their number, and KID decides
@@ -77,8 +78,10 @@ SIZES = (  # of studies whose variants differ in size: those with a parameter "d
 
 
 def metrics_of(results: StudyResults) -> tuple[Metric, ...]:
-    """The measured columns of a study."""
-    return (*METRICS, *SIZES) if any("depth" in cell.params for cell in results.cells) else METRICS
+    """The measured columns of a study; sFID where it was scored against published statistics."""
+    against = any((config := cell.scores_config) and config.published for cell in results.cells)
+    sizes = SIZES if any("depth" in cell.params for cell in results.cells) else ()
+    return (*METRICS, *((SFID,) if against else ()), *sizes)
 
 
 def deciding(samples: int) -> Metric:

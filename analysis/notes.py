@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.contrasts import Until
@@ -31,9 +32,10 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
             ", ".join(str(value) for value in scored[key].dropna().unique())
             for key in ("sample_count", "reference_count", "extractor")
         )
-        lines.append(
-            f"FID, KID, precision and recall: {counts} samples against {references} real images, {extractors}."
-        )
+        against = f"{references} real images" if references else "no real images"
+        lines.append(f"FID, KID, precision and recall: {counts} samples against {against}, {extractors}.")
+        if files := published_files(results):
+            lines.append(f"FID and sFID are those to the published statistics in {', '.join(files)}, ADM's protocol.")
     if frame["top_octave_n"].any():
         lines.append(
             "Spectral distance: root mean square over octaves of the log-spectral distance to the real images. "
@@ -157,6 +159,12 @@ def _bill(results: StudyResults) -> list[str]:
         return []
     costs = ", ".join(f"{label} {gpu_hours(paths):.3g}" for label, paths in chains.items())
     return [f"GPU hours by job records: {costs}; with shared stages counted once {total:.3g}."]
+
+
+def published_files(results: StudyResults) -> list[str]:
+    """Names of the files of statistics that a study was scored against."""
+    used = [config.published for cell in results.cells if (config := cell.scores_config)]
+    return sorted({Path(each.path).name for each in used if each})
 
 
 def _data_text(results: StudyResults) -> str:

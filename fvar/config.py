@@ -30,6 +30,7 @@ from fvar.ingredients import (
     MambaConfig,
     Mixer,
     Optimiser,
+    PublishedConfig,
     PyramidConfig,
     QuantiserConfig,
     Reading,
@@ -59,6 +60,7 @@ __all__ = [  # whoever configures a stage finds all of it here
     "Mixer",
     "Optimiser",
     "Precision",
+    "PublishedConfig",
     "PyramidConfig",
     "QuantiserConfig",
     "ReadabilityConfig",
@@ -184,6 +186,7 @@ class ScoresConfig(Checked):
     batch_size: int = 64
     seed: int = 0  # of KID's subsets
     heldout: bool = since(False, before=False)  # also: against held-out images, and whether training images were copied
+    published: PublishedConfig | None = since(None, before=None)  # in place of `reference`: ADM's file; adds sFID
 
     def __post_init__(self) -> None:
         super().__post_init__()

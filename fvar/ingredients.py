@@ -97,6 +97,27 @@ class DataConfig(Checked):
 
 
 @dataclass(frozen=True)
+class PublishedConfig(Checked):
+    """A file of statistics that somebody published of real images, as ADM's evaluator reads them (fvar.metrics)."""
+
+    path: str = ""  # of the .npz
+    content: str = ""  # its SHA-256, which identifies it wherever it lies
+
+    def outside_identity(self) -> tuple[str, ...]:
+        return ("path",)
+
+    @classmethod
+    def of(cls, path: str) -> PublishedConfig:
+        """The file at `path`, as it is now. Raises `UserError` where it cannot be read."""
+        return cls(str(Path(path).resolve()), content.of_file(path))
+
+    def require_unchanged(self) -> None:
+        """Raise `DataChanged` if the file no longer holds what it held when this was planned."""
+        if content.of_file(self.path) != self.content:
+            raise DataChanged(f"{printable(self.path)} changed since this was planned; repeat the study's command")
+
+
+@dataclass(frozen=True)
 class PyramidConfig(Checked):
     """Focus states x -> (L_k, D_k, A_k), paper Eq. 1-4."""
 

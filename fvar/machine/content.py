@@ -56,6 +56,15 @@ class Listing:
         return sum(size for size, _ in self.files.values())
 
 
+def of_file(path: str) -> str:
+    """The SHA-256 of a file. Raises `UserError` where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); name the file that holds the statistics") from error
+
+
 def digest(root: str, pattern: str = "*/*", verify: bool = False) -> str:
     """32 hex digits that change with the name, size or (as far as they are read) bytes of any file.
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from fvar.config import ScoresConfig
+from fvar.config import PublishedConfig, ScoresConfig
 from fvar.data import ImageSet, open_dataset
+from fvar.errors import UserError
 from fvar.machine import atomic
 from fvar.machine.distributed import pick_device
 from fvar.metrics import memorisation
-from fvar.metrics.compare import score
+from fvar.metrics.against import score_against
 from fvar.metrics.features import Extractor, Images, extract, extract_cached, load_extractor
-from fvar.metrics.sources import ArrayImages, open_archive
+from fvar.metrics.sources import ArrayImages, Published, open_archive
 from fvar.metrics.spectra import aliasing_scores
 from fvar.rundir import RunDir
 
@@ -31,7 +32,8 @@ def run(run: RunDir) -> None:
     """Extract features of both sides and compare them. Inputs: samples."""
     config = run.config_as(ScoresConfig)
     device = pick_device(run.runtime.device)
-    real = reference(config, run.runtime.workers)
+    real = published(config.published) if config.published else reference(config, run.runtime.workers)
+    images = real.images if isinstance(real, Published) else real
     generated = open_archive(run.input("samples").path / "samples.npz")
     assert isinstance(generated, ArrayImages)
     extractor = load_extractor(config.extractor, device=device)
@@ -45,22 +47,26 @@ def run(run: RunDir) -> None:
 
     cache = feature_cache(run)
 
-    def features(extractor: Extractor, images: Images) -> Tensor:
-        run.update(note=f"{extractor.name} of the {'real images' if images is real else 'samples'}")
-        if images is real:
-            return extract_cached(extractor, images, cache, config.batch_size, progress)
-        return extract(extractor, images, config.batch_size, progress)
+    made: dict[str, Tensor] = {}  # features of the samples, by extractor
 
-    real_features, generated_features = features(extractor, real), features(extractor, generated)
+    def features(extractor: Extractor, of: Images) -> Tensor:
+        if of is generated and extractor.name in made:
+            return made[extractor.name]
+        run.update(note=f"{extractor.name} of the {'samples' if of is generated else 'real images'}")
+        if of is not generated:
+            return extract_cached(extractor, of, cache, config.batch_size, progress)
+        made[extractor.name] = extract(extractor, of, config.batch_size, progress)
+        return made[extractor.name]
+
+    scores = score_against(generated, real, extractor, features, seed=config.seed)
     run.update(note="comparing")
-    scores = score(generated_features, real_features, extractor, seed=config.seed)
-    scores |= aliasing_scores(generated, real, features, device, config.seed)
+    scores |= aliasing_scores(generated, images, features, device, config.seed)
     if config.heldout:
         train, heldout = (open_dataset(config.reference, split, run.runtime.workers) for split in ("train", "heldout"))
         known, unseen = (
             extract_cached(extractor, images, cache, config.batch_size, progress) for images in (train, heldout)
         )
-        found = memorisation.compare(generated_features, known, unseen, extractor, config.seed)
+        found = memorisation.compare(features(extractor, generated), known, unseen, extractor, config.seed)
         scores |= found.scores
         with atomic.replacing(run.path / NEAREST_FILE) as temporary, open(temporary, "wb") as file:
             np.savez(file, nearest=found.nearest.numpy(), distance=found.distance.numpy())
@@ -75,6 +81,15 @@ def reference(config: ScoresConfig, workers: int = 2) -> ImageSet:
     if not config.reference_count:
         return images
     return images.balanced(config.reference_count, config.reference.split_seed)
+
+
+def published(config: PublishedConfig) -> Published:
+    """The statistics of a configuration, and the images beside them. Raises `UserError` for a file without any."""
+    config.require_unchanged()
+    found = open_archive(Path(config.path))
+    if not isinstance(found, Published):
+        raise UserError(f"{config.path} holds images without mu and sigma; name ADM's reference batch")
+    return found
 
 
 def feature_cache(run: RunDir) -> Path:

@@ -2,6 +2,7 @@
 
     --set var.train.steps=50           one setting of one kind of stage
     --set train.steps=50               both networks; `data.` likewise reaches every stage that reads images
+    --set scores.reference=adm:/f.npz  statistics that ADM published, in place of the preset's images; adds sFID
     --set runtime.compile=true         how stages run, not what they compute
     --set slurm.time=12:00:00          the cluster profile
 
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fvar.config import STAGE_CONFIGS, DataConfig, RuntimeConfig, Stage, StageConfig
+from fvar.config import STAGE_CONFIGS, DataConfig, PublishedConfig, RuntimeConfig, ScoresConfig, Stage, StageConfig
 from fvar.errors import UserError, unknown
 from fvar.plain import from_dict, replace_path, to_dict
 from studies.presets import Preset
@@ -137,6 +138,8 @@ class Settings:
             if path and not _absent(config, path):
                 used.add(change.text)
                 values[path] = change.value
+        if isinstance(config, ScoresConfig) and "reference" in values:
+            values["published"] = to_dict(_published(values.pop("reference")))
         made = _replace_all(config, values)
         for path in values:
             *parents, leaf = path.split(".")
@@ -145,6 +148,17 @@ class Settings:
                 if isinstance(data, DataConfig):
                     made = replace_path(made, ".".join(parents), data.found())
         return made
+
+
+def _published(value: Any) -> PublishedConfig:
+    """What `scores.reference` names as a whole: "adm:/path.npz"."""
+    kind, _, path = str(value).partition(":")
+    if kind != "adm" or not path:
+        raise UserError(
+            f"scores.reference {value!r} names no statistics; write scores.reference=adm:/path.npz, or set "
+            "scores.reference.dataset and .root for images"
+        )
+    return PublishedConfig.of(path)
 
 
 def _absent(config: Any, path: str) -> bool:

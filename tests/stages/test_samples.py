@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from fvar.config import (
     AutoencoderConfig,
     DataConfig,
+    PublishedConfig,
     PyramidConfig,
     QuantiserConfig,
     RuntimeConfig,
@@ -28,7 +30,9 @@ from fvar.config import (
     TransformerConfig,
     VarConfig,
 )
+from fvar.errors import DataChanged
 from fvar.metrics import features
+from fvar.metrics.frechet import Statistics, fid
 from fvar.models.var import VAR
 from fvar.run import execute
 from fvar.rundir import RunDir
@@ -282,3 +286,41 @@ def test_the_reference_is_a_class_balanced_subset_of_its_split(run: RunDir) -> N
     assert len(real) == 40
     assert torch.bincount(real.labels).max() - torch.bincount(real.labels).min() <= 1
     assert len(scores.reference(ScoresConfig(reference=DATA))) == 1669
+
+
+def test_a_reference_as_adm_publishes_it_gives_fid_to_its_statistics_and_precision_to_its_images(
+    run: RunDir, toy_network: list[int], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    held = {"mu": rng.normal(size=12), "sigma": np.eye(12), "arr_0": rng.integers(0, 256, (25, 6, 6, 3), np.uint8)}
+    np.savez(tmp_path / "VIRTUAL_imagenet.npz", **held)
+    stage = scores_stage()
+    against = PublishedConfig.of(str(tmp_path / "VIRTUAL_imagenet.npz"))
+    assert isinstance(stage.config, ScoresConfig)
+    mine = RunDir.create(
+        run.path.parent, Stage(replace(stage.config, published=against), stage.inputs), RuntimeConfig(device="cpu")
+    )
+    samples.run(mine.input("samples"))
+    scores.run(mine)
+    body = json.loads((mine.path / "scores.json").read_text())
+    images = torch.from_numpy(load(mine.input("samples"))[0]).permute(0, 3, 1, 2)
+    found = features.load_extractor("inception-torchscript").network(images)
+    assert body["fid"]["value"] == pytest.approx(fid(found, Statistics(held["mu"], held["sigma"])), rel=1e-6)
+    assert (body["precision"]["reference_count"], body["kid"]["reference_count"]) == (25, 25)
+    assert body["fid"]["reference_count"] is None
+    assert "no mu_s" in body["sfid"]["reason"] or "Inception" in body["sfid"]["reason"]
+    held["mu"] = held["mu"] + 1
+    np.savez(tmp_path / "VIRTUAL_imagenet.npz", **held)
+    with pytest.raises(DataChanged, match="changed since this was planned"):
+        scores.run(mine)
+
+
+def test_a_published_reference_is_identified_by_its_bytes_wherever_it_lies(tmp_path: Path) -> None:
+    names = set()
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        np.savez(tmp_path / place / f"{place}.npz", mu=np.zeros(2), sigma=np.eye(2))
+        config = ScoresConfig(published=PublishedConfig.of(str(tmp_path / place / f"{place}.npz")))
+        names.add(Stage(config).signature)
+    assert len(names) == 1
+    assert Stage(ScoresConfig()).signature not in names

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fvar.config import Stage
+from fvar.config import PublishedConfig, ScoresConfig, Stage
 from fvar.errors import UserError
 from studies.engine.profile import FOLDER, Profile
 from studies.engine.settings import Settings
@@ -137,3 +137,14 @@ def test_wrong_profile_is_refused(text: str, message: str, tmp_path: Path) -> No
 def test_slurms_ways_to_write_a_time(text: str, minutes: int, tmp_path: Path) -> None:
     (tmp_path / "time.toml").write_text(f'time = "{text}"')
     assert Profile.read(tmp_path / "time.toml").common.minutes == minutes
+
+
+def test_published_statistics_take_the_place_of_the_reference(tmp_path: Path) -> None:
+    (tmp_path / "imagenet.npz").write_bytes(b"statistics")
+    (cell,) = Settings.parse([f"scores.reference=adm:{tmp_path}/imagenet.npz"]).apply(cells()[:1])
+    assert isinstance(cell.stage.config, ScoresConfig)
+    assert cell.stage.config.published == PublishedConfig.of(str(tmp_path / "imagenet.npz"))
+    with pytest.raises(UserError, match=r"nowhere\.npz cannot be read"):
+        Settings.parse(["scores.reference=adm:/nowhere.npz"]).apply(cells()[:1])
+    with pytest.raises(UserError, match=r"write scores\.reference=adm:/path\.npz"):
+        Settings.parse(["scores.reference=emoji"]).apply(cells()[:1])
