@@ -2,7 +2,8 @@
 
     python analysis/gallery.py [STUDY] [--preset smoke] [--results results]
 
-Images of one column have the same class and random seed in every row, so that rows differ by the variant alone.
+Images of one column have the same class and random seed in every row, so that rows differ by the variant alone. Where
+samples were searched for copies (`scores.heldout`), the training image nearest to each stands below it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     Row = list[NDArray[np.uint8] | None]  # images (H, W, 3), None where there is none
 
 COLUMNS = 18  # at most, over all classes
+NEAREST_FILE = "nearest.npz"  # of a scores stage, see fvar/stages/scores.py
 LABEL_INCHES, HEAD_INCHES = 1.35, 0.65
 
 
@@ -52,6 +54,8 @@ def draw(results: StudyResults) -> list[Path]:
         if len(own_labels) < len(labels) or not np.array_equal(own_labels[chosen], labels[chosen]):
             raise UserError(f"the samples of {label} have other classes in their places; compare them one by one")
         rows[label] = list(images[chosen])
+        if (near := _nearest(sampled[label], chosen)) is not None:
+            rows[f"its nearest training images ({label})"] = near
     heads, real = _real(next(iter(sampled.values())), labels[chosen].tolist())
     if any(image is not None for image in real):
         rows = {"real images": real} | rows
@@ -116,6 +120,24 @@ def _real(cell: CellResult, labels: Sequence[int]) -> tuple[dict[int, str], Row]
     except (UserError, OSError):
         pass
     return heads, images
+
+
+def _nearest(cell: CellResult, chosen: Sequence[int]) -> Row | None:
+    """Of each chosen sample the training image nearest to it; None where none was searched, or without the data."""
+    import numpy as np
+
+    config, run = cell.scores_config, cell.chain.get("scores")
+    if config is None or run is None or not (path := run.path / NEAREST_FILE).exists():
+        return None
+    try:
+        from fvar.data import open_dataset
+
+        with np.load(path, allow_pickle=False) as archive:
+            places = archive["nearest"][list(chosen)].tolist()
+        pixels = open_dataset(config.reference, "train").batch(places).permute(0, 2, 3, 1).numpy()
+    except (UserError, OSError):
+        return None
+    return list(pixels)
 
 
 def _picture(rows: dict[str, Row], labels: Sequence[int], heads: dict[int, str]) -> Figure:

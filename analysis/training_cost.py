@@ -53,7 +53,8 @@ def columns(cells: Sequence[CellResult]) -> dict[str, float]:
 def measured(cell: CellResult) -> dict[str, float]:
     """Every cost of a cell by key; empty before its transformer is trained.
 
-    FLOPs and parameters are `fvar.estimate`'s. "deployed" is the student alone, "trained" with its teacher. "hours" is
+    FLOPs and parameters are `fvar.estimate`'s; the FLOPs of a frozen teacher are those of the run that trained it, too.
+    "deployed" is the student alone, "trained" with a teacher that learns beside it. "hours" is
     the wall time of transformer, token stores and tokenizers one after the other, of all attempts, on whatever machine
     they ran.
     """
@@ -68,7 +69,7 @@ def measured(cell: CellResult) -> dict[str, float]:
         "deployed": next(part.parameters for part in bill.parts if part.name == "student"),
         "trained": bill.parameters,
         "tokenizer_flops": sum(_flops(run) for run in stages.values() if isinstance(run.config, TokenizerConfig)),
-        "var_flops": bill.flops,
+        "var_flops": sum(_flops(run) for run in stages.values() if isinstance(run.config, VarConfig)),
         "hours": sum(run.status.seconds for run in stages.values()) / 3600,
     }
 

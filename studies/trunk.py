@@ -1,9 +1,10 @@
-"""What a teacher of its own trunk buys over one that shares the student's: quality against training cost.
+"""What a teacher of its own trunk buys over one that shares the student's, or over a frozen one: quality against cost.
 
     python -m studies.run trunk --preset smoke
 
 The paper lets both networks process the batch, which doubles a step, yet claims 6-15 % more FLOPs, which only a shared
-trunk can reach (see READINGS.md). All three cells share one pair of tokenizers.
+trunk can reach (see READINGS.md). Eq. 13 has no loss for the teacher: another cell takes the teacher that the first
+one trained, frozen, so that its student learns from a finished network. All cells share one pair of tokenizers.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ def cells(ctx: Context) -> Iterator[Cell]:
         for seed in range(ctx.seeds):
             stage = chain(ctx.preset, "full", seed, teacher=TeacherConfig(trunk=trunk))
             yield Cell(trunk, f"FVAR, {trunk} trunk", seed, {"trunk": trunk}, stage)
+    for seed in range(ctx.seeds):
+        stage = chain(ctx.preset, "full", seed, teacher=TeacherConfig(learns="frozen"))
+        yield Cell("frozen", "FVAR, the first row's teacher, frozen", seed, {"trunk": "separate, frozen"}, stage)
     for seed in range(ctx.seeds):
         yield Cell("no_teacher", "FVAR without teacher", seed, {"trunk": "none"}, chain(ctx.preset, "no_teacher", seed))
 

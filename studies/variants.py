@@ -50,11 +50,14 @@ def chain(
     """The scores stage of a variant, with everything it needs above it. `rho_max` is in px of a 256 px image.
 
     `teacher` replaces the settings of the teacher in a variant that has one, `reading` what its structure tokenizer
-    codes.
+    codes. A teacher that learns "frozen" is that of the same variant and seed, trained online beforehand.
     """
     kind = replace(VARIANTS[variant], reading=reading or VARIANTS[variant].reading)
     inputs = _token_stores(preset, kind, rho_max, preset.tokenizer_seed(seed))
     taught_by = (teacher or TeacherConfig()) if kind.teacher else None
+    if taught_by and taught_by.learns == "frozen":
+        online = preset.var(replace(taught_by, learns="online"), seed, distill, depth, mixer)
+        inputs = inputs | {"teacher": Stage(online, inputs)}
     var = Stage(preset.var(taught_by, seed, distill, depth, mixer), inputs)
     samples = Stage(preset.samples(seed), {"var": var})
     return Stage(preset.scores(), {"samples": samples})

@@ -219,6 +219,25 @@ def test_gallery_shows_real_images_first_then_the_very_samples_of_each_variant(
     assert all(np.array_equal(a, b) for a, b in zip(shown[18:36], archive["arr_0"][chosen], strict=True))
 
 
+def test_the_training_image_nearest_to_each_sample_stands_below_it(tmp_path: Path, drawn: list[Figure]) -> None:
+    results = fakes.ablation(tmp_path, seeds=1)
+    cell = results.variants()["full"][0]
+    labels = np.load(cell.chain["samples"].path / "samples.npz")["labels"]
+    nearest = (np.arange(len(labels)) * 7).astype(np.int64)
+    np.savez(cell.chain["scores"].path / gallery.NEAREST_FILE, nearest=nearest, distance=np.ones(len(labels)))
+    gallery.draw(results)
+    texts = [text.get_text().replace("\n", " ") for text in drawn[0].axes[0].texts]
+    row = texts.index("its nearest training images (FVAR (full))")
+    assert texts[row - 1] == "FVAR (full)"
+    shown = [np.asarray(image.get_array()) for image in drawn[0].axes[0].images]
+    chosen = gallery.columns(labels)
+    assert cell.scores_config is not None
+    known = open_dataset(cell.scores_config.reference, "train").batch(nearest[chosen].tolist())
+    expected = known.permute(0, 2, 3, 1).numpy()
+    size = len(chosen)
+    assert all(np.array_equal(a, b) for a, b in zip(shown[row * size : (row + 1) * size], expected, strict=True))
+
+
 def test_columns_are_in_class_order_and_equally_many_per_class() -> None:
     labels = np.array([2, 0, 1, 2, 0, 1, 2, 0])
     assert gallery.columns(labels) == [1, 4, 2, 5, 0, 3]

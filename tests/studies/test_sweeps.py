@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fvar.build import problems
 from fvar.config import Stage, VarConfig
 from fvar.plain import differences, to_dict
 from studies.presets import PRESETS, Preset
@@ -91,6 +92,19 @@ def test_alias_codebooks_share_the_structure_tokenizer(row: Preset) -> None:
         for c in cells("sweep_alias_codebook", row).values()
     }
     assert len(tokens) == 1
+
+
+def test_a_frozen_teacher_is_the_one_that_the_first_row_trained(row: Preset) -> None:
+    found = cells("trunk", row)
+    frozen, online = (found[name].stage.inputs["samples"].inputs["var"] for name in ("frozen", "separate"))
+    assert frozen.inputs["teacher"].name == online.name
+    assert {role: frozen.inputs[role].name for role in ("tokens", "alias")} == {
+        role: stage.name for role, stage in online.inputs.items()
+    }
+    assert isinstance(frozen.config, VarConfig)
+    assert frozen.config.teacher is not None
+    assert frozen.config.teacher.learns == "frozen"
+    assert problems(frozen.chain()) == []
 
 
 def test_resolutions_keep_pixels_per_token(row: Preset) -> None:
