@@ -190,13 +190,13 @@ _EMOJI64 = Preset(
     var_train=TrainConfig(steps=200, batch_size=8, lr=0.48, optimiser="muon", eval_every=50, decay_classes=False),
     curve_every=0,
     curve_samples=225,
-    sampling=SamplesConfig(count=225),
+    sampling=SamplesConfig(count=225, guidance=4.0),  # VAR: 1.5, for a network trained to its end; ours
     scoring=ScoresConfig(reference_count=512),
     readability=ReadabilityConfig(words=48),
 )
 
 ROWS = (
-    replace(_EMOJI64, hours=0.15),
+    replace(_EMOJI64, hours=0.11),
     replace(
         _EMOJI64,
         name="desk",
@@ -204,7 +204,7 @@ ROWS = (
         tokenizers_by_seed=True,
         tokenizer_train=replace(_EMOJI64.tokenizer_train, steps=900),
         var_train=replace(_EMOJI64.var_train, steps=1_200, eval_every=200),
-        sampling=SamplesConfig(count=900),
+        sampling=replace(_EMOJI64.sampling, count=900),
     ),
     Preset(
         "small",

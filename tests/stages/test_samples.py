@@ -292,7 +292,11 @@ def test_a_reference_as_adm_publishes_it_gives_fid_to_its_statistics_and_precisi
     run: RunDir, toy_network: list[int], tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
-    held = {"mu": rng.normal(size=12), "sigma": np.eye(12), "arr_0": rng.integers(0, 256, (25, 6, 6, 3), np.uint8)}
+    held: dict[str, Any] = {
+        "mu": rng.normal(size=12),
+        "sigma": np.eye(12),
+        "arr_0": rng.integers(0, 256, (25, 6, 6, 3), np.uint8),
+    }
     np.savez(tmp_path / "VIRTUAL_imagenet.npz", **held)
     stage = scores_stage()
     against = PublishedConfig.of(str(tmp_path / "VIRTUAL_imagenet.npz"))
