@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     plain = ctx.study
     if arguments.until:
-        if arguments.only:
-            raise UserError("--until compares all variants; leave --only out")
+        plain = until.among(plain, arguments.only)
+        ctx = replace(ctx, study=plain)
         rule = until.rule_for(ctx, arguments.until, arguments.max_seeds, arguments.margin)
         ctx = replace(ctx, study=until.adding_seeds(plain, rule, arguments.max_gpu_hours))
     elif arguments.margin is not None:

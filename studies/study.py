@@ -13,6 +13,7 @@ The driver asks for the cells again whenever one has ended, so that a study may 
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -69,6 +70,14 @@ class Cell:
         object.__setattr__(self, "name", self.name or f"{self.variant}/seed{self.seed}")
         if not re.fullmatch(r"[\w.=+-]+(/[\w.=+-]+)*", self.name) or ".." in self.name:
             raise UserError(f"cell name {self.name!r}: use letters, digits and _ . = + - between slashes")
+
+    def matches(self, pattern: str) -> bool:
+        """Whether an `--only` names this cell or its variant."""
+        return any(fnmatch.fnmatchcase(name, pattern) for name in (self.variant, self.name))
+
+    def belongs(self, only: Iterable[str]) -> bool:
+        """Whether the cell is part of the study: *-d12 takes what is there anyway, fmvar-* asks for an optional one."""
+        return not self.optional or any(self.matches(name) for name in only if not name.startswith(("*", "?", "[")))
 
     def record(self) -> CellRecord:
         """The cell as cells.json has it."""

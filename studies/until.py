@@ -5,12 +5,14 @@
 Every variant is compared with the study's first reference. All begin with 3 seeds; once those are done, every undecided
 comparison takes one seed more, and so on (`analysis.sequential` has the rule and its errors). The reference runs as
 many seeds as the comparison that takes most. It ends when every comparison is decided, at --max-seeds, or before the
-look that would exceed --max-gpu-hours.
+look that would exceed --max-gpu-hours. `--only` chooses the variants, and so the comparisons that share the 5 %, before
+the first look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from analysis import cells as cells_json
@@ -28,6 +30,21 @@ CRITERIA = ("separated",)
 EFFECTS = (0.5, 1.0, 2.0, 4.0)  # true differences, in sd of the paired difference, whose cost a plan shows
 
 
+def among(study: Study, only: Sequence[str]) -> Study:
+    """The study with the variants that `--only` names; all for none. Raises `UserError` where one matches none."""
+
+    def cells(ctx: Context) -> Iterator[Cell]:
+        everything = list(study.cells(ctx))
+        for pattern in only:
+            if not any(fnmatch.fnmatchcase(cell.variant, pattern) for cell in everything):
+                raise unknown("variant", pattern, {cell.variant for cell in everything})
+        for cell in everything:
+            if cell.belongs(only) and (not only or any(fnmatch.fnmatchcase(cell.variant, name) for name in only)):
+                yield cell
+
+    return replace(study, cells=cells)
+
+
 def rule_for(ctx: Context, criterion: str, max_seeds: int, margin: float | None) -> Until:
     """The rule of a command line.
 
@@ -40,18 +57,21 @@ def rule_for(ctx: Context, criterion: str, max_seeds: int, margin: float | None)
         raise UserError(f"{ctx.study.name} has no variants that seeds could separate; leave --until out")
     variants = {cell.variant for cell in ctx.study.cells(replace(ctx, seeds=1))}
     if len(variants) == 1:
-        raise UserError(f"{ctx.study.name} has one variant, so there is nothing to compare; leave --until out")
+        raise UserError(f"{ctx.study.name} has one variant here, so there is nothing to compare; leave --until out")
     reference = ctx.study.references[0]
     if reference not in variants:
-        raise UserError(f"{ctx.study.name} has no variant {reference!r} to compare the others with; leave --until out")
+        raise UserError(f"{ctx.study.name} has no variant {reference!r} here to compare the others with")
     rule = Until(deciding(ctx.preset.sampling.count), reference, max_seeds, margin)
     rule.rule  # noqa: B018 - raises where nothing could be decided by it
-    before = cells_json.read(ctx.place).until if ctx.place.file.exists() else None
-    if before is not None and dict(before) != dict(rule.as_dict()):
-        told = ", ".join(f"{key} {value}" for key, value in before.items())
+    before = cells_json.read(ctx.place) if ctx.place.file.exists() else None
+    if before is None or before.until is None:
+        return rule
+    compared = list(dict.fromkeys(cell.variant for cell in before.cells))
+    if dict(before.until) != dict(rule.as_dict()) or set(compared) != variants:
+        told = ", ".join(f"{key} {value}" for key, value in before.until.items())
         raise UserError(
-            f"{ctx.place} has been looked at by another rule ({told}), and errors are bounded for that one only; "
-            "repeat it with that rule, or start over with other --results"
+            f"{ctx.place} has been looked at by another rule ({told}) for {', '.join(compared)}, and errors are "
+            "bounded for that one only; repeat it with that rule, or start over with other --results"
         )
     return rule
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import shlex
 import signal
 import time
@@ -68,7 +67,7 @@ class Driver:
 
     def cells(self) -> list[Cell]:
         """All cells the study wants now. Raises `UserError` for two of one name."""
-        wanted = [cell for cell in self.ctx.study.cells(self.ctx) if not cell.optional or self._is_named(cell)]
+        wanted = [cell for cell in self.ctx.study.cells(self.ctx) if cell.belongs(self.only)]
         cells = self.settings.apply(wanted)
         names = [cell.name for cell in cells]
         if len(names) != len(set(names)):
@@ -76,16 +75,12 @@ class Driver:
             raise UserError(f"study {self.ctx.study.name} has two cells of the name {twice[0]!r}")
         return cells
 
-    def _is_named(self, cell: Cell) -> bool:
-        """Whether an optional cell is asked for: *-d12 takes what is there anyway, fmvar-* asks for more."""
-        return any(_matches(cell, pattern) for pattern in self.only if not pattern.startswith(("*", "?", "[")))
-
     def selected(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those that `--only` asks for. Raises `UserError` where it matches none."""
         for pattern in self.only:
-            if not any(_matches(cell, pattern) for cell in cells):
+            if not any(cell.matches(pattern) for cell in cells):
                 raise unknown("variant", pattern, {cell.variant for cell in cells})
-        return [cell for cell in cells if not self.only or any(_matches(cell, pattern) for pattern in self.only)]
+        return [cell for cell in cells if not self.only or any(cell.matches(pattern) for pattern in self.only)]
 
     def run(self, cluster: str, make_backend: Callable[[str], Backend], view: View) -> int:
         """Returns the exit status: 0 if every selected cell is done, else 1."""
@@ -276,7 +271,3 @@ def log_tail(path: Path, lines: int = LOG_LINES) -> list[str]:
 def _shown(path: Path) -> list[str]:
     """The table itself, so that the terminal has the result."""
     return path.read_text().splitlines() if path.suffix == ".md" else []
-
-
-def _matches(cell: Cell, pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in (cell.variant, cell.name))

@@ -95,6 +95,32 @@ def test_repeating_the_command_changes_nothing_and_another_rule_is_refused(
 
 
 @pytest.mark.usefixtures("toys")
+def test_only_chooses_the_comparisons_before_the_first_look(tmp_path: Path) -> None:
+    chosen = ("--only", "full", "--only", "no_*", "--margin", "5")
+    assert run(tmp_path, *chosen) == 0
+    assert set(recorded(tmp_path)) == {"full", "no_refocusing", "no_teacher", "no_dual"}
+    assert run(tmp_path, *chosen) == 0
+    with pytest.raises(UserError, match=r"^[^\n]*looked at by another rule [^\n]* for full, no_refocusing, [^\n]*$"):
+        run(tmp_path, "--margin", "5")
+
+
+@pytest.mark.parametrize(
+    ("only", "told"),
+    [
+        (["full"], "ablation_table2 has one variant here, so there is nothing to compare"),
+        (["gaussian", "baseline"], "has no variant 'full' here to compare the others with"),
+        (["full", "nonsense"], "variant 'nonsense'"),
+    ],
+)
+def test_a_choice_that_leaves_nothing_to_compare_is_refused_in_one_line(
+    tmp_path: Path, only: list[str], told: str
+) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        run(tmp_path, *(word for name in only for word in ("--only", name)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("toys")
 def test_a_failed_run_ends_its_comparison_as_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = Context(study("ablation_table2"), preset("smoke"), 3, tmp_path)
     broken = next(cell for cell in ctx.study.cells(ctx) if cell.name == "gaussian/seed1").stage.name
