@@ -20,6 +20,7 @@ from fvar.config import (
     DataConfig,
     ReadabilityConfig,
     ScoresConfig,
+    SpeedConfig,
     Stage,
     TokenizerConfig,
     TokensConfig,
@@ -108,12 +109,20 @@ def _readability(stage: Stage) -> None:
         raise UserError("an alias tokenizer makes no pictures to read")
 
 
+def _speed(stage: Stage) -> None:
+    from fvar.stages.speed import networks
+
+    with torch.device("meta"):
+        networks(_config(stage, SpeedConfig))
+
+
 CHECKS: dict[str, Callable[[Stage], None]] = {
     "tokenizer": _tokenizer,
     "tokens": _tokens,
     "var": _var,
     "scores": _scores,
     "readability": _readability,
+    "speed": _speed,
 }
 
 

@@ -71,6 +71,7 @@ __all__ = [  # whoever configures a stage finds all of it here
     "Schedule",
     "ScoresConfig",
     "Signal",
+    "SpeedConfig",
     "Stage",
     "StageConfig",
     "TeacherConfig",
@@ -222,9 +223,40 @@ class ReadabilityConfig(Checked):
         positive(self, "words", "batch_size")
 
 
-StageConfig = TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig | ReadabilityConfig
+@dataclass(frozen=True)
+class SpeedConfig(Checked):
+    """Times the sampling of untrained networks, which take as long as trained ones. Inputs: none."""
+
+    kind: ClassVar[str] = "speed"
+    REVISION: ClassVar[int] = 1  # 1: first
+    mixers: tuple[Mixer, ...] = ("var", "mvar")  # var is VAR's and FVAR's deployment network alike
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)  # its mixer is replaced
+    classes: int = 1000  # ImageNet
+    patch_nums: tuple[int, ...] = PyramidConfig.patch_nums
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # whose decoder makes the images
+    quantiser: QuantiserConfig = field(default_factory=QuantiserConfig)
+    batches: tuple[int, ...] = (1, 8, 64)  # images made at once; ours
+    warmup: int = 1  # rounds before those that count; ours
+    rounds: int = 7  # ours
+    guidance: float = SamplesConfig.guidance
+    top_k: int = SamplesConfig.top_k
+    top_p: float = SamplesConfig.top_p
+    precision: Precision = "bf16"
+    seed: int = 0  # another one is timed again
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "classes", "rounds")
+        if not self.mixers or not self.batches or min(self.batches) < 1 or self.warmup < 0:
+            raise UserError("speed needs a mixer, batches of at least 1 image and no negative warmup")
+
+
+StageConfig = (
+    TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig | ReadabilityConfig | SpeedConfig
+)
 STAGE_CONFIGS: dict[str, type[StageConfig]] = {
-    cls.kind: cls for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig, ReadabilityConfig)
+    cls.kind: cls
+    for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig, ReadabilityConfig, SpeedConfig)
 }
 
 

@@ -32,6 +32,7 @@ from fvar.config import (
     SamplesConfig,
     ScoresConfig,
     Signal,
+    SpeedConfig,
     TeacherConfig,
     TokenizerConfig,
     TokenizerLossConfig,
@@ -41,6 +42,7 @@ from fvar.config import (
     VarConfig,
 )
 from fvar.errors import UserError, unknown
+from fvar.estimate import CLASSES, IMAGENET_CLASSES
 
 DATASETS = get_args(get_type_hints(DataConfig)["dataset"])
 
@@ -89,6 +91,7 @@ class Preset:
     sampling: SamplesConfig = field(default_factory=SamplesConfig)
     scoring: ScoresConfig = field(default_factory=lambda: ScoresConfig(reference_count=50_000))  # of the training split
     readability: ReadabilityConfig = field(default_factory=ReadabilityConfig)
+    speed_batches: tuple[int, ...] = SpeedConfig.batches
 
     def on(self, dataset: str, root: str = "") -> Preset:
         """The preset with other images. Raises `UserError` for an unknown data set."""
@@ -150,8 +153,8 @@ class Preset:
         From d24 on the rate falls to 1 % instead of 10 %, as VAR's README has it (`--wpe`); its weight decay of d24 is
         d16's, and its lower rate (`--tblr 8e-5`) is replaced by the paper's.
         """
-        depth, head_dim = depth or self.transformer.depth, self.transformer.dim // self.transformer.num_heads
-        size = replace(self.transformer, depth=depth, width=depth * head_dim, heads=depth)
+        depth = depth or self.transformer.depth
+        size = self.sized(depth)
         return VarConfig(
             transformer=replace(size, mixer=mixer or size.mixer),
             teacher=teacher,
@@ -162,6 +165,27 @@ class Preset:
                 samples=replace(self.samples(seed), count=self.curve_samples),
                 scores=self.scores(),
             ),
+        )
+
+    def sized(self, depth: int) -> TransformerConfig:
+        """The transformer at another depth, with the width of a head as it is."""
+        head_dim = self.transformer.dim // self.transformer.num_heads
+        return replace(self.transformer, depth=depth, width=depth * head_dim, heads=depth)
+
+    def speed(self, depth: int, seed: int) -> SpeedConfig:
+        """Timing of the networks of a depth, as `samples` would use them."""
+        return SpeedConfig(
+            transformer=self.sized(depth),
+            classes=CLASSES.get(self.data.dataset, IMAGENET_CLASSES),
+            patch_nums=self.pyramid.patch_nums,
+            autoencoder=self.autoencoder,
+            quantiser=self.quantiser,
+            batches=self.speed_batches,
+            guidance=self.sampling.guidance,
+            top_k=self.sampling.top_k,
+            top_p=self.sampling.top_p,
+            precision=self.sampling.precision,
+            seed=seed,
         )
 
     def samples(self, seed: int) -> SamplesConfig:
@@ -193,6 +217,7 @@ _EMOJI64 = Preset(
     sampling=SamplesConfig(count=225, guidance=4.0),  # VAR: 1.5, for a network trained to its end; ours
     scoring=ScoresConfig(reference_count=512),
     readability=ReadabilityConfig(words=48),
+    speed_batches=(1, 4, 16),
 )
 
 ROWS = (

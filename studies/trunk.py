@@ -7,12 +7,20 @@ trunk can reach (see READINGS.md). Eq. 13 has no loss for the teacher: another c
 one trained, frozen, so that its student learns from a finished network. All cells share one pair of tokenizers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import get_args
+from functools import partial
+from typing import TYPE_CHECKING, get_args
 
 from fvar.config import TeacherConfig, Trunk
+from studies.engine import outputs
 from studies.study import Cell, Context, Study
 from studies.variants import chain
+
+if TYPE_CHECKING:
+    from analysis.results import StudyResults
+    from analysis.style import Drawings
 
 
 def cells(ctx: Context) -> Iterator[Cell]:
@@ -27,4 +35,11 @@ def cells(ctx: Context) -> Iterator[Cell]:
         yield Cell("no_teacher", "FVAR without teacher", seed, {"trunk": "none"}, chain(ctx.preset, "no_teacher", seed))
 
 
-STUDY = Study("trunk", "The teacher's trunk: quality against cost", cells, references=("no_teacher",))
+def report(results: StudyResults) -> Drawings:
+    """What every study of samples shows, and quality against cost."""
+    from analysis import plot_pareto
+
+    return {**outputs.report(results), "pareto.png": partial(plot_pareto.draw, results)}
+
+
+STUDY = Study("trunk", "The teacher's trunk: quality against cost", cells, report, references=("no_teacher",))

@@ -23,6 +23,7 @@ from fvar.config import (
     SamplesConfig,
     ScoresConfig,
     Signal,
+    SpeedConfig,
     Stage,
     TeacherConfig,
     TokenizerConfig,
@@ -80,6 +81,23 @@ def _tokenizer(signal: Signal) -> Stage:
     )
 
 
+def _speed() -> Stage:
+    tokenizer = _tokenizer("structure").config
+    assert isinstance(tokenizer, TokenizerConfig)
+    return Stage(
+        SpeedConfig(
+            transformer=TransformerConfig(depth=2, width=64, heads=2),
+            classes=9,
+            patch_nums=PYRAMID.patch_nums,
+            autoencoder=tokenizer.autoencoder,
+            quantiser=tokenizer.quantiser,
+            batches=(1, 2),
+            rounds=2,
+            precision="fp32",
+        )
+    )
+
+
 def canaries() -> list[Canary]:
     """One for every kind, inputs first; two of the kinds that treat the two signals differently."""
     tokenizers = {signal: _tokenizer(signal) for signal in ("structure", "alias")}
@@ -100,6 +118,7 @@ def canaries() -> list[Canary]:
         Canary("samples", samples),
         Canary("scores", Stage(ScoresConfig(reference=DATA, reference_count=27), {"samples": samples})),
         Canary("readability", Stage(ReadabilityConfig(words=4), {"tokenizer": tokenizers["structure"]})),
+        Canary("speed", _speed()),
     ]
 
 
@@ -152,5 +171,8 @@ def measured(run: RunDir) -> Values:
     if run.kind == "scores":
         scores = json.loads((run.path / "scores.json").read_text())
         return {key: [score["value"]] for key, score in scores.items() if score["value"] is not None}
+    if run.kind == "speed":  # what was timed; how long it took is the machine's
+        rows = json.loads((run.path / "speed.json").read_text())["rows"]
+        return {f"{row['mixer']}, batch {row['batch']}": [row["parameters"], len(row["seconds"])] for row in rows}
     rates = json.loads((run.path / "readability.json").read_text())["rates"]
     return {f"{row['picture']} {row['scale']} at {row['size']} px": [row["value"]] for row in rates}
