@@ -50,6 +50,7 @@ STUDIES: tuple[str, ...] = (
     "cost",
     "search_distillation",
     "text_readability",
+    "wiener",
     "speed",
     "spectral",
 )
