@@ -43,7 +43,7 @@ def contrasts(results: StudyResults) -> list[Contrast]:
             continue
         others = [variant for variant in variants if variant != reference]
         for metric in METRICS:
-            made = [_contrast(results, metric, variants[variant], variants[reference]) for variant in others]
+            made = [contrast(results, metric, variants[variant], variants[reference]) for variant in others]
             adjusted = holm([one.difference.p if one.difference else None for one in made])
             found += [
                 Contrast(one.variant, one.reference, metric, one.difference, p, one.reason)
@@ -52,9 +52,10 @@ def contrasts(results: StudyResults) -> list[Contrast]:
     return found
 
 
-def _contrast(
+def contrast(
     results: StudyResults, metric: Metric, cells: Sequence[CellResult], others: Sequence[CellResult]
 ) -> Contrast:
+    """The cells of a variant minus those of another, seed by seed, or why that was not made; p is not corrected."""
     first, second = cells[0].variant, others[0].variant
 
     def not_made(reason: str) -> Contrast:

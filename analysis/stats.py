@@ -132,6 +132,21 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     return float(np.mean(np.abs(sums + differences[0]) >= observed - tolerance))
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Order statistics that enclose the median with a probability of 95 % at least; None for fewer than 6 values.
+
+    The number of values below the median is binomial (Thompson 1936). Nothing is assumed of the distribution, which for
+    times has a long tail.
+    """
+    n, ordered = len(values), sorted(values)
+    below = 0.0
+    for rank in range(n // 2):
+        below += math.comb(n, rank) / 2**n
+        if 2 * below > 1 - LEVEL:
+            return (ordered[rank - 1], ordered[n - rank]) if rank else None
+    return None
+
+
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p (Holm 1979): the family of claims "adjusted p <= 0.05" holds a false one with 5 % at most.
 

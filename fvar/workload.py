@@ -5,10 +5,14 @@ What is no network is left out: reading images, resampling, statistics of featur
 
 from __future__ import annotations
 
+import dataclasses
+
 from fvar.config import (
     DataConfig,
+    PyramidConfig,
     SamplesConfig,
     ScoresConfig,
+    SpeedConfig,
     Stage,
     TokenizerConfig,
     TokensConfig,
@@ -35,6 +39,8 @@ def flops(stage: Stage) -> float:
     if isinstance(config, ScoresConfig):
         samples = stage.inputs["samples"].config
         return _scoring(samples.count if isinstance(samples, SamplesConfig) else 0)
+    if isinstance(config, SpeedConfig):
+        return _timing(config)
     bill = estimate(stage.inputs["tokenizer"])
     return IMAGES["text"] * (_forward(bill, coding=True) + _forward(bill, coding=False))
 
@@ -54,6 +60,18 @@ def _sampling(var: Stage, config: SamplesConfig) -> float:
     student = sum(part.forward for part in estimate(var).parts if part.name == "student")
     decoder = _forward(estimate(var.inputs["tokens"].inputs["tokenizer"]), coding=False)
     return config.count * ((2 if config.guidance else 1) * student + decoder)
+
+
+def _timing(config: SpeedConfig) -> float:
+    """Every batch of every round, through each network and the decoder."""
+    auto = config.autoencoder
+    pyramid = PyramidConfig(config.patch_nums, auto.downsample_factor)
+    data = DataConfig(image_size=pyramid.image_size)
+    tokenizer = TokenizerConfig(data=data, pyramid=pyramid, autoencoder=auto, quantiser=config.quantiser)
+    tokens = Stage(TokensConfig(data=data), {"tokenizer": Stage(tokenizer)})
+    sampled = SamplesConfig((config.warmup + config.rounds) * sum(config.batches), config.guidance)
+    made = (dataclasses.replace(config.transformer, mixer=mixer) for mixer in config.mixers)
+    return sum(_sampling(Stage(VarConfig(transformer), {"tokens": tokens}), sampled) for transformer in made)
 
 
 def _scoring(samples: int) -> float:

@@ -5,6 +5,7 @@
     python -m studies logs ablation_table2 full -f
     python -m studies diff ablation_table2 full baseline
     python -m studies retry ablation_table2
+    python -m studies claims
 
 Exit status: 0, or 1 where `status` finds failed cells or `report` could not draw a figure, or 2 for a wrong command.
 """
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "gc": gc,
         "ui": ui,
         "sync": sync,
+        "claims": claims,
     }[arguments.command]
     return handler(arguments)
 
@@ -227,6 +229,17 @@ def _sync_all(places: Sequence[cells.Place], uri: str, quiet: bool = False) -> N
             print(f"{place}: {'brought up to date' if changed else 'is up to date'}", flush=True)
 
 
+def claims(arguments: argparse.Namespace) -> int:
+    from studies.claims import page
+    from studies.claims.claim import started
+
+    names = [arguments.preset] if arguments.preset else started(arguments.results) or ["smoke"]
+    for name in names:
+        page.show(name, page.ledger(arguments.results, name))
+    print(page.write(arguments.results, names))
+    return 0
+
+
 # --------------------------------------------------------------------------------------------------------------- inside
 
 
@@ -276,6 +289,8 @@ def parser() -> argparse.ArgumentParser:
     part.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     part.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="with --watch")
     part.add_argument("--tracking-uri", **server)  # type: ignore[arg-type]
+    part = add("claims", "What the papers claim, held against the results.", study=False)
+    part.add_argument("--preset", default="", metavar="NAME", help="default: every one that a study was started at")
     return made
 
 

@@ -65,3 +65,14 @@ def test_a_curve_costs_its_points() -> None:
     measured = Stage(dataclasses.replace(stage.config, curve=curve), stage.inputs)
     point = flops(Stage(curve.samples, {"var": stage})) + INCEPTION * curve.samples.count
     assert flops(measured) - flops(stage) == pytest.approx(4 * point)
+
+
+def test_timing_costs_what_sampling_as_many_images_would() -> None:
+    row = preset("smoke")
+    timed = row.speed(row.transformer.depth, 0)
+    count = (timed.warmup + timed.rounds) * sum(timed.batches)
+    var = chain(row, "baseline", 0).inputs["samples"].inputs["var"]
+    assert timed.guidance == row.sampling.guidance
+    own = flops(Stage(dataclasses.replace(timed, mixers=("var",))))
+    assert own == pytest.approx(flops(Stage(SamplesConfig(count), {"var": var})))
+    assert flops(Stage(timed)) > 2 * own  # M-VAR has more to do

@@ -18,6 +18,7 @@ TRAINING_SHARE = 0.4  # of the GPU's peak
 # Ours, until stages of the kind were measured: small products while sampling, float32 and decoding while scoring.
 SHARES = {"tokens": 0.2, "samples": 0.2, "scores": 0.05, "readability": 0.05}
 CPU_SPEED = TWO_CORES.speed / 2  # FLOP/s of one core
+GPU_HOURS, MINUTES = "GPU hours", "minutes of a processor"
 SMALL = 0.01  # GPU hours below which a plan is one for processors
 ASSUMED = (
     f"where speeds were measured in this results folder by those, else assumed: {DEVICE.name} at "
@@ -33,21 +34,31 @@ def planned_gpu_hours(stage: Stage, speeds: Speeds | None = None) -> float:
 
 def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
     """What the stages to come are expected to cost, in two lines: GPU hours, or minutes where no GPU is needed."""
-    work, hours, minutes = _nothing(), _nothing(), _nothing()
-    for stage in stages:
-        own = flops(stage)
-        work[stage.kind] += own
-        hours[stage.kind] += planned_gpu_hours(stage, speeds)
-        minutes[stage.kind] += own / (speeds.of(stage.kind).processor or CPU_SPEED) / 60
-    small = sum(hours.values()) < SMALL
-    costs, unit = (minutes, "minutes of a processor") if small else (hours, "GPU hours")
+    stages = list(stages)
+    costs, unit = _costs(stages, speeds)
+    small, work = unit != GPU_HOURS, sum(map(flops, stages))
     parts = ", ".join(f"{kind} {_rounded(cost)}" for kind, cost in costs.items() if cost)
-    total = f"to come: {sum(work.values()):.2g} FLOP, estimated at {_rounded(sum(costs.values()))} {unit}"
+    total = f"to come: {work:.2g} FLOP, estimated at {price(stages, speeds)}"
     if not parts:
         return "to come: nothing"
     wanted = [kind for kind, cost in costs.items() if cost]
     known = [kind for kind in wanted if (speeds.of(kind).processor if small else speeds.of(kind).gpu)]
     return f"{total} ({parts})\n{_basis(known, [kind for kind in wanted if kind not in known], small)}"
+
+
+def price(stages: Iterable[Stage], speeds: Speeds) -> str:
+    """What stages are expected to cost together, in a few words."""
+    costs, unit = _costs(list(stages), speeds)
+    return f"{_rounded(sum(costs.values()))} {unit}"
+
+
+def _costs(stages: Sequence[Stage], speeds: Speeds) -> tuple[dict[str, float], str]:
+    """By kind, and in which unit."""
+    hours, minutes = _nothing(), _nothing()
+    for stage in stages:
+        hours[stage.kind] += planned_gpu_hours(stage, speeds)
+        minutes[stage.kind] += flops(stage) / (speeds.of(stage.kind).processor or CPU_SPEED) / 60
+    return (minutes, MINUTES) if sum(hours.values()) < SMALL else (hours, GPU_HOURS)
 
 
 def _nothing() -> dict[str, float]:

@@ -123,3 +123,12 @@ def test_seeds_are_paired_by_number_and_refused_where_they_differ() -> None:
 def test_equal_differences_have_no_width_and_no_doubt() -> None:
     assert stats.compare([0.0, 0.0, 0.0]).p == 1.0
     assert stats.compare([2.0, 2.0, 2.0]) == stats.Difference(2.0, 2.0, 2.0, 0.0, None, 3)
+
+
+@pytest.mark.parametrize("n", [6, 7, 9, 15])
+def test_the_interval_of_a_median_covers_it_in_ninety_five_per_cent_whatever_the_distribution(n: int) -> None:
+    drawn = np.random.default_rng(0).lognormal(0, 1, (4000, n))  # its median is 1
+    spans = [stats.median_interval(list(values)) for values in drawn]
+    covered = np.mean([span is not None and span[0] <= 1 <= span[1] for span in spans])
+    assert covered >= 0.95 - 2 * 0.0035
+    assert stats.median_interval([1.0] * 5) is None
