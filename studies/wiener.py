@@ -193,4 +193,5 @@ def _by_ring(residual: Tensor, cells: int) -> Tensor:
     ring = torch.hypot(frequency[:, None], frequency[None, :]).round().long().flatten()
     inside = (ring >= 1) & (ring <= pitch)
     rings = power.new_zeros(*power.shape[:2], pitch)
-    return rings.index_add(2, ring[inside] - 1, power[..., inside])
+    summed: Tensor = rings.index_add(2, ring[inside] - 1, power[..., inside])
+    return summed

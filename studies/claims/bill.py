@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from studies.claims.claim import Claim, Evidence, Finding, Verdict
+from studies.claims.claim import Claim, Evidence, Finding, by_count
 from studies.cost import CLAIMED_FLOPS, CLAIMED_PARAMETERS, DEPTHS, Row, rows
 
 
@@ -19,7 +19,7 @@ def judge_flops(found: Sequence[Row]) -> Finding:
     shares = [row.flops for row in found]
     low, high = CLAIMED_FLOPS
     note = f"claimed {low:.0%} to {high:.0%}; within it: " + (_listed(within) or "no reading at any depth")
-    return Finding(_of(len(within), len(found)), f"{min(shares):+.0%} to {max(shares):+.0%}", note=note)
+    return Finding(by_count(len(within), len(found)), f"{min(shares):+.0%} to {max(shares):+.0%}", note=note)
 
 
 def parameters(evidence: Evidence) -> Finding:
@@ -33,7 +33,7 @@ def judge_parameters(found: Sequence[Row]) -> Finding:
     alone, trained = ([getattr(row, name) for row in found] for name in ("cross_attention", "trained"))
     effect = f"{min(alone):+.1%} to {max(alone):+.1%}"
     note = f"AG-XAttn alone; all that is trained, the teacher's blocks too: {min(trained):+.0%} to {max(trained):+.0%}"
-    return Finding(_of(within, len(found)), effect, note=note)
+    return Finding(by_count(within, len(found)), effect, note=note)
 
 
 def overhead(evidence: Evidence) -> Finding:
@@ -62,11 +62,7 @@ def judge_overhead(ratios: Sequence[tuple[float, float]]) -> Finding:
     equal = sum(pair == (1.0, 1.0) for pair in ratios)
     most = max(max(pair) for pair in ratios) - 1
     note = "parameters and FLOPs of the deployment network over VAR's, d12 to d24; the study speed measures time"
-    return Finding(_of(equal, len(ratios)), f"{most:+.1%}", note=note)
-
-
-def _of(count: int, total: int) -> Verdict:
-    return "supported" if count == total else "undecided" if count else "refuted"
+    return Finding(by_count(equal, len(ratios)), f"{most:+.1%}", note=note)
 
 
 def _listed(found: Sequence[Row]) -> str:

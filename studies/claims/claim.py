@@ -42,6 +42,7 @@ class Claim:
     judge: Callable[[Evidence], Finding]  # raises `NotMeasured`
     study: str = ""  # that measures it; empty: computed here
     settings: tuple[str, ...] = ()  # --set that the study needs to measure it
+    by_tokenizer: bool = False  # its seeds are those of tokenizers
 
     @property
     def computed(self) -> bool:
@@ -152,6 +153,11 @@ def worst(findings: Sequence[Finding]) -> Finding:
         "; ".join(finding.note for finding in findings),
         max(finding.seeds for finding in findings),
     )
+
+
+def by_count(holds: int, cases: int) -> Verdict:
+    """Of a claim that holds in some of all cases: supported by all, refuted by none, undecided between."""
+    return "supported" if holds == cases else "undecided" if holds else "refuted"
 
 
 def needed(found: Difference) -> int:

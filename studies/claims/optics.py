@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from studies.claims.claim import Claim, Evidence, Finding, NotMeasured
+from studies.claims.claim import Claim, Evidence, Finding, NotMeasured, by_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,8 +65,7 @@ def judge_band(amplitudes: Sequence[float]) -> Finding:
     passing = sum(amplitude >= NEGLIGIBLE for amplitude in amplitudes)
     effect = "passes up to " + ", ".join(f"{amplitude:.1%}" for amplitude in amplitudes)
     note = "amplitude beyond the view's Nyquist frequency, scale by scale; side lobes of a disk fall as f^-1.5"
-    verdict = "supported" if not passing else "refuted" if passing == len(amplitudes) else "undecided"
-    return Finding(verdict, effect, note=note)
+    return Finding(by_count(len(amplitudes) - passing, len(amplitudes)), effect, note=note)
 
 
 def monotone_information(evidence: Evidence) -> Finding:
@@ -97,8 +96,7 @@ def judge_information(same: Sequence[float], own: Sequence[float]) -> Finding:
     rising = [all(later > earlier for earlier, later in pairwise(bits)) for bits in (same, own)]
     effect = f"{', '.join(f'{bits:.2f}' for bits in own)} bits per px"
     note = f"at the noise of Eq. 3; at its least noise everywhere {', '.join(f'{bits:.2f}' for bits in same)}"
-    verdict = "supported" if all(rising) else "undecided" if any(rising) else "refuted"
-    return Finding(verdict, effect, note=note)
+    return Finding(by_count(sum(rising), len(rising)), effect, note=note)
 
 
 def energy(evidence: Evidence) -> Finding:
@@ -129,8 +127,7 @@ def judge_energy(shares: Sequence[float]) -> Finding:
     whole = sum(share >= 1 - NEGLIGIBLE for share in shares)
     effect = "alias is " + ", ".join(f"{share:.0%}" for share in shares) + " of the residual"
     note = "scale by scale, on noise of power 1/f^2; the rest is what the disk took from the base band"
-    verdict = "supported" if whole == len(shares) else "undecided" if whole else "refuted"
-    return Finding(verdict, effect, note=f"{note}. Equal only for an ideal low-pass")
+    return Finding(by_count(whole, len(shares)), effect, note=f"{note}. Equal only for an ideal low-pass")
 
 
 # ------------------------------------------------------------------------------------------------- the study `spectral`
@@ -152,8 +149,9 @@ def judge_alias(views: Sequence[Mapping[str, float]], rival: str, name: str) -> 
     ratios = sorted(view["disk"] / view[rival] for view in views)
     effect = f"less alias in {wins} of {len(views)} views"
     interval = f"{ratios[0]:.2g} to {ratios[-1]:.2g} times"
-    verdict = "supported" if wins == len(views) else "undecided" if wins else "refuted"
-    return Finding(verdict, effect, interval, f"the disk's over {name}'s; K = 4, {' and '.join(NATURAL)}")
+    return Finding(
+        by_count(wins, len(views)), effect, interval, f"the disk's over {name}'s; K = 4, {' and '.join(NATURAL)}"
+    )
 
 
 def _paper_views(evidence: Evidence) -> list[dict[str, float]]:

@@ -14,7 +14,7 @@ from analysis.stats import FEWEST
 from fvar.errors import UserError, unknown
 from fvar.machine import atomic
 from studies.claims import CLAIMS
-from studies.claims.claim import Claim, Evidence, Finding, started
+from studies.claims.claim import Claim, Evidence, Finding, Verdict, started
 from studies.engine.bill import price
 from studies.engine.plan import Plan
 from studies.engine.prediction import Speeds
@@ -23,7 +23,7 @@ from studies.presets import PRESETS, Preset, preset
 from studies.study import Context, study
 
 FILE = "claims.md"
-OPEN = ("undecided", "not measured")
+OPEN: tuple[Verdict, ...] = ("undecided", "not measured")
 BY_SEED = "-tokenizer-seeds"  # what a folder's name ends with where seeds train tokenizers, too
 
 
@@ -81,7 +81,7 @@ def markdown(found: dict[str, list[Line]]) -> str:
 def summary(lines: Sequence[Line]) -> str:
     """How many claims have which verdict."""
     counts = Counter(line.finding.verdict for line in lines)
-    order = ("supported", "refuted", *OPEN)
+    order: tuple[Verdict, ...] = ("supported", "refuted", *OPEN)
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]) + "."
 
 
@@ -138,24 +138,25 @@ def _line(claim: Claim, finding: Finding, here: _Here) -> Line:
     seeds = max(finding.seeds, FEWEST)
     if here.preset is None:
         return Line(claim, finding, f"python -m studies.run {claim.study} ... --seeds {seeds}")
-    extra = claim.settings if not here.preset.curve_every else ()
+    chosen = replace(here.preset, tokenizers_by_seed=here.preset.tokenizers_by_seed or claim.by_tokenizer)
+    changed = [*here.settings.science, *(claim.settings if not chosen.curve_every else ())]
     words = ["python -m studies.run", claim.study]
     if not claim.computed:
-        words += ["--preset", here.preset.name, "--seeds", str(seeds)]
-        words += [f"--set {shlex.quote(text)}" for text in (*here.settings.science, *extra)]
-        words += ["--tokenizer-seeds"] if here.label.endswith(BY_SEED) else []
+        words += ["--preset", chosen.name, "--seeds", str(seeds)]
+        words += [f"--set {shlex.quote(text)}" for text in changed]
+        words += (
+            ["--tokenizer-seeds"] if chosen.tokenizers_by_seed and not PRESETS[chosen.name].tokenizers_by_seed else []
+        )
     if here.results != Path("results"):
         words += ["--results", shlex.quote(str(here.results))]
-    return Line(claim, finding, " ".join(words), _price(claim, seeds, here, extra))
+    return Line(claim, finding, " ".join(words), _price(claim, seeds, chosen, changed, here.results))
 
 
-def _price(claim: Claim, seeds: int, here: _Here, extra: Sequence[str]) -> str:
+def _price(claim: Claim, seeds: int, chosen: Preset, changed: Sequence[str], results: Path) -> str:
     """What the command would still have to train. Empty where the study cannot be planned with these settings."""
-    assert here.preset
     try:
-        settings = Settings.parse((*here.settings.science, *extra))
-        asked = study(claim.study)
-        ctx = Context(asked, here.preset, seeds, here.results, dry=True)
+        asked, settings = study(claim.study), Settings.parse(changed)
+        ctx = Context(asked, chosen, seeds, results, dry=True)
         wanted = settings.apply([cell for cell in asked.cells(ctx) if cell.belongs(())])
         to_run = Plan.of(ctx, wanted).to_run()
     except UserError:

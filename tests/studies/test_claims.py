@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.plot_readability import Readings
 from fvar.errors import UserError
 from fvar.machine import atomic
 from fvar.rundir import RunDir
@@ -246,7 +247,7 @@ def test_text_is_readable_where_fewer_characters_are_misread(
         def __init__(self, name: str) -> None:
             self.name = name
 
-    monkeypatch.setattr(tokens.Readings, "of", lambda results: {name: Known(name) for name in read})
+    monkeypatch.setattr(Readings, "of", lambda results: {name: Known(name) for name in read})
     monkeypatch.setattr(tokens, "misread", lambda known: dict(enumerate(read[known.name])))
     monkeypatch.setattr(Evidence, "study", lambda *_: None)
     assert verdict("text", Evidence(tmp_path, "smoke")) == outcome
@@ -363,6 +364,14 @@ def test_an_unmeasured_claim_at_the_papers_preset_is_priced_in_gpu_hours(tmp_pat
     line = next(line for line in ledger(tmp_path, "paper") if line.claim.key == "full")
     assert "--preset paper --seeds 3" in line.command
     assert line.price.endswith("GPU hours")
+
+
+def test_a_claim_about_tokenizers_asks_for_seeds_of_tokenizers_and_pays_for_them(tmp_path: Path) -> None:
+    lines = {line.claim.key: line for line in ledger(tmp_path, "paper")}
+    assert "--tokenizer-seeds" in lines["sparse"].command
+    assert "--tokenizer-seeds" not in lines["full"].command
+    hours = [float(lines[key].price.split()[0].replace(",", "")) for key in ("full", "sparse")]
+    assert hours[1] > 1.05 * hours[0]
 
 
 def test_one_seed_supports_nothing(tmp_path: Path) -> None:
