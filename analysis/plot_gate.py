@@ -94,7 +94,7 @@ def markdown(results: StudyResults, rows: Sequence[Row], found: dict[int, float]
     return "\n".join(lines) + "\n"
 
 
-def draw(results: StudyResults) -> Path:
+def draw(results: StudyResults) -> list[Path]:
     """Write gate.png into the study's folder. Raises `NothingToDraw` where no teacher was measured."""
     rows = _rows(results)
     scales = sorted({row["scale"] for row in rows})

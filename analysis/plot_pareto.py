@@ -62,7 +62,7 @@ def front(found: Sequence[Point], better: str) -> list[Point]:
     return kept
 
 
-def draw(results: StudyResults) -> Path:
+def draw(results: StudyResults) -> list[Path]:
     """Write pareto.png into the study's folder. Raises `NothingToDraw` where there is nothing to compare."""
     counts = [score["count"] for cell in results.cells for score in cell.scores.values() if score.get("count")]
     metric = deciding(min(counts, default=0))

@@ -147,7 +147,7 @@ def _csv(found: Sequence[Timing]) -> str:
     return buffer.getvalue()
 
 
-def draw(results: StudyResults) -> Path:
+def draw(results: StudyResults) -> list[Path]:
     """Write speed.png into the study's folder. Raises `NothingToDraw` where no cell is done yet."""
     found = [timing for timing in timings(results) if timing.seconds]
     figure = style.new_figure(11.5, 4.8)

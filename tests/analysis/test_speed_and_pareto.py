@@ -57,13 +57,13 @@ def test_ratios_are_taken_round_by_round(two: StudyResults) -> None:
 
 
 def test_both_figures_are_drawn(two: StudyResults, tmp_path: Path) -> None:
-    assert plot_speed.draw(two).stat().st_size > 10_000
+    assert plot_speed.draw(two)[0].stat().st_size > 10_000
     results = fakes.ablation(tmp_path / "more", seeds=3)
     with pytest.raises(NothingToDraw, match="whose hours are recorded"):
         plot_pareto.draw(results)
     for run in (tmp_path / "more" / "runs").iterdir():
         RunDir.open(run).update(seconds=60.0)
-    assert plot_pareto.draw(StudyResults.read(tmp_path / "more", "ablation_table2", "smoke")).stat().st_size > 10_000
+    assert plot_pareto.draw(StudyResults.read(tmp_path / "more", "ablation_table2", "smoke"))[0].stat().st_size > 10_000
 
 
 def test_hours_are_those_of_all_stages_above_a_score(tmp_path: Path) -> None:

@@ -118,4 +118,4 @@ def test_table_and_figure_say_what_was_measured_and_measure_it_once(
     assert len(calls) == 3
     assert "seed 0: -1.00, seed 1: -1.00, seed 2: -1.00" in table.read_text()
     assert "Over seeds -1.00 [-1.00, -1.00]" in table.read_text()
-    assert plot_gate.draw(results).stat().st_size > 10_000
+    assert plot_gate.draw(results)[0].stat().st_size > 10_000
