@@ -7,13 +7,16 @@ import os
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fvar.job import JobRecord
 from slurm.loopback import Cluster
-from tests.slurm.driving import QUICK, ToyStudy, wait_until
+from tests.slurm.drive import first_stage
+from tests.slurm.driving import QUICK, ROOT, ToyStudy, wait_until
 
 Toy = Callable[..., ToyStudy]
 LIMIT = 10
@@ -121,6 +124,27 @@ def clients(folder: Path, **scripts: str) -> str:
         (folder / name).write_text(f"#!/bin/sh\nREAL={shutil.which(name)}\n{script}\n")
         (folder / name).chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
+
+
+def test_a_disk_that_fails_a_stage_is_waited_for_as_often_as_it_does(toy: Toy) -> None:
+    fails = {**QUICK, "then": "no space"}
+    study = toy(cells=2, orders={first_stage(0).name: [fails, fails, fails, fails, QUICK]})
+    assert study.run(timeout=400) == 0, study.output()
+    assert study.states() == {"done": 2}
+    assert sorted(study.executions().values()) == [1, 5]
+    assert f"not now: {first_stage(0).name}: the disk is full (model); it is started again by itself" in study.output()
+
+
+def test_stages_of_a_kind_can_run_on_this_machine_and_the_rest_in_slurm(toy: Toy) -> None:
+    study = toy(cells=3, chain=True)
+    here = f"{ROOT / 'tests' / 'studies' / 'toy'}:{ROOT}"
+    assert study.run("--set", "slurm.tokens.cluster=local", "--jobs", "1", timeout=400, PYTHONPATH=here) == 0
+    assert study.states() == {"done": 6}
+    assert Counter((run.kind, JobRecord.read(run).cluster) for run in study.runs()) == {  # type: ignore[union-attr]
+        ("tokenizer", "slurm"): 3,
+        ("tokens", "local"): 3,
+    }
+    assert study.submitted() == 3
 
 
 def test_greetings_of_the_clients_are_passed_over(toy: Toy, tmp_path: Path) -> None:

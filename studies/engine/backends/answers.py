@@ -49,14 +49,13 @@ NOT_NOW = re.compile(
     r"unable to contact|connection refused|connect failure|authentication|munge|internal error"
     r"|partition not available|partition is (?:down|inactive)|inactive or drain|node not available|nodes are busy"
     r"|not usable now|presently disabled|in use|standby|maintenance|licenses|resources? (?:is )?currently"
-    r"|temporarily|could not be started|try again|usage threshold|not available right now|no space left|quota exceeded",
+    r"|temporarily|could not be started|try again|usage threshold|not available (?:right )?now|no space left|quota exceeded"
+    r"|dependency problem|unspecified error|protocol version|incompatible versions|cannot allocate memory"
+    r"|configuration source|process configuration file|unknown host|name or service|name resolution|host is down"
+    r"|unreachable|no route to host|transport endpoint|broken pipe|i/o error|input/output error|stale file",
     re.I,
 )
-NEVER = re.compile(
-    r"invalid|unrecogni[sz]ed|unknown|not permitted|permission denied|access denied|not available|not supported"
-    r"|more processors|unable to open|no such file|is not installed",
-    re.I,
-)
+AT_ANY_TIME = re.compile(r"unrecogni[sz]ed|time limit", re.I)  # never, even if the like was taken before
 OS_NOT_NOW = PASSING | {errno.EAGAIN, errno.ENOMEM, errno.EMFILE}
 
 
@@ -66,11 +65,12 @@ def refusal(complaint: str, proven: bool = False) -> Answer:
     Parameters
     ----------
     proven
-        Whether the cluster has taken a request of the same settings: then it is not the request that is wrong.
+        Whether the cluster has taken a request of the same settings: then it is not the request that is wrong. A
+        directory of users or an accounting that is away makes accounts, groups and partitions "invalid" for a while.
     """
     if named := LIMIT_NAME.search(complaint):
         name = named[0].lower()
-        fewer = "submit" in name
+        fewer = bool(re.search(r"submit|jobs(?:per|limit)", name))
         never = not fewer and ("perjob" in name or "minutes" not in name)
         return Answer(complaint, never=never, fewer=fewer)
     if FEWER.search(complaint):
@@ -79,7 +79,7 @@ def refusal(complaint: str, proven: bool = False) -> Answer:
         return Answer(complaint, unsure=True)
     if NOT_NOW.search(complaint):
         return Answer(complaint)
-    return Answer(complaint, never=bool(NEVER.search(complaint)) or not proven)
+    return Answer(complaint, never=not proven or bool(AT_ANY_TIME.search(complaint)))
 
 
 def trouble(error: OSError) -> Answer:

@@ -41,6 +41,7 @@ from studies.engine.profile import Profile, Resources
 
 ORPHAN_SECONDS = 60.0  # an sbatch whose answer was not seen has come through by then, or never will, see `sbatch`
 WHO_SECONDS = 60.0  # the accounting may lag behind by this in saying who cancelled a job
+GONE_SECONDS = 30.0  # a job that is not listed for as long is gone; a restarting controller may list nothing
 GRACE_SECONDS = 5.0  # file systems that are shared show a change after a while
 QUEUED = {"PENDING", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 QUEUED |= {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
@@ -90,6 +91,7 @@ class Slurm:
         self._gathering: dict[str, dict[str, float]] = {}  # since when stages wait for a whole pack, by kind
         self._last: dict[str, Job] = {}  # as of the last answer, without what had ended
         self._met: dict[str, float] = {}  # since when we know of a wave
+        self._missing: dict[tuple[str, int], float] = {}  # since when a job is not listed
         self._cancelled: dict[tuple[str, int], float] = {}  # since when a job is known to be cancelled
 
     # ------------------------------------------------------------------------------------------------------ submitting
@@ -307,7 +309,11 @@ class Slurm:
         place = record.wave, record.index
         entry = known.get(place) or (accounted or {}).get(place)
         if entry is None or not entry.state:
+            missing = time.monotonic() - self._missing.setdefault(place, time.monotonic())
+            if record.job_id and missing < GONE_SECONDS:
+                return self._last.get(run.name) or Job("queued", "SLURM does not list its job; looking again")
             return self._unknown(record, entry)
+        self._missing.pop(place, None)
         if not record.job_id and JobRecord.read(run) == record:  # its driver died right after sbatch
             with contextlib.suppress(OSError):
                 dataclasses.replace(record, job_id=entry.job_id).write(run)
@@ -392,7 +398,7 @@ class Slurm:
 
     def stop(self, records: Records) -> str:
         jobs = len({(record.wave, record.index) for _, record in records})
-        return f"{jobs} jobs go on in SLURM" if records else ""
+        return f"{jobs} job{' goes' if jobs == 1 else 's go'} on in SLURM" if records else ""
 
 
 def _is_doubtful(entry: Entry | None) -> bool:

@@ -3,7 +3,7 @@
 What a stage does stands in RESULTS/toy.json, by run name, else by kind, else under "*":
 
     {"steps": 4, "seconds": 0.1, "hang": 3,
-     "then": "done" | "raise" | "eat memory" | "die" | "ignore signals" | "listen"}
+     "then": "done" | "raise" | "eat memory" | "die" | "ignore signals" | "listen" | "no space"}
 
 `hang` names the step after which it only pretends to work: its heartbeat goes on. Who listens to signals ends as a real
 stage does, and who does not is killed by them.
@@ -38,7 +38,9 @@ def execute(path: str) -> Status:
             order = order[min(before.attempts, len(order) - 1)]
         _note(run, "code", fvar.__file__)
         _note(run, "executions", os.environ.get("SLURM_JOB_ID", "none"))
-        run.update(state="running", steps=order["steps"], attempts=before.attempts + 1, **_here())
+        run.update(
+            state="running", steps=order["steps"], error="", disk_trouble=False, attempts=before.attempts + 1, **_here()
+        )
         try:
             _work(run, before.step, order)
         except Exception as error:
@@ -66,6 +68,9 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
         with open(run.path / "log", "a") as log:
             log.write("about to divide\nZeroDivisionError: division by zero\n")
         raise ZeroDivisionError("division by zero")
+    if order.get("then") == "no space":
+        run.update(state="interrupted", error="the disk is full (model)", disk_trouble=True, pid=0)
+        sys.exit(1)
     if order.get("then") == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if order.get("then") == "eat memory":
