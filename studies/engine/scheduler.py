@@ -29,6 +29,7 @@ from fvar.config import RuntimeConfig, Stage
 from fvar.errors import UserError
 from fvar.job import JobRecord
 from fvar.rundir import RunDir, Status
+from studies.engine import packs
 from studies.engine.backends import Backend, Job, in_parallel, submitting
 from studies.engine.backends.answers import NotNow, require_room
 from studies.engine.patience import LONGEST_PAUSE, Patience
@@ -92,7 +93,7 @@ class Scheduler:
         self.say = say
         self._patience = Patience(say)
         self._warned: set[str] = set()  # stages that an alarm was raised for
-        self._begun: set[tuple[str, int]] = set()  # packs that are over, and of which a stage had begun
+        self._begun: set[packs.Place] = set()  # jobs of several stages that are over, and of which one was begun
         self.nodes: dict[str, Node] = {}  # by run name, inputs before what needs them
 
     def add(self, stages: Iterable[Stage]) -> None:
@@ -192,7 +193,8 @@ class Scheduler:
 
     def _look(self, deciding: bool) -> None:
         jobs = self._poll()
-        self._begun = self._packs_begun(jobs)
+        records = {name: node.record for name, node in self.nodes.items() if node.record}
+        self._begun = packs.begun(jobs, [(self.nodes[name].run, record) for name, record in records.items()])
         for node in self.nodes.values():
             if node.state not in FINAL:
                 self._update(node, jobs.get(node.run.name), deciding)
@@ -291,22 +293,9 @@ class Scheduler:
             return False
         return time.monotonic() - node.ended >= self._backend(node.record.cluster).grace
 
-    def _packs_begun(self, jobs: Mapping[str, Job]) -> set[tuple[str, int]]:
-        """The jobs of several stages that are over, and in which one at least was begun: by wave and place."""
-        over = {
-            (record.wave, record.index)
-            for name, job in jobs.items()
-            if job.state not in ("queued", "running") and (record := self.nodes[name].record) and record.pack > 1
-        }
-        return {
-            (node.record.wave, node.record.index)
-            for node in (self.nodes.values() if over else ())
-            if node.record and (node.record.wave, node.record.index) in over and _began(node.record, node.run.status)
-        }
-
     def _update(self, node: Node, job: Job | None, deciding: bool) -> None:
         if job and job.state == "running" and node.record and node.record.pack > 1:
-            job = self._in_pack(node, node.record, job)
+            job = packs.for_one(node.record, job, standing.of_stage(node.run.path).state)
         before, node.job = node.state, job if job and job.state in ("queued", "running") else None
         over = job is not None and job.state not in ("queued", "running", "dropped", "absent")
         node.ended = (node.ended or time.monotonic()) if over else 0.0
@@ -322,14 +311,6 @@ class Scheduler:
             node.state, node.reason = above
         if node.state != before:
             self.on_change(node, before)
-
-    def _in_pack(self, node: Node, record: JobRecord, job: Job) -> Job:
-        """What the running job of several stages means for one of them."""
-        if standing.of_stage(node.run.path).state == "running":
-            return job
-        if record.ended:  # this stage was, the others of the job go on
-            return Job("lost", record.ended)
-        return Job("queued", f"in job {record.job_id}, which runs {record.pack} stages")
 
     def _above(self, node: Node) -> tuple[State, str] | None:
         """What the stage's inputs make of it: "blocked" or "waiting"; None where they are done."""
@@ -375,8 +356,8 @@ class Scheduler:
             return self._put_off(node)
         gained = node.status.step > node.record.step
         losses = 1 if gained else node.record.losses + 1
-        place = node.record.wave, node.record.index
-        if job.state != "cancelled" and place in self._begun and not _began(node.record, node.status):
+        behind = packs.place(node.record) in self._begun and not packs.was_begun(node.record, node.status)
+        if behind and job.state != "cancelled":
             # It was another stage's turn: what befell the job is nothing against this one.
             job, losses = Job("lost", job.reason), node.record.losses
         if job.state == "lost" and losses < MAX_LOSSES:
@@ -423,11 +404,6 @@ class Scheduler:
         for node in nodes:
             before, node.state = node.state, state
             self.on_change(node, before)
-
-
-def _began(record: JobRecord, status: Status) -> bool:
-    """Whether a stage of a pack was begun, or settled, since it was handed over."""
-    return status.attempts > record.attempts
 
 
 def counts(nodes: Iterable[Node]) -> Counter[str]:

@@ -7,6 +7,7 @@ none of its business: that stands in the run directory.
     routed.py               some kinds here, the rest on SLURM
     slurm.py                submits waves, judges jobs          sbatch.py    one sbatch
     answers.py              do it now, not now, or never        room.py      how many jobs fit
+    throttle.py             how many run at once, over all waves
     queries.py, clients.py  what is asked of SLURM              listing.py   what it prints
     probe.py                do nodes see the results folder     snapshot.py  the code a job runs
     pack.py                 several stages in one job

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from fvar.job import JobRecord
 from studies.engine.backends.clients import CALL_SECONDS, SlurmDown, call
@@ -85,24 +85,6 @@ class Queries:
         return self._limits
 
 
-def throttle(array: str, members: int) -> None:
-    """Let this number of an array's members run at once. Raises `SlurmDown`."""
-    call("scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={members}")
-
-
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(names), CHUNK):
         yield names[start : start + CHUNK]
-
-
-def arrays(records: Iterable[JobRecord]) -> dict[str, int]:
-    """How many of these jobs each array has, by its id, the oldest array first."""
-    places: dict[str, set[int]] = {}
-    for record in sorted(records, key=lambda record: record.submitted):
-        places.setdefault(array_of(record), set()).add(record.index)
-    return {array: len(members) for array, members in places.items()}
-
-
-def array_of(record: JobRecord) -> str:
-    """The id of a job's array; its name where sbatch's answer was not seen."""
-    return record.job_id.partition("_")[0] or record.wave

@@ -61,32 +61,6 @@ class Room:
         return max(0.0, self._until - self._clock())
 
 
-def shares(
-    left: Mapping[str, int],
-    parallel: int,
-    kinds: Mapping[str, str] | None = None,
-    limits: Mapping[str, int] | None = None,
-) -> dict[str, int]:
-    """How many members of each array may run at once, where `left` have not ended and `parallel` may run in all.
-
-    The earlier come first. An array that is in the queue already gets one at least, since SLURM knows no limit of 0.
-
-    Parameters
-    ----------
-    kinds
-        The stage kind of each array, and in `limits` how many of a kind may run at once.
-    """
-    kinds, limits = kinds or {}, limits or {}
-    given: dict[str, int] = {}
-    for array, members in left.items():
-        kind = kinds.get(array, "")
-        alike = [other for other in left if kinds.get(other, "") == kind]
-        own = limits.get(kind, parallel) - sum(given.get(other, 1) for other in alike if other != array)
-        later = len(left) - len(given) - 1
-        given[array] = max(1, min(members, parallel - sum(given.values()) - later, own))
-    return given
-
-
 class Lanes:
     """Keeps to a number of jobs at once where no driver stays to count: each job waits for the last one in its lane.
 

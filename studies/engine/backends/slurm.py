@@ -33,9 +33,10 @@ from studies.engine.backends.clients import SlurmAbsent, SlurmDown, call
 from studies.engine.backends.listing import Entries, Entry
 from studies.engine.backends.pack import is_wanted, members
 from studies.engine.backends.probe import require_shared
-from studies.engine.backends.queries import Queries, array_of, arrays, throttle
-from studies.engine.backends.room import Lanes, Room, shares
+from studies.engine.backends.queries import Queries
+from studies.engine.backends.room import Lanes, Room
 from studies.engine.backends.snapshot import snapshot
+from studies.engine.backends.throttle import Throttle
 from studies.engine.prediction import Speeds, timed
 from studies.engine.profile import Profile, Resources
 
@@ -85,9 +86,8 @@ class Slurm:
         self._speeds = Speeds(self.folder.parent / "runs")
         self._said: set[str] = set()  # kinds whose time limit was remarked on
         self._proven: set[str] = set()  # kinds of which something was taken
-        self._left: dict[str, int] = {}  # jobs that have not ended, by id of their array, the oldest first
-        self._kinds: dict[str, str] = {}  # the stage kind of each array
-        self._limits: dict[str, int] = {}  # how many of each array may run at once, as far as we know
+        limits = {kind: resources.array_parallelism for kind, resources in self._resources.items()}
+        self._throttle = Throttle(profile.common.array_parallelism, limits)
         self._gathering: dict[str, dict[str, float]] = {}  # since when stages wait for a whole pack, by kind
         self._last: dict[str, Job] = {}  # as of the last answer, without what had ended
         self._met: dict[str, float] = {}  # since when we know of a wave
@@ -99,7 +99,7 @@ class Slurm:
     def fitting(self, runs: Sequence[RunDir]) -> Sequence[RunDir]:
         chosen: list[RunDir] = []
         for kind in dict.fromkeys(run.kind for run in runs):
-            if self._parallel(kind) >= 1 and (jobs := self._room(kind).free(self._live())):
+            if self._throttle.free(kind) >= 1 and (jobs := self._room(kind).free(self._throttle.live)):
                 own = self._whole_packs(kind, [run for run in runs if run.kind == kind])
                 chosen += own[: jobs * self._resources[kind].packing]
         return chosen
@@ -139,7 +139,7 @@ class Slurm:
 
     def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] | None = None) -> None:
         if after is not None and self._lanes is None:
-            self._lanes = Lanes(self.profile.common.array_parallelism, self._running_at_once())
+            self._lanes = Lanes(self.profile.common.array_parallelism, self._throttle.running())
         for kind in sorted({run.kind for run in runs}):
             self._submit_kind(kind, [run for run in runs if run.kind == kind], after)
 
@@ -151,8 +151,8 @@ class Slurm:
             self._said.add(kind)
             self._say(remark)
         largest = min(resources.array_size, self._queries.limits()[0])
-        while runs and (after is not None or self._parallel(kind) >= 1):
-            size = min(ceil(len(runs) / resources.packing), largest, room.free(self._live()))
+        while runs and (after is not None or self._throttle.free(kind) >= 1):
+            size = min(ceil(len(runs) / resources.packing), largest, room.free(self._throttle.live))
             if not size:
                 break
             stages = size * resources.packing
@@ -160,9 +160,9 @@ class Slurm:
             if answer is None:
                 runs = runs[stages:]
                 self._proven.add(kind)
-                room.taken(self._live())
+                room.taken(self._throttle.live)
             elif answer.fewer:
-                room.full(answer.reason, self._live() + size - 1)
+                room.full(answer.reason, self._throttle.live + size - 1)
                 largest = max(1, size // 2)
             else:
                 room.refused(answer.reason)
@@ -202,7 +202,7 @@ class Slurm:
         except (sbatch.SubmissionRefused, OSError) as error:
             answer = trouble(error) if isinstance(error, OSError) else refusal(str(error), kind in self._proven)
             if answer.unsure:  # it may have come through: the poll finds the wave by its name
-                self._left[wave], self._kinds[wave] = jobs_needed, kind
+                self._throttle.add(wave, kind, jobs_needed, limit)
                 return answer
             for run, old in zip(runs, before, strict=True):
                 _restore(run, old)
@@ -212,7 +212,7 @@ class Slurm:
                 ) from None
             return answer
         array = jobs[0].partition("_")[0]
-        self._left[array], self._kinds[array], self._limits[array] = jobs_needed, kind, limit
+        self._throttle.add(array, kind, jobs_needed, limit)
         if self._lanes:
             self._lanes.occupy(lanes, array)
         with contextlib.suppress(OSError):  # found again by the wave's name
@@ -230,7 +230,7 @@ class Slurm:
         wave = f"fvar-{kind}-{uuid.uuid4().hex[:12]}"
         limit = min(members, resources.array_parallelism)
         if after is None or self._lanes is None:
-            return wave, min(limit, max(1, self._parallel(kind))), [], ""
+            return wave, min(limit, max(1, self._throttle.free(kind))), [], ""
         succeeding = list(dict.fromkeys(record.job_id for record in after))
         lanes, ending = self._lanes.take(limit, succeeding)
         conditions = [
@@ -243,38 +243,11 @@ class Slurm:
             self._rooms[kind] = Room(self._queries.limits()[1])
         return self._rooms[kind]
 
-    def _live(self) -> int:
-        return sum(self._left.values())
-
-    def _running_at_once(self) -> dict[str, int]:
-        return {array: min(left, self._limits.get(array, left)) for array, left in self._left.items()}
-
-    def _parallel(self, kind: str) -> int:
-        """How many more jobs of a kind than those in the queue may run at once.
-
-        Limits hold over all waves together: that of the study, and that of the kind.
-        """
-        running = self._running_at_once()
-        own = sum(members for array, members in running.items() if self._kinds.get(array) == kind)
-        return min(
-            self.profile.common.array_parallelism - sum(running.values()),
-            self._resources[kind].array_parallelism - own,
-        )
-
-    def _share(self) -> None:
-        """Hand what the older arrays no longer need to the younger."""
-        limits = {kind: resources.array_parallelism for kind, resources in self._resources.items()}
-        for array, share in shares(self._left, self.profile.common.array_parallelism, self._kinds, limits).items():
-            if array.isdigit() and self._left[array] > 1 and share > self._limits.get(array, 0):
-                with contextlib.suppress(SlurmDown):
-                    throttle(array, share)
-                self._limits[array] = share
-
     # --------------------------------------------------------------------------------------------------------- polling
 
     def poll(self, records: Records) -> dict[str, Job]:
         if not records:
-            self._left = {}
+            self._throttle.update([])
             return {}
         for _, record in records:
             self._met.setdefault(record.wave, time.monotonic())
@@ -299,10 +272,7 @@ class Slurm:
         self.refused.pop("cluster", None)
         found = {run.name: self._look(run, record, known, accounted) for run, record in records}
         self._last = {name: job for name, job in found.items() if job.state in ("queued", "running")}
-        live = [(run, record) for run, record in records if run.name in self._last]
-        self._left = arrays(record for _, record in live)
-        self._kinds = {array_of(record): run.kind for run, record in live}
-        self._share()
+        self._throttle.update((run.kind, record) for run, record in records if run.name in self._last)
         return found
 
     def _look(self, run: RunDir, record: JobRecord, known: Entries, accounted: Entries | None) -> Job:

@@ -9,7 +9,8 @@ import pytest
 from fvar.job import JobRecord
 from studies.engine.backends import queries
 from studies.engine.backends.clients import SlurmDown
-from studies.engine.backends.queries import Queries, arrays
+from studies.engine.backends.queries import Queries
+from studies.engine.backends.throttle import arrays
 
 WAVE = "fvar-var-0123456789ab"
 

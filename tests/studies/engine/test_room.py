@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.engine.backends.room import FIRST_PAUSE, LONGEST_PAUSE, Room, shares
+from studies.engine.backends.room import FIRST_PAUSE, LONGEST_PAUSE, Room
+from studies.engine.backends.throttle import shares
 
 
 class Clock:

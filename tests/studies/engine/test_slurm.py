@@ -10,7 +10,7 @@ import pytest
 from fvar.config import RuntimeConfig, Stage, TokenizerConfig, TrainConfig
 from fvar.job import JobRecord
 from fvar.rundir import RunDir
-from studies.engine.backends import queries, slurm
+from studies.engine.backends import queries, slurm, throttle
 from studies.engine.backends.clients import SlurmDown
 from studies.engine.backends.slurm import GONE_SECONDS, Slurm
 from studies.engine.profile import Profile
@@ -35,7 +35,8 @@ class Cluster:
         self.now = 1000.0
         monkeypatch.setattr(queries, "call", self)
         monkeypatch.setattr(slurm, "call", self)
-        monkeypatch.setattr(slurm.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(throttle, "call", self)
+        monkeypatch.setattr("studies.engine.backends.slurm.time.monotonic", lambda: self.now)
 
     def __call__(self, *command: str, patience: float = 0.0) -> str:
         self.called.append(command)
@@ -132,7 +133,7 @@ def test_a_limit_of_a_kind_holds_over_its_waves_and_leaves_room_for_others(
     records = [(run, JobRecord("slurm", f"7_{place}", wave, place)) for place in range(2)]
     made.poll(records[:1])
     assert made.fitting([run]) == [run]
-    made._left = {"7": 2}
+    made._throttle.update(("scores", record) for _, record in records)
     assert made.fitting([run]) == []
     (first,) = tokenizers(tmp_path, 1)
     assert made.fitting([first, run]) == [first]
