@@ -49,7 +49,8 @@ NOT_NOW = re.compile(
     r"unable to contact|connection refused|connect failure|authentication|munge|internal error"
     r"|partition not available|partition is (?:down|inactive)|inactive or drain|node not available|nodes are busy"
     r"|not usable now|presently disabled|in use|standby|maintenance|licenses|resources? (?:is )?currently"
-    r"|temporarily|could not be started|try again|usage threshold|not available (?:right )?now|no space left|quota exceeded"
+    r"|temporarily|could not be started|try again|usage threshold|not available (?:right )?now"
+    r"|no space left|quota exceeded"
     r"|dependency problem|unspecified error|protocol version|incompatible versions|cannot allocate memory"
     r"|configuration source|process configuration file|unknown host|name or service|name resolution|host is down"
     r"|unreachable|no route to host|transport endpoint|broken pipe|i/o error|input/output error|stale file",
