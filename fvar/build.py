@@ -86,15 +86,18 @@ def _var(stage: Stage) -> None:
     with torch.device("meta"):
         VAR(config.transformer, *shape)
         if config.teacher:
-            alias = _coder(stage.inputs["alias"])[1]
-            if alias.pyramid.patch_nums != scales:
-                raise UserError(f"alias tokens have scales {alias.pyramid.patch_nums}, structure tokens {scales}")
+            codes = 0
+            if config.teacher.reads_alias:
+                alias = _coder(stage.inputs["alias"])[1]
+                codes = alias.quantiser.vocab_size
+                if alias.pyramid.patch_nums != scales:
+                    raise UserError(f"alias tokens have scales {alias.pyramid.patch_nums}, structure tokens {scales}")
             if weights and len(weights) != len(scales):
                 raise UserError(f"distill.scale_weights must hold {len(scales)} weights, found {len(weights)}")
             require_fit(config, config.teacher)
             if config.teacher.learns == "frozen":
                 require_frozen(config.teacher, stage.inputs)
-            Teacher(config.transformer, config.teacher, *shape, alias.quantiser.vocab_size)
+            Teacher(config.transformer, config.teacher, *shape, codes)
     if config.curve.every:
         _known_extractor(config.curve.scores.extractor)
 

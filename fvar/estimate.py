@@ -117,7 +117,8 @@ def estimate(stage: Stage) -> Estimate:
         return Estimate(tuple(_tokenizer(config)), config.train)
     if isinstance(config, VarConfig):
         data, tokenizer = _tokenizer_of(stage.inputs["tokens"])
-        alias = _tokenizer_of(stage.inputs["alias"])[1] if config.teacher else None
+        reads = config.teacher is not None and config.teacher.reads_alias
+        alias = _tokenizer_of(stage.inputs["alias"])[1] if reads else None
         return Estimate(tuple(_var(config, data, tokenizer, alias)), config.train)
     raise UserError(f"a {stage.kind} stage trains nothing; estimate a tokenizer or a var stage")
 
@@ -141,13 +142,14 @@ def _var(
     phi = (len(patch_nums) - 1) * _conv(z, z, 3, patch_nums[-1])[1]
     yield Part("input from tokens", 0, phi, 0)
     yield _network("student", cfg, cfg.depth, vocab, patch_nums, (classes, z), learns=True)
-    if teacher and alias:
+    if teacher:
         learns = teacher.learns == "online"
         if teacher.trunk == "separate":
             yield _network("teacher", cfg, cfg.depth, vocab, patch_nums, (classes, z), learns=learns)
         else:
             yield _network("teacher", cfg, teacher.blocks, vocab, patch_nums, None, learns=learns)
-        yield _cross_attention(cfg, teacher, patch_nums, alias.quantiser.vocab_size, learns=learns)
+        if alias:
+            yield _cross_attention(cfg, teacher, patch_nums, alias.quantiser.vocab_size, learns=learns)
 
 
 def _network(

@@ -29,6 +29,7 @@ Reading = Literal["focus", "independent", "latent_area"]
 Trunk = Literal["separate", "shared"]
 Optimiser = Literal["adamw", "muon"]
 Mixer = Literal["var", "mvar"]
+Mask = Literal["none", "center", "border"]
 Residual = Literal["prefix_attention", "scale_attention", "mamba2", "feed_forward"]
 
 # A block of the transformer is a list of modulated residuals; the last is what follows the teacher's cross-attention.
@@ -314,10 +315,17 @@ class TeacherConfig(Checked):
     heads: int = 2  # few narrow heads keep AG-XAttn under 3 % of the parameters; paper Sec. 3.5
     trunk: Trunk = "separate"  # separate: "both networks process the batch"
     learns: Literal["online", "frozen"] = "online"  # its own cross-entropy in the same step, or a trained checkpoint
+    # Whose alias tokens it reads: its image's own; a control: another image's of the batch, or none, without AG-XAttn
+    alias: Literal["own", "other", "none"] = since("own", before="own")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "blocks", "head_dim", "heads")
+
+    @property
+    def reads_alias(self) -> bool:
+        """Whether it has AG-XAttn, and so needs alias tokens."""
+        return self.alias != "none"
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ class Teacher(nn.Module):
     exactly this module's parameters, never the student's, and the student's losses never train these.
 
     `network` is what the deployment network has too, a VAR or the last blocks of one; `alias` and `cross` are AG-XAttn.
+    With `teacher.alias` "none" there is none of that: the teacher is a second deployment network (self-distillation).
 
     Alias tokens of the scales that are `silent` (from 0) stand for nothing and are not read.
 
@@ -149,11 +150,15 @@ class Teacher(nn.Module):
             initialise_blocks(self.layers, self.cfg)
         else:
             self.network = VAR(self.cfg, num_classes, vocab_size, z_channels, patch_nums)
-        self.alias = AliasEmbedding(alias_vocab_size, teacher.heads * teacher.head_dim, patch_nums, silent)
-        self.cross = nn.ModuleList(
-            AliasGateCrossAttention(cfg.dim, teacher, self.scale_ends, cfg.norm_eps, silent)
-            for _ in range(teacher.blocks)
-        )
+        self.own = teacher.blocks  # last blocks with AG-XAttn, which it shares with no student
+        self.alias: AliasEmbedding | None = None
+        self.cross = nn.ModuleList()
+        if teacher.reads_alias:
+            self.alias = AliasEmbedding(alias_vocab_size, teacher.heads * teacher.head_dim, patch_nums, silent)
+            self.cross.extend(
+                AliasGateCrossAttention(cfg.dim, teacher, self.scale_ends, cfg.norm_eps, silent)
+                for _ in range(teacher.blocks)
+            )
 
     @property
     def layers(self) -> list[Block]:
@@ -163,7 +168,7 @@ class Teacher(nn.Module):
     @property
     def trunk_before(self) -> int:
         """What to pass to the student's forward: how many last blocks are the teacher's own; 0 where it shares none."""
-        return 0 if isinstance(self.network, VAR) else len(self.cross)
+        return 0 if isinstance(self.network, VAR) else self.own
 
     def copy_deployment(self, student: VAR) -> None:
         """Start from the student's weights, so that features of both are comparable from the first step."""
@@ -191,13 +196,13 @@ class Teacher(nn.Module):
         var_input
             (B, L - n_1, Cz), as the student's.
         alias_indices
-            Per scale (B, p_k^2) int64.
+            Per scale (B, p_k^2) int64; not looked at without AG-XAttn.
         features
             How many of the last blocks' outputs to return; at most `blocks` where the trunk is shared.
         trunk
             Of the student's output for these inputs, asked for with `trunk_before`; only where it is shared.
         """
-        own = len(self.cross)
+        own = self.own
         outputs = []
         classify: Callable[[Tensor, Tensor], Tensor]
         if isinstance(self.network, VAR):
@@ -211,18 +216,18 @@ class Teacher(nn.Module):
         else:
             x, condition, modulating = (t.detach() for t in (trunk.hidden, trunk.condition, trunk.modulating))
             classify = trunk.classify
-        alias = self.alias(alias_indices)
-        for block, cross in zip(self.layers[-own:], self.cross, strict=True):
-            x = self._run_block(block, cross, x, modulating, alias)
+        alias = [] if self.alias is None else [self.alias(alias_indices)]
+        for number, block in enumerate(self.layers[-own:]):
+            x = self._run_block(block, self.cross[number] if alias else None, x, modulating, *alias)
             outputs.append(x)
         return VarOutput(classify(x, condition), outputs[len(outputs) - features :])
 
-    def _run_block(self, block: Block, cross: nn.Module, x: Tensor, modulating: Tensor, alias: Tensor) -> Tensor:
-        """A block whose feed-forward reads Z (Eq. 10, 11) in place of X_L."""
+    def _run_block(self, block: Block, cross: nn.Module | None, x: Tensor, *others: Tensor) -> Tensor:
+        """A block whose feed-forward reads Z (Eq. 10, 11) in place of X_L. `others`: modulating; alias with `cross`."""
 
-        def apply(x: Tensor, modulating: Tensor, alias: Tensor) -> Tensor:
+        def apply(x: Tensor, modulating: Tensor, *alias: Tensor) -> Tensor:
             modulation = block.modulate(modulating)
             x = block.mix(x, modulation)  # X_L, Eq. 9
-            return block.feed_forward(x + cross(x, alias), modulation)
+            return block.feed_forward(x if cross is None else x + cross(x, *alias), modulation)
 
-        return remember_or_recompute(apply, x, modulating, alias, recompute=self.cfg.checkpointing)
+        return remember_or_recompute(apply, x, *others, recompute=self.cfg.checkpointing)

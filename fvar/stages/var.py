@@ -60,10 +60,11 @@ def build_task(run: RunDir) -> VarTask:
     shape = (store.num_classes, store.vocab_size, vqvae.z_channels, store.patch_nums)
     student = VAR(config.transformer, *shape)
     teacher: Teacher | None = None
-    if config.teacher and alias:
+    if config.teacher:
         require_fit(config, config.teacher)
+        coded = (alias.vocab_size, alias.silent) if alias else (0, ())
         # Drawn after the student, which so starts alike in every variant of a seed.
-        teacher = Teacher(config.transformer, config.teacher, *shape, alias.vocab_size, alias.silent).to(device)
+        teacher = Teacher(config.transformer, config.teacher, *shape, *coded).to(device)
         teacher.copy_deployment(student)
         if config.teacher.learns == "frozen":
             _load_frozen(teacher, run, config.teacher)
@@ -74,6 +75,7 @@ def build_task(run: RunDir) -> VarTask:
         TokenSet(store.heldout, alias.heldout if alias else None),
         teacher=teacher,
         frozen=config.teacher is not None and config.teacher.learns == "frozen",
+        exchanged=config.teacher is not None and config.teacher.alias == "other",
         distill=config.distill,
         eval_images=config.train.eval_images,
         eval_batch=config.train.batch_size,
@@ -93,7 +95,7 @@ def _curve(run: RunDir, config: CurveConfig, student: VAR, vqvae: VQVAE) -> Meas
 
 
 def _alias_store(run: RunDir, config: VarConfig, store: TokenStore) -> TokenStore | None:
-    if config.teacher is None:
+    if config.teacher is None or not config.teacher.reads_alias:
         return None
     alias = TokenStore.open(run.input("alias"))
     store.require_same_items(alias)
@@ -127,7 +129,7 @@ def _load_frozen(teacher: Teacher, run: RunDir, config: TeacherConfig) -> None:
     require_frozen(config, run.input_names)
     source = run.input("teacher")
     for role in ("tokens", "alias"):
-        if source.input_names.get(role) != run.input_names[role]:
+        if source.input_names.get(role) != run.input_names.get(role):
             raise UserError(f"{source.name} learned from other {role} than {run.name}; name a teacher of the same")
     path = source.path / TEACHER_FILE
     if not path.exists():

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fvar.config import DistillConfig
 from fvar.data.token_store import TokenSplit
+from fvar.errors import UserError
 from fvar.models.blocks import Block
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR, VarOutput
@@ -37,10 +38,10 @@ class TokenSet:
     def __len__(self) -> int:
         return len(self.structure)
 
-    def take(self, items: Tensor) -> TokenBatch:
-        """Copy some images' tokens into memory."""
+    def take(self, items: Tensor, lenders: Tensor) -> TokenBatch:
+        """Copy some images' tokens into memory, their alias tokens from the images `lenders`: the same, or others."""
         structure, labels = self.structure.batch(items)
-        return TokenBatch(structure, labels, self.alias.batch(items)[0] if self.alias is not None else None)
+        return TokenBatch(structure, labels, self.alias.batch(lenders)[0] if self.alias is not None else None)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class VarTask(Task[TokenBatch]):
 
     One backward pass serves both networks: the teacher's cross-entropy reaches only the teacher's parameters, and the
     student's losses only the student's, since Eq. 13 sees the teacher as a constant. A teacher that is `frozen` has no
-    loss of its own.
+    loss of its own. Where alias tokens are `exchanged`, the teacher reads those of another image of the micro-batch: as
+    many parameters, and no information about its own image.
 
     `inputs` is fixed; it computes the transformer's input afresh from the tokens in every step (a cache would hold
     L x Cz numbers an image, over 100 GB for ImageNet, to save about 1 % of a step).
@@ -83,6 +85,7 @@ class VarTask(Task[TokenBatch]):
         *,
         teacher: Teacher | None = None,
         frozen: bool = False,
+        exchanged: bool = False,
         distill: DistillConfig,
         eval_images: int,
         eval_batch: int,
@@ -90,7 +93,7 @@ class VarTask(Task[TokenBatch]):
     ) -> None:
         self.student, self.inputs, self.teacher, self.frozen = student.train(), inputs, teacher, frozen
         self.train_set, self.heldout = train, heldout
-        self.distill = distill
+        self.distill, self.exchanged = distill, exchanged
         self.eval_images, self.eval_batch = min(eval_images, len(heldout)), eval_batch
         self.tokens_per_item = student.scale_ends[-1]
         self.flops_per_item = flops_per_item
@@ -121,7 +124,19 @@ class VarTask(Task[TokenBatch]):
         ]
 
     def fetch(self, indices: Tensor, generator: torch.Generator) -> TokenBatch:
-        return self.train_set.take(indices)
+        return self.train_set.take(indices, self._lenders(indices))
+
+    def _lenders(self, items: Tensor) -> Tensor:
+        """Whose alias tokens each item gets: its own, or where they are exchanged those of another one, far from it.
+
+        Raises `UserError` where there is no other.
+        """
+        if self.exchanged and len(items) < 2:
+            raise UserError(
+                "teacher.alias other takes tokens of another image of the micro-batch, and here it is alone; raise "
+                "train.batch_size and train.eval_images, or lower runtime.accumulate"
+            )
+        return items.roll(len(items) // 2) if self.exchanged else items
 
     def loss(self, phase: str, batch: TokenBatch, step: int) -> tuple[Tensor, Metrics]:
         """L_total of Eq. 5 for a batch: the student's cross-entropy plus what `distillation_loss` adds (Eq. 13).
@@ -142,10 +157,8 @@ class VarTask(Task[TokenBatch]):
         loss, metrics = self._cross_entropy(student, targets)
         if self.teacher is None:
             return loss, metrics
-        if batch.alias is None:
-            raise ValueError("a teacher needs alias tokens, and the token set has none")
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            teacher = self.teacher(labels, var_input, batch.alias, features=features, trunk=student.trunk)
+            teacher = self.teacher(labels, var_input, batch.alias or [], features=features, trunk=student.trunk)
             taught, teacher_metrics = self._cross_entropy(teacher, targets)
         distance, parts = distillation_loss(student, teacher, self.distill, self.student.patch_nums)
         metrics |= {f"distill/{key}": value for key, value in parts.items()}
@@ -183,8 +196,9 @@ class VarTask(Task[TokenBatch]):
         for network in networks:
             network.eval()
         chosen = torch.arange(self.eval_images) * len(self.heldout) // self.eval_images
-        for rows in torch.split(chosen, self.eval_batch):
-            batch = self.heldout.take(rows).to(self.device)
+        cut = [torch.split(each, self.eval_batch) for each in (chosen, self._lenders(chosen))]
+        for rows, lenders in zip(*cut, strict=True):
+            batch = self.heldout.take(rows, lenders).to(self.device)
             _, metrics = self._losses(batch, batch.labels)
             for key, value in metrics.items():
                 totals[key] = totals.get(key, torch.zeros_like(value)) + value.float() * len(rows)

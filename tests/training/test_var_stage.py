@@ -23,6 +23,7 @@ from tests.training import tiny
 from tests.training.processes import records
 
 FROZEN = dataclasses.replace(tiny.TEACHER, learns="frozen")
+ONE_FEATURE = DistillConfig(feature_blocks=1)
 NO_DISTILLATION = DistillConfig(lambda_feat=0.0, lambda_logit=0.0)
 
 
@@ -192,3 +193,48 @@ def test_more_features_than_a_shared_teacher_has_are_refused(tmp_path: Path) -> 
     shared = dataclasses.replace(tiny.TEACHER, trunk="shared")
     with pytest.raises(UserError, match=r"feature_blocks is 2, but the teacher .* has 1 blocks of its own"):
         build_task(tiny.make_run(tmp_path, tiny.var_stage(shared)))
+
+
+# --------------------------------------------------------------------------------------------- controls of the teacher
+
+
+def test_a_teacher_that_reads_another_images_alias_tokens_learns_nothing_from_them(
+    trained: RunDir, tmp_path: Path
+) -> None:
+    """Here the alias tokens alone tell the last scale: the placebo has the parameters, and not the information."""
+    run = tiny.make_run(tmp_path, tiny.var_stage(dataclasses.replace(tiny.TEACHER, alias="other")))
+    execute(run.path)
+    keys = [load_file(one.path / "teacher.safetensors").keys() for one in (trained, run)]
+    assert keys[0] == keys[1]
+    (placebo, own), student = (
+        (column(one, "teacher/cross_entropy", "heldout")[-1] for one in (run, trained)),
+        column(run, "cross_entropy", "heldout")[-1],
+    )
+    assert own < 0.8 * student
+    assert placebo > 0.95 * student
+
+
+def test_the_placebo_takes_each_images_tokens_once_and_never_its_own(tmp_path: Path) -> None:
+    task = build_task(tiny.make_run(tmp_path, tiny.var_stage(dataclasses.replace(tiny.TEACHER, alias="other"))))
+    items = torch.tensor([3, 1, 4, 15, 9])
+    lenders = task._lenders(items)
+    assert sorted(lenders.tolist()) == sorted(items.tolist())
+    assert not (lenders == items).any()
+    assert task.train_set.alias is not None
+    batch = task.fetch(items, torch.Generator())
+    assert batch.alias is not None
+    for scale, tokens in enumerate(task.train_set.alias.batch(lenders)[0]):
+        assert torch.equal(batch.alias[scale], tokens)
+    assert torch.equal(batch.labels, task.train_set.structure.batch(items)[1])
+    with pytest.raises(UserError, match=r"another image of the micro-batch, and here it is alone; [^\n]*$"):
+        task.fetch(items[:1], torch.Generator())
+
+
+@pytest.mark.parametrize("trunk", ["separate", "shared"])
+def test_self_distillation_has_no_cross_attention_and_needs_no_alias_tokens(tmp_path: Path, trunk: Trunk) -> None:
+    stage = tiny.var_stage(dataclasses.replace(tiny.TEACHER, alias="none", trunk=trunk), distill=ONE_FEATURE)
+    run = tiny.make_run(tmp_path, dataclasses.replace(stage, inputs={"tokens": stage.inputs["tokens"]}))
+    execute(run.path)
+    assert not [key for key in load_file(run.path / "teacher.safetensors") if key.startswith(("cross.", "alias."))]
+    student, teacher = (column(run, key, "heldout")[-1] for key in ("cross_entropy", "teacher/cross_entropy"))
+    assert teacher == pytest.approx(student, rel=0.05)  # it sees nothing that the student does not
