@@ -60,6 +60,17 @@ def test_each_depth_follows_vars_readme_where_the_paper_is_silent(depth: int, ga
     assert config.train.decay_classes
 
 
+def test_paper_is_vars_recipe_where_the_paper_gives_no_other() -> None:
+    """Typed a second time, from VAR's README, train.py, lr_control.py and demo_sample.ipynb."""
+    row = preset("paper")
+    train, network = row.var(None, 0).train, row.var(None, 0).transformer
+    assert (train.betas, train.weight_decay, train.clip) == ((0.9, 0.95), 0.05, 2.0)  # --twd, --tclip
+    assert (train.warmup, train.warmup_from, train.flat) == (1 / 50, 0.005, 0.05)  # --wp, --wp0, --sche lin0
+    assert (network.label_drop, network.drop_path_peak, network.attn_l2_norm) == (0.1, 0.1 * 16 / 24, True)
+    assert (row.sampling.guidance, row.sampling.top_k, row.sampling.top_p) == (1.5, 900, 0.96)
+    assert (row.sampling.count, row.data.flip, train.optimiser) == (50_000, False, "adamw")
+
+
 def test_512_px_doubles_every_token_map_and_the_radius() -> None:
     small, large = (preset(name).tokenizer().pyramid for name in ("paper", "paper512"))
     assert large.patch_nums == tuple(2 * side for side in small.patch_nums)
