@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 import time
@@ -42,24 +43,40 @@ class Span:
 
 def spans(run: Path) -> list[Span]:
     """Every job that worked on a run directory, in order; a running one until its last sign of life."""
-    try:
-        with open(f"{run}/{JOBS_FILE}") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return []
     found: list[Span] = []
     started: dict[str, Any] | None = None
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # torn by a crash
-            continue
+    for record in _lines(run):
         if started:
             found.append(_span(started, record.get("end", record["seen"])))
         started = record if "start" in record else None
     if started:
         found.append(_span(started, read_status(run).updated or 0.0))
     return found
+
+
+def _lines(run: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a run directory's file: one may be torn by a crash, or damaged by a disk."""
+    try:
+        with open(f"{run}/{JOBS_FILE}", errors="replace") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and all(map(_is_number, _values(record))):
+            yield record
+
+
+def _values(record: dict[str, Any]) -> list[object]:
+    """What must be numbers in a line: when, and the rest."""
+    return [record.get("start", record.get("end")), *(record.get(name) for name in ("seen", "nodes", "gpus"))]
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def gpu_hours(runs: Iterable[Path]) -> float:

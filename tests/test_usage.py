@@ -53,6 +53,17 @@ def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
     assert gpu_hours([tmp_path]) == pytest.approx(16.0)
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["null", "17", "[]", "{}", '{"start": "noon", "seen": 0, "nodes": 1, "gpus": 8}', '{"start": 5}', "\xff\x00"],
+)
+def test_a_damaged_line_is_left_out(tmp_path: Path, line: str) -> None:
+    write(tmp_path, {"start": 1000}, {"end": 4600})
+    with open(tmp_path / "jobs.jsonl", "ab") as file:
+        file.write(line.encode("latin-1") + b"\n")
+    assert gpu_hours([tmp_path]) == pytest.approx(16.0)
+
+
 def test_work_in_this_process_is_recorded_even_if_it_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), recording(tmp_path, gpus=1):
         raise ZeroDivisionError
