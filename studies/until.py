@@ -22,8 +22,9 @@ from analysis.sequential import expected_seeds
 from analysis.stats import FEWEST
 from fvar.errors import UserError, unknown
 from fvar.usage import gpu_hours
-from studies.engine.bill import ASSUMED, planned_gpu_hours
+from studies.engine.bill import BASIS, planned_gpu_hours
 from studies.engine.plan import Plan
+from studies.engine.prediction import Speeds
 from studies.study import Cell, Context, Study
 
 CRITERIA = ("separated",)
@@ -118,25 +119,27 @@ def _cost(ctx: Context, cells: Iterable[Cell]) -> float:
     """GPU hours spent on these cells so far and planned for what they still need."""
     plan = Plan.of(ctx, list(cells))
     spent = gpu_hours(ctx.place.runs / name for name in plan.stages)
-    return spent + sum(map(planned_gpu_hours, plan.to_run()))
+    speeds = Speeds(ctx.place.runs)
+    return spent + sum(planned_gpu_hours(stage, speeds) for stage in plan.to_run())
 
 
-def _planned(cells: Iterable[Cell]) -> float:
+def _planned(cells: Iterable[Cell], speeds: Speeds) -> float:
     """GPU hours of all stages of these cells, done or not, each once."""
     stages = {stage.name: stage for cell in cells for stage in cell.stage.chain()}
-    return sum(map(planned_gpu_hours, stages.values()))
+    return sum(planned_gpu_hours(stage, speeds) for stage in stages.values())
 
 
 def expectation(ctx: Context, study: Study, rule: Until) -> str:
     """What adding seeds is expected to cost, by how large the differences are. `study` is the one without the rule."""
     first = list(study.cells(replace(ctx, seeds=FEWEST)))
-    base = _planned(first)
-    per_seed = _planned(study.cells(replace(ctx, seeds=FEWEST + 1))) - base  # of one more seed for every variant
+    speeds = Speeds(ctx.place.runs)
+    base = _planned(first, speeds)
+    per_seed = _planned(study.cells(replace(ctx, seeds=FEWEST + 1)), speeds) - base  # of one more for every variant
     comparisons = len({cell.variant for cell in first}) - 1
     name = f"{rule.metric.short} against {rule.reference}"
     lines = [
         f"{comparisons} comparisons in {name}, looked at after {FEWEST}, {FEWEST + 1}, ... {rule.max_seeds} seeds each",
-        f"expected GPU hours in all, {ASSUMED}, where every true difference is",
+        f"expected GPU hours in all ({BASIS}), where every true difference is",
     ]
     for effect in EFFECTS:
         seeds = expected_seeds(comparisons, replace(rule.rule, margin=None), effect)

@@ -20,14 +20,14 @@ SHARES = {"tokens": 0.2, "samples": 0.2, "scores": 0.05, "readability": 0.05}
 CPU_SPEED = TWO_CORES.speed / 2  # FLOP/s of one core
 GPU_HOURS, MINUTES = "GPU hours", "minutes of a processor"
 SMALL = 0.01  # GPU hours below which a plan is one for processors
-ASSUMED = (
-    f"where speeds were measured in this results folder by those, else assumed: {DEVICE.name} at "
-    f"{TRAINING_SHARE:.0%} of its peak, {SHARES['samples']:.0%} while sampling, {SHARES['scores']:.0%} while scoring"
+BASIS = (
+    f"by measured speeds where there are any, else an {DEVICE.name} at {TRAINING_SHARE:.0%} of its peak, "
+    f"{SHARES['samples']:.0%} while sampling, {SHARES['scores']:.0%} while scoring"
 )
 
 
 def planned_gpu_hours(stage: Stage, speeds: Speeds | None = None) -> float:
-    """What a stage is expected to cost: GPU hours, its job's idle GPUs included as far as that was measured."""
+    """What a stage is expected to cost; by measured speeds, what its job's GPUs were idle is counted, too."""
     measured = speeds.of(stage.kind).gpu if speeds else None
     return flops(stage) / (measured or DEVICE.peak * SHARES.get(stage.kind, TRAINING_SHARE)) / 3600
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fvar.errors import UserError
 from fvar.usage import gpu_hours
-from studies.engine.bill import ASSUMED, planned_gpu_hours
+from studies.engine.bill import BASIS, planned_gpu_hours
 from studies.engine.prediction import Speeds
 from studies.engine.scheduler import FINAL, Node
 
@@ -42,7 +42,7 @@ class Budget:
                 open_cost += max(0.0, self._plan(node) - own)
         if spent + open_cost > self.limit:
             raise OverBudget(
-                f"spent {spent:.3g} GPU hours, planned {open_cost:.3g} more ({ASSUMED}): over --max-gpu-hours "
+                f"spent {spent:.3g} GPU hours, planned {open_cost:.3g} more ({BASIS}): over --max-gpu-hours "
                 f"{self.limit:g}, so nothing more is submitted (what runs goes on); raise it, or choose cells by --only"
             )
 
