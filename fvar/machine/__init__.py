@@ -10,5 +10,6 @@ precision.py    half precision where the processor can, float32 where it cannot
 prefetch.py     the next items read by a thread while one is in use
 seeds.py        random seeds from labels
 signals.py      Ctrl-C, SIGTERM and SLURM's warnings as an orderly stop
+transfer.py     from main memory to a GPU without waiting for it
 weights.py      state dicts loaded strictly, with one line where they do not fit
 """

@@ -58,7 +58,8 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    # Tensors in main memory go through gloo, so that what ranks tell each other need not wait for their GPUs.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -84,6 +85,14 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(value)
     return value
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """Of each flag, whether it is set on one of the processes at least."""
+    if world_size() == 1:
+        return list(flags)
+    counts: list[int] = sum_over_ranks(torch.tensor(flags, dtype=torch.int64)).tolist()
+    return [count > 0 for count in counts]
 
 
 def from_first(value: T) -> T:

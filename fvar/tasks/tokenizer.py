@@ -22,6 +22,7 @@ from fvar.data import ImageSet, open_dataset, to_float
 from fvar.errors import UserError
 from fvar.focus import pyramid
 from fvar.machine.seeds import seed_for
+from fvar.machine.transfer import send
 from fvar.tokenizer import discriminator, losses, perceptual
 from fvar.tokenizer.codebook import EmaCodebook
 from fvar.tokenizer.dual import SignalScaler, signal_views, silent_scales
@@ -175,7 +176,7 @@ class TokenizerTask(Task[TokenizerBatch]):
     def _generator_loss(self, batch: TokenizerBatch, step: int) -> tuple[Tensor, Metrics]:
         """Reconstruction and quantisation. Leaves the codes and, for the discriminator, both images in `batch`."""
         cfg, pixels = self.config, batch.pixels
-        views = self._views(pixels, torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+        views = self._views(pixels, self._noise_source())
         coded = self.vqvae.quantise(self.vqvae.latents(views), self._bypass(len(pixels), step))
         batch.coded = coded
         quantisation = cfg.quantiser.commitment * coded.commitment + coded.codebook
@@ -187,7 +188,7 @@ class TokenizerTask(Task[TokenizerBatch]):
             # Without blur no scale has a signal: there is nothing to learn, but a loss to differentiate.
             reconstruction = torch.stack(parts).mean() if parts else 0 * self.vqvae.decoder.last_layer.sum()
             return reconstruction + quantisation, metrics | {"reconstruction": reconstruction}
-        target = to_float(pixels.to(self._device))
+        target = to_float(send(pixels, self._device))
         made, coarse = self._picture(coded, views)
         reconstruction = losses.pixel_loss(made, target, cfg.loss)
         metrics["reconstruction"] = reconstruction
@@ -213,6 +214,14 @@ class TokenizerTask(Task[TokenizerBatch]):
         loss = losses.hinge_discriminator(logits_real, logits_fake)
         return loss, {"logits_real": logits_real.mean(), "logits_fake": logits_fake.mean()}
 
+    def _noise_source(self) -> torch.Generator | None:
+        """Where the pyramid's noise comes from: a generator of this step, or the one that a GPU has for itself.
+
+        A GPU would wait for numbers drawn in main memory, several hundred million of them at the paper's size.
+        """
+        seed = int(torch.randint(2**62, ()))
+        return torch.Generator().manual_seed(seed) if self._device.type == "cpu" else None
+
     def _bypass(self, count: int, step: int) -> Tensor | None:
         """Which images of the batch (B,) are decoded from their latents as they are.
 
@@ -222,7 +231,7 @@ class TokenizerTask(Task[TokenizerBatch]):
         steps = self.config.loss.bypass * self.config.train.steps
         if step >= steps:
             return None
-        return (torch.rand(count) < 1 - step / steps).to(self._device)
+        return send(torch.rand(count) < 1 - step / steps, self._device)
 
     def _playing(self, step: int) -> bool:
         return step >= self.config.loss.adversarial_after * self.config.train.steps
@@ -234,7 +243,7 @@ class TokenizerTask(Task[TokenizerBatch]):
         if cfg.loss.coarse_views == 0 or cfg.quantiser.reading == "latent_area" or scales == 1:
             return self._render(final), final.new_zeros(())
         rows = torch.arange(-(-len(final) // COARSE_SHARE), device=device)
-        k = torch.randint(scales - 1, (len(rows),)).to(device)
+        k = send(torch.randint(scales - 1, (len(rows),)), device)
         prefixes = torch.stack([f_hat[: len(rows)] for f_hat in coded.f_hats[:-1]])[k, rows]
         blurred = torch.stack([bicubic(v[: len(rows)], cfg.data.image_size) for v in views[:-1]])[k, rows]
         made = self._render(torch.cat([final, prefixes]))
@@ -252,7 +261,7 @@ class TokenizerTask(Task[TokenizerBatch]):
         return self.vqvae.render(f_hat).float()
 
     def _views(self, pixels: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
-        x = to_float(pixels.to(self._device))
+        x = to_float(send(pixels, self._device))
         return signal_views(self.pyramid, self.scaler, self.config.signal, x, generator)
 
     def _heldout_batches(self) -> Iterator[Tensor]:

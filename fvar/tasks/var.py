@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fvar.config import DistillConfig
 from fvar.data.token_store import TokenSplit
 from fvar.errors import UserError
+from fvar.machine.transfer import send
 from fvar.models.blocks import Block
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR, VarOutput
@@ -54,12 +55,8 @@ class TokenBatch:
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same on another device."""
-        if device.type == "cpu":
-            return self
-        move = [t.pin_memory().to(device, non_blocking=True) for t in (*self.structure, *(self.alias or []))]
-        cut = len(self.structure)
-        labels = self.labels.pin_memory().to(device, non_blocking=True)
-        return TokenBatch(move[:cut], labels, move[cut:] if self.alias is not None else None)
+        structure, alias = ([send(t, device) for t in tokens] for tokens in (self.structure, self.alias or []))
+        return TokenBatch(structure, send(self.labels, device), alias if self.alias is not None else None)
 
 
 class VarTask(Task[TokenBatch]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fvar.config import QuantiserConfig
 from fvar.machine import distributed
@@ -42,30 +43,52 @@ class EmaCodebook(nn.Module):
         batch = torch.zeros(len(codes), 1 + vector.shape[1], device=codes.device)
         batch.index_add_(0, index, torch.cat([torch.ones_like(vector[:, :1]), vector], dim=1))
         distributed.sum_over_ranks(batch)
-        if not batch.isfinite().all():
-            return
-        counts, sums = batch[:, 0], batch[:, 1:]
-        seeding = bool((self.unused < 0).any())
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
-        self.unused.add_(1).masked_fill_(counts > 0, 0)
-        met = self.counts > 0
-        codes[met] = self.sums[met] / self.counts[met, None]
-        dead = torch.ones_like(met) if seeding else self.unused >= self.dead_after
-        if dead.any() and (self.dead_after or seeding):
-            self._restart(codes, dead, vectors)
+        sound = batch.isfinite().all()
+        counts, sums = torch.where(sound, batch, 0.0).split((1, vector.shape[1]), dim=1)
+        seeding = (self.unused < 0).any()
+        moved = torch.where(sound, 1 - self.decay, 0.0)
+        self.counts.lerp_(counts[:, 0], moved)
+        self.sums.lerp_(sums, moved)
+        unused = torch.where(counts[:, 0] > 0, 0, self.unused + 1)
+        self.unused.copy_(torch.where(sound, unused, self.unused))
+        met = sound & (self.counts > 0)
+        codes.copy_(torch.where(met[:, None], self.sums / self.counts[:, None], codes))
+        dead = seeding | (self.unused >= self.dead_after) if self.dead_after else seeding.expand_as(self.unused)
+        self._restart(codes, sound & dead, vectors)
 
     def _restart(self, codes: Tensor, dead: Tensor, vectors: list[Tensor]) -> None:
-        """Put the dead codes onto vectors of this batch, no vector twice unless there are too few."""
-        wanted = int(dead.sum())
+        """Put the dead codes (V,) bool onto vectors of this batch, no vector twice unless there are too few.
+
+        It takes the same work whether any is dead or none: to ask would be to wait for the device.
+        """
         chances = torch.cat([torch.full((len(v),), 1 / max(len(v), 1), device=codes.device) for v in vectors])
-        chosen = torch.multinomial(chances, wanted, replacement=wanted > len(chances))
+        place = dead.cumsum(0) - 1  # of each dead code among them
+        chosen = drawn(chances, len(codes), place[-1] + 1)[place.clamp_min(0)]
         fresh = torch.cat(vectors)[chosen]
         if distributed.rank() > 0:  # all ranks take what rank 0 drew
             fresh = torch.zeros_like(fresh)
         distributed.sum_over_ranks(fresh)
-        codes[dead] = fresh
+        fresh = fresh.to(codes.dtype)
+        codes.copy_(torch.where(dead[:, None], fresh, codes))
         # As if assigned once in this step: the next real assignments outweigh it.
-        self.counts[dead] = 1 - self.decay
-        self.sums[dead] = fresh * (1 - self.decay)
-        self.unused[dead] = 0
+        self.counts.masked_fill_(dead, 1 - self.decay)
+        self.sums.copy_(torch.where(dead[:, None], fresh * (1 - self.decay), self.sums))
+        self.unused.masked_fill_(dead, 0)
+
+
+def drawn(chances: Tensor, count: int, wanted: Tensor) -> Tensor:
+    """Indices (count,) drawn by their `chances` (N,), of which only the first `wanted` (0-d) are meant.
+
+    None comes twice as long as there are enough. What `torch.multinomial` draws, but without a look at the numbers.
+    """
+    few = count > len(chances)  # more may be wanted than there are
+    again = chances.new_empty(0)
+    if few:
+        devices = [chances.device] if chances.is_cuda else []
+        with torch.random.fork_rng(devices):
+            again = torch.multinomial(chances, count, replacement=True)
+    keys = chances / torch.empty_like(chances).exponential_()
+    once = keys.topk(min(count, len(chances))).indices
+    if not few:
+        return once
+    return torch.where(wanted > len(chances), again, F.pad(once, (0, count - len(once))))

@@ -7,6 +7,7 @@ rho_K = 0. It is divided by its own root mean square per scale, measured on trai
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class SignalScaler(nn.Module):
         super().__init__()
         self.register_buffer("std", torch.ones(scales))
         self.register_buffer("audible", torch.ones(scales, dtype=torch.bool))  # scales that carry any signal
+        self._heard: list[int] | None = None  # their numbers, once they were asked for: a GPU is waited for only then
 
     def forward(self, views: list[Tensor]) -> list[Tensor]:
         """Scaled views, of about unit root mean square."""
@@ -47,11 +49,18 @@ class SignalScaler(nn.Module):
         audible = std > SILENT
         self.std.copy_(torch.where(audible, std, 1.0))
         self.get_buffer("audible").copy_(audible)
+        self._heard = None
 
     @property
     def audible_scales(self) -> list[int]:
         """Numbers of the scales that carry a signal."""
-        return [k for k, heard in enumerate(self.get_buffer("audible").tolist()) if heard]
+        if self._heard is None:
+            self._heard = [k for k, heard in enumerate(self.get_buffer("audible").tolist()) if heard]
+        return self._heard
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._heard = None
 
 
 def select(views: FocusViews, signal: Signal) -> list[Tensor]:

@@ -220,4 +220,6 @@ class MultiScaleQuantiser(nn.Module):
     def record_hits(self, indices: list[Tensor], decay: float = 0.99) -> None:
         """Update the running mean of hits per code and scale, of the codes chosen at each (N_k,)."""
         for hits, index in zip(self.ema_vocab_hit_SV, indices, strict=True):
-            hits.lerp_(torch.bincount(index.flatten(), minlength=hits.numel()).to(hits), 1 - decay)
+            chosen = index.flatten()  # counted without `bincount`, which waits for the highest of them
+            counts = torch.zeros_like(hits).index_add_(0, chosen, torch.ones_like(chosen, dtype=hits.dtype))
+            hits.lerp_(counts, 1 - decay)

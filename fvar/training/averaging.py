@@ -20,9 +20,12 @@ class AveragedWeights:
         self.averages = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the present weights into the average."""
-        torch._foreach_lerp_(list(self.averages.values()), list(self.parameters.values()), 1 - self.decay)
+    def update(self, wanted: Tensor) -> None:
+        """Take the present weights into the average where `wanted` (0-d bool) is true."""
+        weight = wanted.float() * (1 - self.decay)
+        torch._foreach_lerp_(
+            list(self.averages.values()), list(self.parameters.values()), [weight] * len(self.averages)
+        )
 
     def load(self, averages: Mapping[str, Tensor]) -> None:
         """Restore averages taken from `averages` earlier."""

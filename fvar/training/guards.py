@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -14,32 +15,30 @@ from fvar.machine import atomic
 
 
 class NonFiniteGuard:
-    """Skips steps whose loss or gradient is not finite; gives up when there were more than `budget`.
+    """Keeps account of the steps that were left out because loss or gradient was not finite; gives up after `budget`.
 
-    The items of every skipped step are kept in `bad_batches.json` of the run.
+    The items of every such step are kept in `bad_batches.json` of the run, which one rank `writes`.
     """
 
-    def __init__(self, folder: Path, budget: int) -> None:
+    def __init__(self, folder: Path, budget: int, *, writes: bool) -> None:
         self.path = folder / "bad_batches.json"
-        self.budget = budget
+        self.budget, self.writes = budget, writes
         self.skipped: list[dict[str, object]] = []
 
-    def check(self, step: int, phase: str, loss: float, norm: float, items: Tensor, *, write: bool) -> bool:
-        """Whether the step may be applied. Raises `StageFailed` once the budget is spent."""
-        if math.isfinite(loss) and math.isfinite(norm):
-            return True
+    def note(self, step: int, phase: str, loss: float, norms: Sequence[float], items: Tensor) -> None:
+        """Book a step that was left out. Raises `StageFailed` once the budget is spent."""
+        norm = next((norm for norm in norms if not math.isfinite(norm)), max(norms))
         self.skipped.append(
             {"step": step, "phase": phase, "loss": str(loss), "gradient_norm": str(norm), "items": items.tolist()}
         )
         print(f"step {step}: {phase} loss {loss}, gradient norm {norm}: not finite, step skipped", flush=True)
-        if write:
+        if self.writes:
             atomic.write_json(self.path, self.skipped)
         if len(self.skipped) > self.budget:
             raise StageFailed(
                 f"{len(self.skipped)} steps were not finite (runtime.bad_steps allows {self.budget}); "
                 f"their items are in {self.path}"
             )
-        return False
 
 
 class SpikeAlarm:

@@ -28,6 +28,7 @@ from fvar.training.averaging import AveragedWeights
 from fvar.training.checkpoint import Checkpoint, Checkpoints, DamagedError
 from fvar.training.data_feed import DataFeed
 from fvar.training.guards import NonFiniteGuard, SpikeAlarm
+from fvar.training.journal import Journal, PhaseRecord, reads_at_once
 from fvar.training.phase import Phase
 from fvar.training.probes import Probes
 from fvar.training.task import Batch, Task
@@ -76,13 +77,12 @@ class Trainer(Generic[Batch]):
             self.averaged = AveragedWeights(named, config.ema)
         self.checkpoints = Checkpoints(run.path / "checkpoints", run.runtime.keep_checkpoints)
         self.feed = DataFeed(task, config, run.runtime.accumulate)
-        self.guard = NonFiniteGuard(run.path, run.runtime.bad_steps)
-        self.alarm = SpikeAlarm(run.runtime.spike_sigmas if self.writes else 0.0)
+        guard = NonFiniteGuard(run.path, run.runtime.bad_steps, writes=self.writes)
+        alarm = SpikeAlarm(run.runtime.spike_sigmas if self.writes else 0.0)
+        self.journal = Journal(guard, alarm, at_once=reads_at_once(task.device))
         self.speed = Throughput(task.device, task.tokens_per_item, task.flops_per_item, distributed.world_size())
-        self.pending: list[dict[str, float]] = []  # metrics of the steps since the last record
         self.saved_at = self.told_at = time.monotonic()
         self.best: tuple[int, float] | None = None  # steps made at the best evaluation, and its held-out loss
-        self.latest: float | None = None  # loss of the last step
         self.rate: float | None = None  # images/s
 
     def close(self) -> None:
@@ -122,38 +122,26 @@ class Trainer(Generic[Batch]):
     # ---------------------------------------------------------------------------------------------------------- step
 
     def _step(self, step: int) -> None:
-        """One step of every phase; counts as done even where a guard skips the update."""
+        """One step of every phase; counts as done even where an update is left out as not finite."""
         stream = 0 if self.task.random_by_image else distributed.rank()
         torch.manual_seed(seed_for(self.config.seed, "step", step, stream))
         data = self.feed.take(step)
         lr = optim.peak_lr(self.config) * optim.lr_factor(self.config, step)
-        record: dict[str, Tensor] = {}
-        applied = True
+        records = []
         for name in self.task.phases(step):
             phase = self.phases[name]
             for other in self.phases.values():  # one phase's backward may reach the parameters of another
                 other.optimiser.zero_grad(set_to_none=True)
             loss, metrics = phase.backward(data.micro_batches, step)
             norms = phase.clip()
+            finite = phase.finite(loss, norms)
+            phase.apply(lr, finite)
             prefix = "" if name == self.task.phase_names[0] else f"{name}/"
-            shown = {f"gradient_norm/{network}" if network else "gradient_norm": norms[network] for network in norms}
-            record |= {f"{prefix}{key}": value for key, value in {"loss": loss, **metrics, **shown}.items()}
-            loss_value, norm_value = torch.stack([loss, torch.stack(list(norms.values())).max().to(loss)]).tolist()
-            # Under fp16 the scaler expects overflows, skips them itself and lowers its scale.
-            guarded = 0.0 if phase.scaler.is_enabled() else norm_value
-            if self.guard.check(step, name, loss_value, guarded, data.items, write=self.writes):
-                phase.apply(lr)
-            else:
-                phase.discard()
-                applied = False
-            if not prefix:
-                self.latest = loss_value
-                self.alarm.check(step, loss_value)
+            records.append(PhaseRecord(name, prefix, loss, metrics, norms, finite))
         self.task.after_step(step, [micro.batch for micro in data.micro_batches])
-        if self.averaged and applied:
-            self.averaged.update()
-        values = torch.stack([value.to(torch.float64) for value in record.values()]).tolist()
-        self.pending.append({**dict(zip(record, values, strict=True)), "lr": lr})
+        if self.averaged:
+            self.averaged.update(torch.stack([record.finite for record in records]).all())
+        self.journal.note(step, lr, data.items, records)
         self.speed.count(self.config.batch_size, data.waited)
 
     # ------------------------------------------------------------------------------------------------------- records
@@ -163,12 +151,7 @@ class Trainer(Generic[Batch]):
 
     def _log(self, done: int) -> None:
         """Record the averages since the last record. Speed goes to a split of its own: it never repeats exactly."""
-        keys = dict.fromkeys(key for record in self.pending for key in record)
-        averages = {}
-        for key in keys:
-            values = [record[key] for record in self.pending if key in record]
-            averages[key] = sum(values) / len(values)
-        self.pending = []
+        averages = self.journal.averages()
         speed = self.speed.read()
         self.rate = speed["images_per_second"]
         if self.writes:
@@ -210,8 +193,8 @@ class Trainer(Generic[Batch]):
             return
         self.told_at = now
         eta = (self.config.steps - done) * self.config.batch_size / self.rate if self.rate else None
-        self.run.update(step=done, steps=self.config.steps, loss=self.latest, rate=self.rate, eta=eta)
-        loss = f"  loss {self.latest:.4f}" if self.latest is not None else ""
+        self.run.update(step=done, steps=self.config.steps, loss=self.journal.latest, rate=self.rate, eta=eta)
+        loss = f"  loss {self.journal.latest:.4f}" if self.journal.latest is not None else ""
         speed = f"  {self.rate:.1f} images/s" if self.rate else ""
         print(f"step {done}/{self.config.steps}{loss}{speed}", flush=True)
 
@@ -222,8 +205,7 @@ class Trainer(Generic[Batch]):
         runtime, last = self.run.runtime, done == self.config.steps
         by_time = self.writes and 0 < runtime.checkpoint_seconds <= time.monotonic() - self.saved_at
         by_merit = self.writes and self.best is not None and self.best[0] == done
-        wishes = torch.tensor([float(bool(stop)), float(by_time or by_merit)], device=self.task.device)
-        stopping, due = distributed.sum_over_ranks(wishes).tolist() if distributed.world_size() > 1 else wishes.tolist()
+        stopping, due = distributed.any_rank(bool(stop), by_time or by_merit)
         by_step = runtime.checkpoint_steps > 0 and done % runtime.checkpoint_steps == 0
         if due or by_step or stopping or last:
             self.saved_at = time.monotonic()
@@ -247,9 +229,8 @@ class Trainer(Generic[Batch]):
     def _plain_state(self) -> dict[str, Any]:
         return {
             "scalers": {name: phase.scaler.state_dict() for name, phase in self.phases.items()},
-            "skipped": self.guard.skipped,
-            "pending": self.pending,
             "best": self.best,
+            **self.journal.state(),
         }
 
     def _restore(self) -> int:
@@ -265,8 +246,7 @@ class Trainer(Generic[Batch]):
         for name, phase in self.phases.items():
             optim.unpack(phase.optimiser, phase.named, checkpoint.tensors[f"optimiser-{name}"])
             phase.scaler.load_state_dict(checkpoint.state["scalers"][name])
-        self.guard.skipped = checkpoint.state["skipped"]
-        self.pending = checkpoint.state["pending"]
+        self.journal.restore(checkpoint.state)
         self.best = tuple(checkpoint.state["best"]) if checkpoint.state["best"] else None
         print(f"continued from checkpoint {checkpoint.step}", flush=True)
         return checkpoint.step

@@ -48,13 +48,15 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update all parameters that have a gradient. A matrix's gradient is gone afterwards."""
+        """Update all parameters that have a gradient, unless `found_inf` says no. A matrix's gradient is then gone."""
         for group in self.param_groups:
             if group["muon"]:
                 self._step_of_matrices(group)
         return super().step(closure)  # passes over what has no gradient
 
     def _step_of_matrices(self, group: dict[str, Any]) -> None:
+        found_inf: Tensor | None = getattr(self, "found_inf", None)  # see `optim.step_where`
+        left_out = found_inf > 0 if found_inf is not None else torch.tensor(False)
         alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
         for matrix in group["params"]:
             if matrix.grad is None:
@@ -62,15 +64,17 @@ class Muon(torch.optim.AdamW):
             state = self.state[matrix]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(matrix)
-            state["momentum"].lerp_(matrix.grad, 1 - MOMENTUM)
-            ahead = matrix.grad.lerp(state["momentum"], MOMENTUM).flatten(1)
+            gradient = torch.where(left_out, 0.0, matrix.grad)
+            state["momentum"].lerp_(gradient, torch.where(left_out, 0.0, 1 - MOMENTUM))
+            ahead = gradient.lerp(state["momentum"], MOMENTUM).flatten(1)
             alike.setdefault(ahead.shape, []).append((matrix, ahead))
             matrix.grad = None
         for shape, members in alike.items():
             updates = orthogonalised(torch.stack([ahead for _, ahead in members]))
             for (matrix, _), update in zip(members, updates, strict=True):
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(update.view_as(matrix), alpha=-group["lr"] * RMS * max(shape) ** 0.5)
+                matrix.mul_(torch.where(left_out, 1.0, 1 - group["lr"] * group["weight_decay"]))
+                step = torch.where(left_out, 0.0, update.view_as(matrix))
+                matrix.add_(step, alpha=-group["lr"] * RMS * max(shape) ** 0.5)
 
 
 def orthogonalised(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:

@@ -79,6 +79,15 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def step_where(optimiser: torch.optim.AdamW, wanted: Tensor) -> None:
+    """Take the optimiser's step if `wanted` (0-d bool) is true; a GPU decides by itself, without being waited for.
+
+    Fused optimisers leave out what `torch.amp.GradScaler` marks as overflown, by the attribute that is set here.
+    """
+    optimiser.found_inf = (~wanted).float()  # type: ignore[attr-defined]
+    optimiser.step()
+
+
 def pack(optimiser: torch.optim.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
     """The optimiser's state as flat tensors `<parameter>/<moment>`, so that it can be stored without pickle."""
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import torch
@@ -51,7 +51,7 @@ class Phase(Generic[Batch]):
         """Accumulate the gradients of the global batch; the loss and the metrics, averaged over it and over ranks.
 
         Each micro-batch counts by its share of the global batch, so the gradient does not depend on how many ranks or
-        micro-batches the batch was cut into.
+        micro-batches the batch was cut into. A loss that is not finite makes all of the gradient NaN.
         """
         totals: dict[str, Tensor] = {}
         ranks = distributed.world_size()
@@ -60,8 +60,9 @@ class Phase(Generic[Batch]):
             with self._exchange(last), self._drawing(micro, last):
                 with self.autocast():
                     loss, metrics = self.objective(micro.batch, step)
+                sound = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
                 # DDP and FSDP average gradients over ranks, hence the factor.
-                self.scaler.scale(loss * (micro.share * ranks)).backward()
+                self.scaler.scale(loss * (micro.share * ranks) * sound).backward()
             for key, value in {"loss": loss, **metrics}.items():
                 part = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach() * micro.share
                 totals[key] = totals[key] + part if key in totals else part
@@ -78,16 +79,24 @@ class Phase(Generic[Batch]):
             norms = {name: cast("DTensor", norm).full_tensor() for name, norm in norms.items()}
         return norms
 
-    def apply(self, lr: float) -> None:
-        """Take the optimiser's step."""
-        optim.set_lr(self.optimiser, lr)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
+    def finite(self, loss: Tensor, norms: Mapping[str, Tensor]) -> Tensor:
+        """Whether the step can be taken (0-d bool, on the device).
 
-    def discard(self) -> None:
-        """Drop the gradients of a step that must not be taken."""
-        self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.update()
+        Under fp16 the loss alone decides: the scaler expects gradients to overflow, leaves such steps out by itself and
+        lowers its scale.
+        """
+        if self.scaler.is_enabled():
+            return loss.isfinite()
+        return loss.isfinite() & torch.stack(list(norms.values())).max().isfinite()
+
+    def apply(self, lr: float, finite: Tensor) -> None:
+        """Take the optimiser's step, unless `finite` (0-d bool) says no; the device decides, nobody waits for it."""
+        optim.set_lr(self.optimiser, lr)
+        if self.scaler.is_enabled():  # finds in the gradient what `finite` says of the loss
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+        else:
+            optim.step_where(self.optimiser, finite)
 
     def autocast(self) -> torch.autocast:
         """The configured mixed precision, as far as the device has kernels of it."""

@@ -99,9 +99,8 @@ def median_step(config: VarConfig) -> float:
     for step in range(4):
         started = time.perf_counter()
         phase.optimiser.zero_grad(set_to_none=True)
-        phase.backward([MicroBatch(batch, range(config.train.batch_size), config.train.batch_size)], step)
-        phase.clip()
-        phase.apply(1e-4)
+        loss, _ = phase.backward([MicroBatch(batch, range(config.train.batch_size), config.train.batch_size)], step)
+        phase.apply(1e-4, phase.finite(loss, phase.clip()))
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
 

@@ -15,18 +15,16 @@ from fvar.training.guards import NonFiniteGuard, SpikeAlarm
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)])
-def test_loss_or_gradient_that_is_not_finite_is_refused(tmp_path: Path, loss: float, norm: float) -> None:
-    guard = NonFiniteGuard(tmp_path, budget=1)
-    assert not guard.check(3, "train", loss, norm, torch.tensor([5, 7]), write=True)
+def test_steps_that_were_left_out_are_kept_with_their_items_until_the_budget_ends(
+    tmp_path: Path, loss: float, norm: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guard = NonFiniteGuard(tmp_path, budget=1, writes=True)
+    guard.note(3, "train", loss, [0.5, norm], torch.tensor([5, 7]))
     (entry,) = json.loads((tmp_path / "bad_batches.json").read_text())
     assert entry["items"] == [5, 7]
+    assert f"loss {loss}, gradient norm {norm}: not finite" in capsys.readouterr().out
     with pytest.raises(StageFailed, match=r"bad_batches\.json"):
-        guard.check(4, "train", loss, norm, torch.tensor([1]), write=True)
-
-
-def test_finite_steps_leave_no_file(tmp_path: Path) -> None:
-    assert NonFiniteGuard(tmp_path, budget=0).check(0, "train", 1.0, 1.0, torch.tensor([1]), write=True)
-    assert not list(tmp_path.iterdir())
+        guard.note(4, "train", loss, [norm], torch.tensor([1]))
 
 
 def test_spike_is_announced_and_noise_is_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from fvar.tokenizer.vqvae import VQVAE
 PATCH_NUMS = (1, 2, 4)
 VOCAB, ALIAS_VOCAB, CLASSES, TRAIN_ITEMS = 16, 8, 3, 48
 MVAR = TransformerConfig(depth=2, width=32, heads=2, mixer="mvar", mamba=MambaConfig(d_state=8, head_dim=16))
+SHARED = TeacherConfig(blocks=2, heads=1, head_dim=16, gate_bias=0.0, trunk="shared")
 TEACHER = TeacherConfig(blocks=1, heads=1, head_dim=16, gate_bias=0.0)
 # The clip is low enough to act in most steps.
 TRAIN = TrainConfig(steps=40, clip=0.2, batch_size=16, lr=0.3, eval_every=20, eval_images=12, precision="fp32")

@@ -1,0 +1,100 @@
+"""A training step computes on its device alone, and waits for it only where a line is logged.
+
+Meta tensors have a shape, a type and a device of their own, but no numbers. A step on them runs here as it would on a
+GPU nobody has; whoever asks one of them for a number gets an error, and so does who mixes them with the CPU's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fvar.config import RuntimeConfig, Stage, TrainConfig
+from fvar.plain import replace_path
+from fvar.rundir import RunDir
+from fvar.stages.var import build_task
+from fvar.tasks.tokenizer import TokenizerTask
+from fvar.tasks.var import VarTask
+from fvar.training.loop import Trainer
+from tests.tasks.test_tokenizer import config as tokenizer_config
+from tests.training import tiny
+
+META = torch.device("meta")
+COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses operations that take tensors of two devices, 0-d ones aside: torch lets those of the CPU pass."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()]
+        if func not in COPIES and len({tensor.device for tensor in tensors}) > 1:
+            raise RuntimeError(f"{func} mixes devices")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def a_device_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No main memory can be locked for it; torch has no mixed precision there, and calls its fused AdamW untested."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    adam = importlib.import_module("torch.optim.adam")
+    monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_, **__: None)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+def on_meta(task: VarTask | TokenizerTask) -> VarTask | TokenizerTask:
+    """The task moved there, weights, tables and all."""
+    for name, part in vars(task).items():
+        if isinstance(part, nn.Module | Tensor):
+            setattr(task, name, part.to(META))
+    if isinstance(task, TokenizerTask):
+        task._device = META
+    return task
+
+
+def first_question(task: VarTask | TokenizerTask, run: RunDir, train: TrainConfig) -> str:
+    """Which function first asks the device for a number: nine steps run before a line is logged."""
+    with contextlib.closing(Trainer(on_meta(task), run, train)) as trainer:
+        with OneDevice():
+            for step in range(9):
+                trainer._step(step)
+        with pytest.raises(NotImplementedError, match="no data") as asked:
+            trainer._log(9)
+    *_, place = (frame for frame in traceback.extract_tb(asked.tb) if "/fvar/" in frame.filename)
+    return f"{Path(place.filename).stem}.{place.name}"
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"teacher": tiny.TEACHER}, {"teacher": tiny.SHARED}, {"transformer": tiny.MVAR}],
+    ids=["student", "teacher", "shared trunk", "M-VAR"],
+)
+def test_a_step_of_a_transformer_waits_for_nothing(tmp_path: Path, changes: dict[str, Any], optimiser: str) -> None:
+    train = replace_path(tiny.TRAIN, "optimiser", optimiser)
+    train = replace_path(train, "ema", 0.9)
+    run = tiny.make_run(tmp_path, tiny.var_stage(**changes, train=train))
+    assert first_question(build_task(run), run, train) == "journal.read"
+
+
+@pytest.mark.parametrize("signal", ["structure", "alias"])
+def test_a_step_of_a_tokenizer_waits_for_nothing(tmp_path: Path, signal: str) -> None:
+    config = tokenizer_config(
+        signal=signal, loss__adversarial=0.1, loss__adversarial_after=0.0, loss__discriminator_ch=8
+    )
+    run = RunDir.create(tmp_path, Stage(config), RuntimeConfig(device="cpu"))
+    task = TokenizerTask(config, torch.device("cpu"))
+    assert task.scaler.audible_scales  # asked for once
+    assert first_question(task, run, config.train) == "journal.read"
