@@ -9,7 +9,8 @@ The driver writes `results/<study>/<preset>/cells.json` whenever a study propose
      "settings": ["train.steps=7"],             what --set changed in what is computed; part of the title
      "row": {"name": "smoke", ...},             the preset as it was then
      "revisions": {"var": 2, ...},              of the stage kinds then; 1 where it does not say
-     "references": ["full", "baseline"],        variants that the others are compared with, where they are in the study
+     "references": ["full", "baseline"],        variants that the others are compared with, where they are in the study;
+                                                "var-{size}": each with the one of its own parameter `size`
      "until": {"metric": "kid", ...},           the rule by which it adds seeds (`analysis.contrasts.Until`), or null
      "cells": [{
          "name": "full/seed0",                  unique in the study
@@ -162,6 +163,14 @@ def content(place: Place) -> str:
     for key in ("row", "data", "content"):
         part = part.get(key) if isinstance(part, dict) else None
     return part if isinstance(part, str) else ""
+
+
+def reference_of(pattern: str, params: Mapping[str, Any]) -> str:
+    """The variant that a reference is for one with these parameters: itself, or with them in place of braced names."""
+    try:
+        return pattern.format_map(params)
+    except (KeyError, ValueError, IndexError, AttributeError):  # no such parameter, or no pattern
+        return pattern
 
 
 def write(record: StudyRecord) -> None:

@@ -7,10 +7,10 @@ comparison is made on all seeds of both variants or not at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from analysis.metrics import BY_KEY, METRICS, Metric
+from analysis.metrics import BY_KEY, Metric, compared
 from analysis.provenance import one_revision
 from analysis.results import CellResult, StudyResults
 from analysis.sequential import Rule, Ruling, judge
@@ -31,18 +31,15 @@ class Contrast:
 
 
 def contrasts(results: StudyResults) -> list[Contrast]:
-    """Every variant against every reference that the study has, in every metric.
+    """Every variant against every reference that the study has for it, in every metric.
 
     Raises `UserError` where the variants of a comparison were asked for different seeds, unless the study adds seeds to
     some of them on purpose.
     """
     variants = results.variants()
     found = []
-    for reference in results.references:
-        if reference not in variants:
-            continue
-        others = [variant for variant in variants if variant != reference]
-        for metric in METRICS:
+    for reference, others in results.comparisons().items():
+        for metric in compared(results):
             made = [contrast(results, metric, variants[variant], variants[reference]) for variant in others]
             adjusted = holm([one.difference.p if one.difference else None for one in made])
             found += [
@@ -111,7 +108,7 @@ class Until:
     """How a study decides by itself how many seeds each comparison takes; written to cells.json as "until"."""
 
     metric: Metric
-    reference: str  # the variant that all others are compared with
+    reference: str  # the variant that the others are compared with, or a pattern as in "references" of cells.json
     max_seeds: int = Rule.max_seeds
     margin: float | None = None  # in the unit of the metric's column
 
@@ -141,19 +138,36 @@ class Until:
 def rulings(results: StudyResults) -> dict[str, Ruling]:
     """Where the comparisons of a study that adds seeds stand, by variant; empty for any other study.
 
-    A comparison is followed as far as both its variants are done; it is "not made" once a run of it has failed.
+    A comparison is followed as far as both its variants are done; it is "not made" once a run of it has failed, or has
+    ended without the number that decides.
     """
     until = Until.of(results)
     if until is None:
         return {}
-    variants, metric = results.variants(), until.metric
-    reference = {cell.seed: cell for cell in variants.get(until.reference, [])}
-    comparisons: dict[str, list[float] | None] = {}
-    for variant, cells in variants.items():
-        if variant == until.reference:
-            continue
-        comparisons[variant] = _so_far(metric, sorted(cells, key=lambda cell: cell.seed), reference)
+    variants, comparisons = results.variants(), dict[str, list[float] | None]()
+    for variant, reference in decided(results, until).items():
+        others = {cell.seed: cell for cell in variants[reference]}
+        found = _so_far(until.metric, sorted(variants[variant], key=lambda cell: cell.seed), others)
+        comparisons[variant] = None if isinstance(found, str) else found
     return judge(comparisons, until.rule)
+
+
+def decided(results: StudyResults, until: Until) -> dict[str, str]:
+    """Variant -> the reference that it is compared with, of all comparisons that a study decides."""
+    asked = replace(results, references=(until.reference,)).comparisons()
+    pairs = {variant: reference for reference, variants in asked.items() for variant in variants}
+    return {variant: pairs[variant] for variant in results.variants() if variant in pairs}
+
+
+def why_not_made(results: StudyResults, variant: str) -> str:
+    """Why the comparison of a variant cannot be made in a study that adds seeds; empty where it can."""
+    until, variants = Until.of(results), results.variants()
+    reference = decided(results, until).get(variant) if until else None
+    if until is None or reference is None:
+        return ""
+    others = {cell.seed: cell for cell in variants[reference]}
+    found = _so_far(until.metric, sorted(variants[variant], key=lambda cell: cell.seed), others)
+    return found if isinstance(found, str) else ""
 
 
 def closing_in(results: StudyResults) -> list[str]:
@@ -162,25 +176,37 @@ def closing_in(results: StudyResults) -> list[str]:
     if until is None:
         return []
     lines, scale, digits = [], until.metric.scale, until.metric.digits
+    references = decided(results, until)
     for variant, ruling in rulings(results).items():
-        labels = " minus ".join(variants[name][0].label for name in (variant, until.reference) if name in variants)
+        labels = " minus ".join(variants[name][0].label for name in (variant, references[variant]))
         if ruling.mean is None or ruling.low is None or ruling.high is None:
-            lines.append(f"{labels}: {ruling.verdict}")
+            why = why_not_made(results, variant)
+            lines.append(f"{labels}: {ruling.verdict}" + (f", as {why}" if why else ""))
             continue
         mean, low, high = (f"{scale * value:.{digits}f}" for value in (ruling.mean, ruling.low, ruling.high))
         lines.append(f"{labels}: {until.metric.short} {mean} [{low}, {high}] after {ruling.n} seeds, {ruling.verdict}")
     return lines
 
 
-def _so_far(metric: Metric, cells: Sequence[CellResult], reference: Mapping[int, CellResult]) -> list[float] | None:
-    """Differences up to the first seed that is not done on both sides; None where a run has failed."""
+def _so_far(metric: Metric, cells: Sequence[CellResult], reference: Mapping[int, CellResult]) -> list[float] | str:
+    """Differences up to the first seed that is not done on both sides, or why the comparison cannot be made.
+
+    A run that is done but lacks the metric will not get it: to wait for it would end the whole study unseen.
+    """
     differences: list[float] = []
     for cell in cells:
-        sides = (cell, reference.get(cell.seed))
-        if any(side and side.state[0] in STOPPING for side in sides):
-            return None
-        ours, theirs = (metric.of(side)[0] if side and side.state[0] == "done" else None for side in sides)
-        if ours is None or theirs is None:
+        found = []
+        for side in (cell, reference.get(cell.seed)):
+            state = side.state[0] if side else "waiting"
+            if side is None or (state != "done" and state not in STOPPING):
+                continue
+            if state != "done":
+                return f"{side.name} is {state}"
+            value, reason = metric.of(side)
+            if value is None:
+                return f"{metric.short} of {side.name} is blank: {reason}"
+            found.append(value)
+        if len(found) < 2:
             return differences
-        differences.append(ours - theirs)
+        differences.append(found[0] - found[1])
     return differences

@@ -59,7 +59,7 @@ def draw(results: StudyResults) -> list[Path]:
     heads, real = _real(next(iter(sampled.values())), labels[chosen].tolist())
     if any(image is not None for image in real):
         rows = {"real images": real} | rows
-    figure = _picture(rows, labels[chosen].tolist(), heads)
+    figure = picture(rows, labels[chosen].tolist(), heads)
     seed = next(iter(sampled.values())).seed
     figure.suptitle(f"{results.title} · preset {results.preset} · seed {seed}", x=0.01, ha="left")
     return style.save(figure, results.folder / "samples.png")
@@ -140,7 +140,7 @@ def _nearest(cell: CellResult, chosen: Sequence[int]) -> Row | None:
     return list(pixels)
 
 
-def _picture(rows: dict[str, Row], labels: Sequence[int], heads: dict[int, str]) -> Figure:
+def picture(rows: dict[str, Row], labels: Sequence[int], heads: dict[int, str]) -> Figure:
     """Rows of images with labels on the left and class names on top; classes are set apart by a gap."""
     gap = 0.12  # of an image's side, between classes
     lefts = [column + gap * len(set(labels[: column + 1])) for column in range(len(labels))]

@@ -42,6 +42,8 @@ class Metric:
         """The cell's value, or None and the reason. What is relative to another cell finds that among `peers`."""
         if self.source == "heldout":
             value, reason = cell.heldout(self.key), "no held-out evaluation was recorded"
+            if self is TEACHER and cell.has_teacher is False:
+                reason = f"{cell.label} has no teacher"
         elif self.source == "sampling":
             value, reason = cell.sampling(self.key), "the samples were made before their speed was recorded"
         elif self.source == "relative":
@@ -70,6 +72,13 @@ BY_KEY = {metric.key: metric for metric in METRICS}
 SAMPLED = ("fid", "kid")  # whose scores carry a sampling spread, and whose differences are printed
 FID_FROM = 10_000  # samples below which FID is biased by their number, and KID decides
 TIMED = "var-d16"  # the variant whose sampling time is 1
+# Of studies that vary the teacher: those with a parameter "teacher".
+TEACHER = Metric("teacher/cross_entropy", "Teacher's held-out CE", 3, "lower", source="heldout")
+MASKED = (  # of studies that generate a part of given images: those with a parameter "mask"
+    Metric("masked_psnr", "PSNR dB in the mask", 2, "higher"),
+    Metric("masked_lpips", "LPIPS", 4, "lower"),
+    Metric("seam", "Step at the seam / real (1)", 2),
+)
 SIZES = (  # of studies whose variants differ in size: those with a parameter "depth"
     Metric("parameters", "Parameters M", 2, scale=1e-6, source="sampling"),
     Metric("steps", "Steps", 0, source="sampling"),
@@ -79,9 +88,22 @@ SIZES = (  # of studies whose variants differ in size: those with a parameter "d
 
 def metrics_of(results: StudyResults) -> tuple[Metric, ...]:
     """The measured columns of a study; sFID where it was scored against published statistics."""
-    against = any((config := cell.scores_config) and config.published for cell in results.cells)
-    sizes = SIZES if any("depth" in cell.params for cell in results.cells) else ()
-    return (*METRICS, *((SFID,) if against else ()), *sizes)
+    params = {name for cell in results.cells for name in cell.params}
+    shown = list(METRICS)
+    if "teacher" in params:  # beside the student's
+        shown.insert(shown.index(BY_KEY["cross_entropy"]) + 1, TEACHER)
+    if any((config := cell.scores_config) and config.published for cell in results.cells):
+        shown.append(SFID)
+    if "mask" in params:
+        shown += MASKED
+    if "depth" in params:
+        shown += SIZES
+    return tuple(shown)
+
+
+def compared(results: StudyResults) -> tuple[Metric, ...]:
+    """Those by which variants are compared: not what only describes them."""
+    return tuple(metric for metric in metrics_of(results) if metric not in (TEACHER, *SIZES))
 
 
 def deciding(samples: int) -> Metric:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.contrasts import Until
-from analysis.metrics import METRICS, SAMPLED, metrics_of
+from analysis.metrics import MASKED, METRICS, SAMPLED, metrics_of
 from analysis.provenance import commits
 from analysis.results import StudyResults
 from analysis.stats import EXACT_FROM, FEWEST
@@ -41,6 +41,11 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
             "Spectral distance: root mean square over octaves of the log-spectral distance to the real images. "
             "Top octave: energy beyond half the Nyquist frequency over the real images'; more than 1 is aliasing or "
             "noise, less is blur."
+        )
+    if MASKED[0] in metrics_of(results):
+        lines.append(
+            "Held-out images were completed: PSNR in the mask and LPIPS are to the originals, which a good completion "
+            "need not be; the step at the seam is the originals' times the number shown; FID and KID are of the whole."
         )
     lines += _about_seeds(results, rows)
     lines += _about_comparisons(results, rows)
@@ -88,7 +93,7 @@ def _about_seeds(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]
 
 def _about_comparisons(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]:
     """How differences were tested, and which could not be."""
-    columns = [f"{metric.key}_minus_{reference}" for reference in results.references for metric in METRICS]
+    columns = [f"{metric.key}_minus_{reference}" for reference in results.comparisons() for metric in METRICS]
     present = [(row, column) for row in rows for column in columns if isinstance(row.get(f"{column}_reason"), str)]
     made = [(row, column) for row, column in present if not math.isnan(row[f"{column}_low"])]
     lines = []

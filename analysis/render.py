@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.contrasts import Until
+from analysis.contrasts import Until, decided
 from analysis.latex import document, tabular
 from analysis.metrics import BY_KEY, SAMPLED, Metric, metrics_of
 from analysis.notes import notes
@@ -54,7 +54,7 @@ def grids(results: StudyResults, frame: pd.DataFrame) -> list[Grid]:
     rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
     ours = [row for row in rows if row["state"] != "cited"]
     made = [_main(results, frame, rows), _tokenizers(ours), _costs(ours)]
-    made += [_differences(results, frame, ours, reference) for reference in results.references]
+    made += [_differences(results, frame, ours, reference) for reference in results.comparisons()]
     made.append(_verdicts(results, frame, ours))
     return [grid for grid in made if grid]
 
@@ -145,7 +145,8 @@ def _differences(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row]
     metrics = [BY_KEY[key] for key in SAMPLED]
     name = f"minus_{reference}"
     p_columns = [] if results.until else ["p", "exact", "holm"]
-    tried = [row for row in rows if row["variant"] != reference and f"{metrics[0].key}_{name}_n" in row]
+    others = results.comparisons()[reference]
+    tried = [row for row in rows if row["variant"] in others]
     if not any(not math.isnan(row[f"{metric.key}_{name}_low"]) for row in tried for metric in metrics):
         return None
     if not any(not math.isnan(row[f"{metric.key}_{name}_exact"]) for row in tried for metric in metrics):
@@ -175,15 +176,16 @@ def _verdicts(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row]) -
     if until is None:
         return None
     digits, scale = until.metric.digits, until.metric.scale
-    body = []
+    body, references = [], decided(results, until)
     for row in rows:
-        if row["variant"] == until.reference:
+        if row["variant"] not in references:
             continue
         mean, low, high = (scale * row[f"verdict_{part}"] for part in ("mean", "low", "high"))
         shown = ["", ""] if math.isnan(mean) else [number(mean, digits), span(low, high, digits)]
         body.append([row["label"], str(row["verdict_n"]), *shown, row["verdict"]])
-    label = results.variants()[until.reference][0].label
-    headings = ["Variant", "Pairs", f"{_named(until.metric, frame)} minus {label}", "repeated interval", "verdict"]
+    labels = {results.variants()[name][0].label for name in references.values()}
+    against = labels.pop() if len(labels) == 1 else "its reference"
+    headings = ["Variant", "Pairs", f"{_named(until.metric, frame)} minus {against}", "repeated interval", "verdict"]
     return Grid("Verdicts", headings, body)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from analysis import cells as cells_json
 from analysis import standing
 from analysis.cells import CellRecord, Place
-from fvar.config import ScoresConfig
+from fvar.config import ScoresConfig, VarConfig
 from fvar.rundir import RunDir
 
 
@@ -88,6 +88,12 @@ class CellResult:
         run = self.chain.get("scores")
         return run.config if run is not None and isinstance(run.config, ScoresConfig) else None
 
+    @property
+    def has_teacher(self) -> bool | None:
+        """Whether its network was trained beside a teacher; None where that is not known yet."""
+        run = self.chain.get("var")
+        return run.config.teacher is not None if run is not None and isinstance(run.config, VarConfig) else None
+
     def metrics(self, split: str, role: str = "var") -> list[dict[str, Any]]:
         """Records of one stage's metrics.jsonl."""
         run = self.chain.get(role)
@@ -121,7 +127,7 @@ class StudyResults:
     title: str
     folder: Path  # results/<study>/<preset>: where tables and figures go
     cells: tuple[CellResult, ...]
-    references: tuple[str, ...] = cells_json.REFERENCES  # variants that the others are compared with
+    references: tuple[str, ...] = cells_json.REFERENCES  # variants that the others are compared with, see `comparisons`
     until: Mapping[str, Any] | None = None  # the rule by which the study adds seeds, see `analysis.contrasts.Until`
 
     @classmethod
@@ -157,6 +163,16 @@ class StudyResults:
         """The structure tokenizers of a variant's seeds, in their order, each once; empty where none is known."""
         runs = (cell.chain.get("tokens.tokenizer") for cell in self.variants()[variant])
         return tuple(dict.fromkeys(run.name for run in runs if run))
+
+    def comparisons(self) -> dict[str, list[str]]:
+        """Reference -> the variants that are compared with it, in the study's order."""
+        variants, found = self.variants(), dict[str, list[str]]()
+        for pattern in self.references:
+            for variant, cells in variants.items():
+                reference = cells_json.reference_of(pattern, cells[0].params)
+                if reference in variants and reference != variant:
+                    found.setdefault(reference, []).append(variant)
+        return found
 
     def shortfalls(self) -> list[str]:
         """Sentences about stages that some attempt computed in another precision than configured (`fvar.machine`)."""

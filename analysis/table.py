@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import tokenizer_quality, training_cost
 from analysis.contrasts import Contrast, contrasts, leader, rulings
-from analysis.metrics import SAMPLED, Metric, metrics_of
+from analysis.metrics import SAMPLED, TEACHER, Metric, metrics_of
 from analysis.provenance import of_one_revision
 from analysis.render import CITED, latex, markdown
 from analysis.results import CellResult, StudyResults
@@ -89,7 +89,8 @@ def _measured(results: StudyResults, cells: Sequence[CellResult]) -> dict[str, A
     row: dict[str, Any] = {"variant": cells[0].variant, "label": cells[0].label, "state": state, "detail": detail}
     row |= {"seeds": len(cells), "seeds_done": len(done)}
     row |= {f"param_{key}": value for key, value in cells[0].params.items()}
-    comparable = _shares_tokenizer(results, cells[0].variant)
+    # A loss per token is shown beside another of the same tokens: another variant's, or its own teacher's.
+    comparable = _shares_tokenizer(results, cells[0].variant) or TEACHER in metrics_of(results)
     for metric in metrics_of(results):
         found = [metric.of(cell, results.cells) for cell in done]
         if metric.source == "heldout" and not comparable:

@@ -28,6 +28,7 @@ from fvar.ingredients import (
     DistillConfig,
     Kernel,
     MambaConfig,
+    Mask,
     Mixer,
     Optimiser,
     PublishedConfig,
@@ -57,6 +58,7 @@ __all__ = [  # whoever configures a stage finds all of it here
     "DistillConfig",
     "Kernel",
     "MambaConfig",
+    "Mask",
     "Mixer",
     "Optimiser",
     "Precision",
@@ -141,7 +143,7 @@ class TokensConfig(Checked):
 
 @dataclass(frozen=True)
 class VarConfig(Checked):
-    """Trains the deployment network. Inputs: tokens, and alias (tokens) where there is a teacher."""
+    """Trains the deployment network. Inputs: tokens, and alias (tokens) where a teacher reads them."""
 
     kind: ClassVar[str] = "var"
     REVISION: ClassVar[int] = 2  # 1: first; 2: the teacher does not read tokens of silent scales
@@ -155,7 +157,7 @@ class VarConfig(Checked):
 
 @dataclass(frozen=True)
 class SamplesConfig(Checked):
-    """Generates class-balanced images. Inputs: var."""
+    """Generates class-balanced images, or a part of held-out ones. Inputs: var."""
 
     kind: ClassVar[str] = "samples"
     REVISION: ClassVar[int] = 1  # 1: first
@@ -166,6 +168,8 @@ class SamplesConfig(Checked):
     batch_size: int = 64
     precision: Precision = "bf16"
     seed: int = 0
+    # What of a held-out image is generated: its middle (inpainting) or all but that (outpainting); none: a whole image
+    mask: Mask = since("none", before="none")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ surroundings; editing masks an object and names another class.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from fvar.config import DataConfig, Mask
+from fvar.data import ImageSet, open_dataset
 from fvar.data.images import Unreadable, decode, to_float, to_tensor
 from fvar.errors import UserError
 from fvar.machine import atomic
@@ -22,6 +25,22 @@ from fvar.sampling import Known
 from fvar.tokenizer.bundle import Tokenizer
 
 MOSTLY = 0.5  # share of a token's cell that may be masked while the token is still held
+
+
+def masks(side: int) -> dict[Mask, Tensor]:
+    """The masks of a study, (S, S) bool, true where to generate, but for "none".
+
+    "center" is the middle half of each axis, a quarter of the image (inpainting); "border" the rest (outpainting).
+    """
+    center = torch.zeros(side, side, dtype=torch.bool)
+    center[side // 4 : side - side // 4, side // 4 : side - side // 4] = True
+    return {"center": center, "border": ~center}
+
+
+def originals(data: DataConfig, count: int, workers: int = 2) -> ImageSet:
+    """The held-out images that a study completes: `count`, or all there are, of classes as equal as they allow."""
+    held_out = open_dataset(replace(data, crop="center", crops=1), "heldout", workers)
+    return held_out.balanced(count, data.split_seed)
 
 
 def known_tokens(tokenizer: Tokenizer, image: Tensor, mask: Tensor) -> Known:
@@ -57,7 +76,7 @@ def composite(images: Tensor, image: Tensor, mask: Tensor, reach: int) -> Tensor
     images
         (B, 3, S, S) uint8, generated while the tokens of `image` were held.
     image
-        (3, S, S) uint8.
+        (3, S, S) uint8, or one of (B, 3, S, S) for each.
     mask
         (S, S) bool.
     reach

@@ -37,6 +37,15 @@ class Known:
     tokens: list[Tensor]
     held: list[Tensor]
 
+    @classmethod
+    def of(cls, each: Sequence[Known]) -> Known:
+        """What is given of several images, as one batch."""
+        tokens, held = (
+            [torch.cat(scale) for scale in zip(*sides, strict=True)]
+            for sides in ([known.tokens for known in each], [known.held for known in each])
+        )
+        return cls(tokens, held)
+
     def repeat(self, count: int) -> Known:
         """The same for `count` variations of one image."""
         return Known([t.expand(count, -1) for t in self.tokens], [t.expand(count, -1) for t in self.held])

@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def list_studies(arguments: argparse.Namespace) -> int:
+    if arguments.names:
+        print("\n".join(STUDIES))
+        return 0
     width, places = max(map(len, STUDIES)), cells.started(arguments.results)
     for name in STUDIES:
         presets = [place.preset for place in places if place.study == name]
@@ -262,7 +265,8 @@ def parser() -> argparse.ArgumentParser:
         return part
 
     chosen = {"nargs": "*", "metavar": "CELL", "help": "cells or variants; none: all"}
-    add("list", "The studies there are, and where they were started.", study=False)
+    listing = add("list", "The studies there are, and where they were started.", study=False)
+    listing.add_argument("--names", action="store_true", help="one name per line and nothing else, for scripts")
     add("status", "Where every cell stands.").add_argument("--watch", action="store_true")
     part = add("logs", "What a cell's stage printed.")
     part.add_argument("cell", nargs="?", default="", metavar="CELL")

@@ -43,4 +43,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
                 yield Cell(f"{variant}-{size}", label, seed, {"pixels": size}, chain(preset, variant, seed))
 
 
-STUDY = Study("resolution", "Baseline and FVAR by image size", cells)
+STUDY = Study("resolution", "Baseline and FVAR by image size", cells, references=("baseline-{pixels}",))

@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ctx = replace(ctx, study=until.adding_seeds(plain, rule, arguments.max_gpu_hours))
     elif arguments.margin is not None:
         raise UserError("--margin belongs to a study that adds seeds; add --until separated")
+    elif not plain.outputs:
+        until.require_no_rule(ctx)
     watch = Watch(arguments.hang, 60 * arguments.hang_minutes)
     budget = Budget(arguments.max_gpu_hours, arguments.hard)
     uri = address_of_server(arguments.tracking_uri) if arguments.tracking_uri else ""  # the variable is the sync's

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 STUDIES: tuple[str, ...] = (
     "ablation_table2",
+    "ablation_controls",
     "table1",
     "table1_512",
     "sweep_psf_radius",
@@ -44,9 +45,11 @@ STUDIES: tuple[str, ...] = (
     "sweep_alias_codebook",
     "sweep_aligate",
     "sweep_noise",
+    "kernel",
     "quantiser_reading",
     "trunk",
     "resolution",
+    "inpainting",
     "cost",
     "search_distillation",
     "text_readability",

@@ -3,7 +3,8 @@
     python -m studies.run sweep_aligate --preset smoke
 
 One thing at a time is changed from the paper's setting (last 2 blocks, all scales, gated, alias scales up to a query's
-own). All cells share one pair of tokenizers.
+own). In 0 blocks there is no AG-XAttn, and the teacher is a second deployment network (self-distillation). All cells
+share one pair of tokenizers.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ LAST_SCALES = (1, 2)  # the paper's M
 
 def settings(depth: int) -> dict[str, tuple[str, TeacherConfig]]:
     """Cell name -> label and teacher, for a network of that depth; the paper's setting first."""
-    found = {"paper": ("the paper's setting", PAPER)}
+    found = {"paper": ("the paper's setting", PAPER), "blocks0": ("in no block", replace(PAPER, alias="none"))}
     for blocks in BLOCKS:
         if blocks != PAPER.blocks and blocks <= depth:
             found[f"blocks{blocks}"] = (
@@ -37,7 +38,8 @@ def settings(depth: int) -> dict[str, tuple[str, TeacherConfig]]:
 
 def cells(ctx: Context) -> Iterator[Cell]:
     for name, (label, teacher) in settings(ctx.preset.transformer.depth).items():
-        params: dict[str, int | str] = {"blocks": teacher.blocks, "last_scales": teacher.last_scales}
+        blocks = teacher.blocks if teacher.reads_alias else 0
+        params: dict[str, int | str] = {"blocks": blocks, "last_scales": teacher.last_scales}
         params |= {"gate": teacher.gate, "visibility": teacher.visibility}
         for seed in range(ctx.seeds):
             stage = chain(ctx.preset, "full", seed, teacher=teacher)

@@ -34,10 +34,10 @@ def cells(ctx: Context) -> Iterator[Cell]:
     for printed, depth in zip(PRINTED, depths(ctx.preset), strict=True):
         for key, (model, variant, mixer) in MODELS.items():
             label = f"{model}-d{printed}" + ("" if depth == printed else f" at depth {depth}")
-            params = {"model": model, "depth": depth}
+            params = {"model": model, "depth": depth, "size": f"d{printed}"}
             for seed in range(ctx.seeds):
                 stage = chain(ctx.preset, variant, seed, depth=depth, mixer=mixer)
                 yield Cell(f"{key}-d{printed}", label, seed, params, stage, optional=key == "fmvar")
 
 
-STUDY = Study("table1", "Table 1: VAR, M-VAR and FVAR by size", cells)
+STUDY = Study("table1", "Table 1: VAR, M-VAR and FVAR by size", cells, references=("var-{size}",))

@@ -27,4 +27,4 @@ def cells(ctx: Context) -> Iterator[Cell]:
     yield from table1.cells(replace(ctx, preset=doubled(ctx.preset)))
 
 
-STUDY = Study("table1_512", "Table 1 at twice the resolution", cells)
+STUDY = Study("table1_512", "Table 1 at twice the resolution", cells, references=table1.STUDY.references)

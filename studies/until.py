@@ -2,11 +2,11 @@
 
     python -m studies.run ablation_table2 --until separated --max-seeds 20 --margin 2 --max-gpu-hours 500
 
-Every variant is compared with the study's first reference. All begin with 3 seeds; once those are done, every undecided
-comparison takes one seed more, and so on (`analysis.sequential` has the rule and its errors). The reference runs as
-many seeds as the comparison that takes most. It ends when every comparison is decided, at --max-seeds, or before the
-look that would exceed --max-gpu-hours. `--only` chooses the variants, and so the comparisons that share the 5 %, before
-the first look.
+Every variant is compared with the study's first reference for it. All begin with 3 seeds; once those are done, every
+undecided comparison takes one seed more, and so on (`analysis.sequential` has the rule and its errors). The reference
+runs as many seeds as the comparison that takes most. It ends when every comparison is decided or cannot be made, at
+--max-seeds, or before the look that would exceed --max-gpu-hours. `--only` chooses the variants, and so the comparisons
+that share the 5 %, before the first look.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from analysis import cells as cells_json
-from analysis.contrasts import Until, rulings
+from analysis.contrasts import Until, decided, rulings
 from analysis.metrics import deciding
 from analysis.sequential import expected_seeds
 from analysis.stats import FEWEST
@@ -28,6 +28,7 @@ from studies.engine.prediction import Speeds
 from studies.study import Cell, Context, Study
 
 CRITERIA = ("separated",)
+OPTIONS = {"max_seeds": "--max-seeds", "margin": "--margin"}  # of a rule, as a command line has them
 EFFECTS = (0.5, 1.0, 2.0, 4.0)  # true differences, in sd of the paired difference, whose cost a plan shows
 
 
@@ -56,11 +57,12 @@ def rule_for(ctx: Context, criterion: str, max_seeds: int, margin: float | None)
         raise unknown("--until", criterion, CRITERIA)
     if ctx.study.adaptive or ctx.study.outputs:
         raise UserError(f"{ctx.study.name} has no variants that seeds could separate; leave --until out")
-    variants = {cell.variant for cell in ctx.study.cells(replace(ctx, seeds=1))}
+    variants = {cell.variant: cell for cell in ctx.study.cells(replace(ctx, seeds=1))}
     if len(variants) == 1:
         raise UserError(f"{ctx.study.name} has one variant here, so there is nothing to compare; leave --until out")
     reference = ctx.study.references[0]
-    if reference not in variants:
+    theirs = {variant: cells_json.reference_of(reference, cell.params) for variant, cell in variants.items()}
+    if not any(other in variants and other != variant for variant, other in theirs.items()):
         raise UserError(f"{ctx.study.name} has no variant {reference!r} here to compare the others with")
     rule = Until(deciding(ctx.preset.sampling.count), reference, max_seeds, margin)
     rule.rule  # noqa: B018 - raises where nothing could be decided by it
@@ -68,13 +70,28 @@ def rule_for(ctx: Context, criterion: str, max_seeds: int, margin: float | None)
     if before is None or before.until is None:
         return rule
     compared = list(dict.fromkeys(cell.variant for cell in before.cells))
-    if dict(before.until) != dict(rule.as_dict()) or set(compared) != variants:
+    if dict(before.until) != dict(rule.as_dict()) or set(compared) != variants.keys():
         told = ", ".join(f"{key} {value}" for key, value in before.until.items())
         raise UserError(
             f"{ctx.place} has been looked at by another rule ({told}) for {', '.join(compared)}, and errors are "
             "bounded for that one only; repeat it with that rule, or start over with other --results"
         )
     return rule
+
+
+def require_no_rule(ctx: Context) -> None:
+    """Raise `UserError` for a study that was looked at by a rule: without it, the record of the looks would be lost.
+
+    What was found by repeated looks would then pass for a study of as many seeds as were asked for from the start.
+    """
+    before = cells_json.read(ctx.place).until if ctx.place.file.exists() else None
+    if before is None:
+        return
+    rule = " ".join(f"{option} {before[key]:g}" for key, option in OPTIONS.items() if before.get(key) is not None)
+    raise UserError(
+        f"{ctx.place} adds seeds by a rule, for which its intervals account; continue it with "
+        f"--until separated {rule}, or start over with other --results"
+    )
 
 
 def adding_seeds(study: Study, rule: Until, max_gpu_hours: float = 0.0) -> Study:
@@ -112,7 +129,8 @@ def _after_next_look(ctx: Context, rule: Until, before: dict[str, int]) -> dict[
     look = max((before[variant] for variant in going), default=0)
     if not going or look >= rule.max_seeds or any(n < look for n in going.values()):
         return before
-    return before | dict.fromkeys((*going, rule.reference), look + 1)
+    references = decided(ctx.read(), rule)
+    return before | dict.fromkeys((*going, *(references[variant] for variant in going)), look + 1)
 
 
 def _cost(ctx: Context, cells: Iterable[Cell]) -> float:
@@ -135,7 +153,8 @@ def expectation(ctx: Context, study: Study, rule: Until) -> str:
     speeds = Speeds(ctx.place.runs)
     base = _planned(first, speeds)
     per_seed = _planned(study.cells(replace(ctx, seeds=FEWEST + 1)), speeds) - base  # of one more for every variant
-    comparisons = len({cell.variant for cell in first}) - 1
+    theirs = {cell.variant: cells_json.reference_of(rule.reference, cell.params) for cell in first}
+    comparisons = sum(other in theirs and other != variant for variant, other in theirs.items())
     name = f"{rule.metric.short} against {rule.reference}"
     lines = [
         f"{comparisons} comparisons in {name}, looked at after {FEWEST}, {FEWEST + 1}, ... {rule.max_seeds} seeds each",

@@ -46,29 +46,37 @@ def chain(
     depth: int | None = None,
     reading: Reading | None = None,
     mixer: Mixer | None = None,
+    kernel: Kernel | None = None,
+    steps: int | None = None,
 ) -> Stage:
     """The scores stage of a variant, with everything it needs above it. `rho_max` is in px of a 256 px image.
 
     `teacher` replaces the settings of the teacher in a variant that has one, `reading` what its structure tokenizer
-    codes. A teacher that learns "frozen" is that of the same variant and seed, trained online beforehand.
+    codes, `kernel` that of both tokenizers' pyramids, `steps` those of the transformer's training. A teacher that
+    learns "frozen" is that of the same variant and seed, trained online beforehand.
     """
-    kind = replace(VARIANTS[variant], reading=reading or VARIANTS[variant].reading)
-    inputs = _token_stores(preset, kind, rho_max, preset.tokenizer_seed(seed))
+    asked = VARIANTS[variant]
+    kind = replace(asked, reading=reading or asked.reading, kernel=kernel or asked.kernel)
     taught_by = (teacher or TeacherConfig()) if kind.teacher else None
+    reads_alias = taught_by is not None and taught_by.reads_alias
+    inputs = _token_stores(preset, kind, rho_max, preset.tokenizer_seed(seed), reads_alias)
     if taught_by and taught_by.learns == "frozen":
         online = preset.var(replace(taught_by, learns="online"), seed, distill, depth, mixer)
         inputs = inputs | {"teacher": Stage(online, inputs)}
-    var = Stage(preset.var(taught_by, seed, distill, depth, mixer), inputs)
+    config = preset.var(taught_by, seed, distill, depth, mixer)
+    var = Stage(replace(config, train=replace(config.train, steps=steps)) if steps else config, inputs)
     samples = Stage(preset.samples(seed), {"var": var})
     return Stage(preset.scores(), {"samples": samples})
 
 
 @functools.cache  # one object for all seeds, whose signature is computed once: that is what a large plan costs
-def _token_stores(preset: Preset, kind: Variant, rho_max: float | None, seed: int) -> dict[str, Stage]:
+def _token_stores(
+    preset: Preset, kind: Variant, rho_max: float | None, seed: int, reads_alias: bool
+) -> dict[str, Stage]:
     """What a variant's transformer reads, by role."""
     structure = Stage(preset.tokenizer("structure", kind.kernel, kind.reading, rho_max, seed))
     inputs = {"tokens": Stage(preset.tokens("structure"), {"tokenizer": structure})}
-    if kind.teacher:
+    if reads_alias:
         coder = Stage(preset.tokenizer("alias", kind.kernel, rho_max=rho_max, seed=seed)) if kind.dual else structure
         inputs["alias"] = Stage(preset.tokens("alias"), {"tokenizer": coder})
     return inputs

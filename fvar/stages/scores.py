@@ -11,16 +11,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from fvar.config import PublishedConfig, ScoresConfig
+from fvar import editing
+from fvar.config import PublishedConfig, SamplesConfig, ScoresConfig, TokensConfig
 from fvar.data import ImageSet, open_dataset
 from fvar.errors import UserError
 from fvar.machine import atomic
 from fvar.machine.distributed import pick_device
 from fvar.metrics import memorisation
 from fvar.metrics.against import score_against
+from fvar.metrics.compare import Score
 from fvar.metrics.features import Extractor, Images, extract, extract_cached, load_extractor
+from fvar.metrics.masked import masked_scores
 from fvar.metrics.sources import ArrayImages, Published, open_archive
 from fvar.metrics.spectra import aliasing_scores
 from fvar.rundir import RunDir
@@ -61,6 +65,7 @@ def run(run: RunDir) -> None:
     scores = score_against(generated, real, extractor, features, seed=config.seed)
     run.update(note="comparing")
     scores |= aliasing_scores(generated, images, features, device, config.seed)
+    scores |= _masked(run.input("samples"), generated, device, run.runtime.workers)
     if config.heldout:
         train, heldout = (open_dataset(config.reference, split, run.runtime.workers) for split in ("train", "heldout"))
         known, unseen = (
@@ -73,6 +78,23 @@ def run(run: RunDir) -> None:
     atomic.write_json(run.path / "scores.json", {metric: found.as_dict() for metric, found in scores.items()})
     run.update(note="")
     print(", ".join(f"{found.label} {found.value:.4g}" for found in scores.values() if found.value is not None))
+
+
+def _masked(samples: RunDir, generated: ArrayImages, device: torch.device, workers: int) -> dict[str, Score]:
+    """Scores under the mask, of samples that complete given images; none of others."""
+    config = samples.config_as(SamplesConfig)
+    if config.mask == "none":
+        return {}
+    data = samples.input("var").input("tokens").config_as(TokensConfig).data
+    given = editing.originals(data, config.count, workers)
+    mask = editing.masks(given.image_size)[config.mask]
+    return masked_scores(
+        generated.batch,
+        lambda numbers: given.batch([number % len(given) for number in numbers]),
+        len(generated),
+        mask,
+        device,
+    )
 
 
 def reference(config: ScoresConfig, workers: int = 2) -> ImageSet:

@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 from analysis import render, table
+from analysis.cells import reference_of
 from analysis.contrasts import Until, contrasts, leader, rulings
 from analysis.metrics import BY_KEY
 from analysis.notes import notes
@@ -123,6 +124,54 @@ def test_a_failed_cell_leaves_its_comparisons_not_made_and_lowers_no_others_p(tm
     text = render.markdown(results, table.tidy(results))
     assert re.search(r"\| w/ Gaussian blur \|  \| not made \|", section(text, "Differences to FVAR (full)"))
     assert "Comparisons not made: w/ Gaussian blur, as gaussian/seed1 is failed." in text
+
+
+def test_a_reference_in_braces_is_each_variants_own(tmp_path: Path) -> None:
+    """As in a study of several sizes, where a difference between sizes would say nothing."""
+    sizes = {"var-d2": "d2", "fvar-d2": "d2", "var-d4": "d4", "fvar-d4": "d4"}
+    cells: list[dict[str, object]] = []
+    for variant, size in sizes.items():
+        for seed in range(3):
+            stage = fakes.chain(variant, seed, rho_max=float(len(cells)))
+            fakes.finish(tmp_path, stage, 0.9 if variant.startswith("f") else 0.1, seed)
+            cells.append(fakes.cell(variant, seed, stage, variant.upper(), size=size))
+    path = fakes.write_cells(tmp_path, "table1", cells).folder / "cells.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"references": ["var-{size}"]}))
+    results = StudyResults.read(tmp_path, "table1", "smoke")
+    assert results.comparisons() == {"var-d2": ["fvar-d2"], "var-d4": ["fvar-d4"]}
+    assert {(one.variant, one.reference) for one in contrasts(results)} == {
+        ("fvar-d2", "var-d2"),
+        ("fvar-d4", "var-d4"),
+    }
+    text = render.markdown(results, table.tidy(results))
+    assert "| FVAR-D2 | 3 |" in section(text, "Differences to VAR-D2")
+    assert "FVAR-D4" not in section(text, "Differences to VAR-D2")
+
+
+@pytest.mark.parametrize("pattern", ["full", "var-{depth}", "var-{", "{0}", "{size.x}"])
+def test_a_reference_that_is_no_pattern_of_the_parameters_is_taken_as_a_name(pattern: str) -> None:
+    assert reference_of(pattern, {"size": "d2"}) == pattern
+
+
+def test_the_teachers_loss_stands_beside_the_students_where_the_teacher_is_varied(tmp_path: Path) -> None:
+    results = fakes.ablation(tmp_path, seeds=3)
+    assert "Teacher's held-out CE" not in render.markdown(results, table.tidy(results))
+    path = results.folder / "cells.json"
+    body = json.loads(path.read_text())
+    for cell in body["cells"]:
+        cell["params"] = {"teacher": cell["variant"]}
+    path.write_text(json.dumps(body))
+    for cell in results.cells:
+        if cell.has_teacher:
+            cell.chain["var"].log_metrics(200, {"cross_entropy": 4.5, "teacher/cross_entropy": 4.25}, split="heldout")
+    varied = StudyResults.read(tmp_path, "ablation_table2", "smoke")
+    text = render.markdown(varied, table.tidy(varied))
+    (head,) = [line for line in text.splitlines() if line.startswith("| Variant | Seeds |")]
+    columns = [name.strip() for name in head.split("|")]
+    assert columns.index("Teacher's held-out CE ↓") == columns.index("Held-out CE ↓") + 1
+    (row,) = [line for line in text.splitlines() if line.startswith("| FVAR (full) | 3 seeds |")]
+    assert "| 4.500 ± 0.000 | 4.250 ± 0.000 |" in row  # side by side, though no other variant shares its tokenizer
+    assert "Teacher's held-out CE is blank: VAR (baseline) has no teacher." in text
 
 
 def test_a_failed_reference_leaves_all_its_comparisons_not_made(tmp_path: Path) -> None:

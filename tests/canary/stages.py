@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,7 @@ def _speed() -> Stage:
 
 
 def canaries() -> list[Canary]:
-    """One for every kind, inputs first; two of the kinds that treat the two signals differently."""
+    """One for every kind, inputs first; more of the kinds that compute different things by their settings."""
     tokenizers = {signal: _tokenizer(signal) for signal in ("structure", "alias")}
     tokens = {
         signal: Stage(TokensConfig(signal=signal, data=DATA), {"tokenizer": tokenizer})  # type: ignore[arg-type]
@@ -110,13 +110,21 @@ def canaries() -> list[Canary]:
     transformer = TransformerConfig(depth=2, width=32, heads=2)
     config = VarConfig(transformer=transformer, teacher=teacher, train=train)
     var = Stage(config, {"tokens": tokens["structure"], "alias": tokens["alias"]})
+    placebo = Stage(replace(config, teacher=replace(teacher, alias="other")), var.inputs)
+    alone = Stage(replace(config, teacher=replace(teacher, alias="none")), {"tokens": tokens["structure"]})
     samples = Stage(SamplesConfig(count=9, top_k=8, precision="fp32"), {"var": var})
+    completed = Stage(SamplesConfig(count=9, top_k=8, precision="fp32", mask="center"), {"var": var})
+    scores = ScoresConfig(reference=DATA, reference_count=27)
     return [
         *(Canary(f"tokenizer-{signal}", stage) for signal, stage in tokenizers.items()),
         *(Canary(f"tokens-{signal}", stage) for signal, stage in tokens.items()),
         Canary("var", var),
+        Canary("var-placebo", placebo),
+        Canary("var-self-distillation", alone),
         Canary("samples", samples),
-        Canary("scores", Stage(ScoresConfig(reference=DATA, reference_count=27), {"samples": samples})),
+        Canary("samples-completed", completed),
+        Canary("scores", Stage(scores, {"samples": samples})),
+        Canary("scores-completed", Stage(replace(scores, split="heldout"), {"samples": completed})),
         Canary("readability", Stage(ReadabilityConfig(words=4), {"tokenizer": tokenizers["structure"]})),
         Canary("speed", _speed()),
     ]
@@ -145,8 +153,9 @@ def _fill(run: RunDir, recorded: Path) -> None:
 
 
 def keep(run: RunDir, name: str) -> None:
-    """Record what later stages need."""
-    for file in OUTPUTS.get(run.kind, ()):
+    """Record what later stages need, where there are any."""
+    needed = any(above.name == run.name for each in canaries() for above in each.stage.chain() if each.name != name)
+    for file in OUTPUTS.get(run.kind, ()) if needed else ():
         target = GOLDEN / name / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run.path / file, target)

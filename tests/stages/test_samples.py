@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
+from fvar import editing
 from fvar.config import (
     AutoencoderConfig,
     DataConfig,
+    Mask,
     PublishedConfig,
     PyramidConfig,
     QuantiserConfig,
@@ -30,6 +32,7 @@ from fvar.config import (
     TransformerConfig,
     VarConfig,
 )
+from fvar.data import open_dataset
 from fvar.errors import DataChanged
 from fvar.metrics import features
 from fvar.metrics.frechet import Statistics, fid
@@ -49,7 +52,7 @@ DATA = DataConfig(dataset="emoji", image_size=6)
 COUNT, CLASSES = 30, 9
 
 
-def scores_stage(seed: int = 0) -> Stage:
+def scores_stage(seed: int = 0, mask: Mask = "none") -> Stage:
     tokenizer = TokenizerConfig(
         data=DATA,
         pyramid=PyramidConfig(patch_nums=(1, 2, 3), downsample_factor=2),
@@ -58,8 +61,49 @@ def scores_stage(seed: int = 0) -> Stage:
     )
     tokens = Stage(TokensConfig(data=DATA), {"tokenizer": Stage(tokenizer)})
     var = Stage(VarConfig(transformer=TransformerConfig(depth=2, width=32, heads=2)), {"tokens": tokens})
-    made = Stage(SamplesConfig(count=COUNT, batch_size=2, precision="fp32", seed=seed), {"var": var})
+    made = Stage(SamplesConfig(count=COUNT, batch_size=2, precision="fp32", seed=seed, mask=mask), {"var": var})
     return Stage(ScoresConfig(reference=DATA, reference_count=40), {"samples": made})
+
+
+@pytest.mark.parametrize("mask", ["center", "border"])
+def test_a_mask_is_filled_by_the_network_and_all_else_is_the_held_out_image(tmp_path: Path, mask: Mask) -> None:
+    whole = create(tmp_path / "results" / "runs", scores_stage(mask=mask))
+    execute(whole.input("samples").path)
+    images, labels = load(whole.input("samples"))
+    given = editing.originals(DATA, COUNT)
+    hole = editing.masks(6)[mask].numpy()
+    assert hole.mean() == pytest.approx(4 / 36 if mask == "center" else 32 / 36)
+    assert np.array_equal(labels, given.labels[[i % len(given) for i in range(COUNT)]])
+    originals = given.batch([i % len(given) for i in range(COUNT)]).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(images[:, ~hole], originals[:, ~hole])
+    assert (images[:, hole] != originals[:, hole]).mean() > 0.2
+    assert not set(given.names) & set(open_dataset(DATA, "train").names)
+
+
+def test_completed_images_have_scores_under_the_mask_and_others_have_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "load_extractor", lambda *_, **__: tiny_extractor())
+    for mask in ("none", "center"):
+        whole = create(tmp_path / mask / "runs", scores_stage(mask=mask))
+        execute(whole.input("samples").path)
+        execute(whole.path)
+        body = json.loads((whole.path / "scores.json").read_text())
+        assert ("masked_psnr" in body) == (mask == "center")
+    assert body["masked_psnr"]["value"] > 0
+    assert body["masked_lpips"]["value"] is None
+    assert "at least 32 px" in body["masked_lpips"]["reason"]
+    assert body["seam"]["count"] == COUNT
+
+
+def tiny_extractor() -> features.Extractor:
+    """Means of the pixels in place of a network."""
+    return features.Extractor("means", Means(), 3)
+
+
+class Means(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean((2, 3))
 
 
 def create(root: Path, stage: Stage) -> RunDir:

@@ -23,6 +23,7 @@ CROSSINGS = {
     "sweep_alias_codebook": ("codes0", "no_teacher"),
     "quantiser_reading": ("latent_area", "baseline"),
     "trunk": ("separate", "full"),
+    "kernel": ("disk", "full"),
 }
 
 
@@ -58,6 +59,7 @@ def test_a_sweep_passes_through_table_2(row: Preset, name: str, here: str, there
         ("sweep_noise", "pyramid.beta"),
         ("trunk", "teacher"),
         ("sweep_aligate", "teacher"),
+        ("kernel", "pyramid.kernel"),
     ],
 )
 def test_a_sweep_changes_one_thing(row: Preset, name: str, allowed: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from analysis import table
+from analysis.cells import reference_of
 from fvar.config import VarConfig
 from fvar.errors import UserError
 from fvar.machine import atomic
@@ -19,8 +20,8 @@ from fvar.rundir import RunDir
 from studies.engine import outputs
 from studies.presets import preset
 from studies.run import main
-from studies.study import Context, study
-from studies.until import adding_seeds, rule_for
+from studies.study import STUDIES, Context, study
+from studies.until import adding_seeds, expectation, rule_for
 from tests import fakes
 from tests.studies.toy import stage as toy
 
@@ -129,6 +130,58 @@ def test_a_failed_run_ends_its_comparison_as_not_made(tmp_path: Path, monkeypatc
     text = (tmp_path / "ablation_table2" / "smoke" / "table.md").read_text()
     assert "| w/ Gaussian blur | 0 |  |  | not made |" in text.partition("## Verdicts")[2]
     assert recorded(tmp_path)["gaussian"] == 3
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_run_without_the_number_that_decides_ends_its_own_comparison_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It used to end the whole study, undecided, without a word."""
+    ctx = Context(study("ablation_table2"), preset("smoke"), 3, tmp_path)
+    blank = next(cell for cell in ctx.study.cells(ctx) if cell.name == "no_dual/seed1").stage.name
+
+    def but_one(run: RunDir, quality: float, rng: np.random.Generator) -> None:
+        scored(run, quality, rng)
+        if run.name == blank:
+            score = {"value": None, "reason": "no network", "count": 36, "reference_count": 99, "extractor": "x"}
+            atomic.write_json(run.path / "scores.json", {"kid": score})
+
+    monkeypatch.setattr(fakes, "write_scores", but_one)
+    assert run(tmp_path, "--max-seeds", "5") == 0
+    counts = recorded(tmp_path)
+    assert counts["gaussian"] == counts["full"] == 5  # went on to the end
+    assert counts["no_dual"] == 3
+    text = (tmp_path / "ablation_table2" / "smoke" / "table.md").read_text().partition("## Verdicts")[2]
+    assert "| w/o dual tokenizers | 0 |  |  | not made |" in text
+    assert "not made, as KID of no_dual/seed1 is blank: no network" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("toys")
+def test_without_its_rule_a_study_that_adds_seeds_is_not_continued(tmp_path: Path) -> None:
+    """The record of the looks would be lost, and what they found would pass for a study of fixed size."""
+    assert run(tmp_path, "--margin", "5", "--max-seeds", "8") == 0
+    before = (tmp_path / "ablation_table2" / "smoke" / "cells.json").read_bytes()
+    with pytest.raises(UserError, match=r"continue it with --until separated --max-seeds 8 --margin 5, or [^\n]*$"):
+        main(["ablation_table2", "--seeds", "3", "--results", str(tmp_path)])
+    assert (tmp_path / "ablation_table2" / "smoke" / "cells.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name in ("resolution", "table1", "inpainting")])
+def test_a_study_of_several_references_decides_each_variant_against_its_own(name: str, tmp_path: Path) -> None:
+    ctx = Context(study(name), preset("smoke"), 1, tmp_path, dry=True)
+    rule = rule_for(ctx, "separated", 20, None)
+    cells = list(study(name).cells(ctx))
+    theirs = {cell.variant: reference_of(rule.reference, cell.params) for cell in cells}
+    assert set(theirs.values()) <= theirs.keys()
+    assert len(set(theirs.values())) > 1
+    assert f"{len(theirs) - len(set(theirs.values()))} comparisons in KID" in expectation(ctx, study(name), rule)
+
+
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize("margin", ["0", "-1", "nan"])
+def test_a_margin_within_which_nothing_lies_is_refused_in_one_line(tmp_path: Path, margin: str) -> None:
+    with pytest.raises(UserError, match=r"^the margin must be a positive number[^\n]*$"):
+        run(tmp_path, "--margin", margin)
 
 
 @pytest.mark.usefixtures("toys")
