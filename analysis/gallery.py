@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 18  # at most, over all classes
 NEAREST_FILE = "nearest.npz"  # of a scores stage, see fvar/stages/scores.py
+SAMPLES, FILMS = "samples.npz", "films.npz"  # of a samples stage
 LABEL_INCHES, HEAD_INCHES = 1.35, 0.65
 
 
@@ -84,7 +85,7 @@ def read(cell: CellResult) -> tuple[Images, NDArray[np.int64]]:
     """Images (N, H, W, 3) uint8 and labels (N,) of a cell's samples."""
     import numpy as np
 
-    with np.load(cell.chain["samples"].path / "samples.npz", allow_pickle=False) as archive:
+    with np.load(cell.chain["samples"].path / SAMPLES, allow_pickle=False) as archive:
         return archive["arr_0"], archive["labels"]
 
 

@@ -39,12 +39,12 @@ def draw(results: StudyResults) -> list[Path]:
 
     Raises `NothingToDraw` where no network was evaluated yet.
     """
-    offered = [*PANELS, *_sampled(results)]
+    all_panels = offered(results)
     curves = {
         (split, key): {name: curve(cells, split, key) for name, cells in results.variants().items()}
-        for split, key, *_ in offered
+        for split, key, *_ in all_panels
     }
-    panels = [panel for panel in offered if any(curves[panel[:2]].values())]
+    panels = [panel for panel in all_panels if any(curves[panel[:2]].values())]
     if not panels:
         raise style.NothingToDraw(
             f"no network of {results.study} was evaluated yet; "
@@ -67,6 +67,11 @@ def draw(results: StudyResults) -> list[Path]:
     figure.legend(handles, drawn, loc="outside lower center", ncols=1 if len(drawn) <= 8 else 2)
     figure.suptitle(style.heading(results, style.COLUMN), x=0.01, ha="left")
     return style.save(figure, results.folder / "convergence.png")
+
+
+def offered(results: StudyResults) -> list[tuple[str, str, int, str]]:
+    """Split and key of metrics.jsonl, scale and title of what may be drawn: held-out losses, then scores of samples."""
+    return [*PANELS, *_sampled(results)]
 
 
 def curve(cells: Sequence[CellResult], split: str, key: str) -> dict[int, Spread]:

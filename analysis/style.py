@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito's colours, which stay apart for colour-blind readers, without their yellow, which white paper swallows.
 PALETTE = ("#555555", "#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#000000")
+PALETTE_ON_DARK = ("#B0B0B0", *PALETTE[1:7], "#FFFFFF")  # the same, but for the greys, which a dark page swallows
 DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))
 COLUMN, PAGE = 3.35, 6.9  # inches: the width of one column of a two-column paper, and of its page of text
 STYLE: dict[Any, Any] = {
@@ -68,6 +69,13 @@ def colours(count: int) -> list[str]:
 
     shades = matplotlib.colormaps["viridis"]
     return [to_hex(shades(0.95 * index / (count - 1))) for index in range(count)]
+
+
+def on_and_off(index: int) -> tuple[int, ...]:
+    """The dashes of line `index` as lengths in px, as a browser draws them; empty for a solid line."""
+    lengths: dict[str, tuple[int, ...]] = {"-": (), "--": (7, 4), "-.": (7, 3, 2, 3)}
+    dash = DASHES[index % len(DASHES)]
+    return lengths[dash] if isinstance(dash, str) else tuple(2 * length for length in dash[1])
 
 
 def recipe_colours(count: int) -> list[str]:

@@ -4,6 +4,7 @@
     python -m studies status ablation_table2 --watch
     python -m studies logs ablation_table2 full -f
     python -m studies diff ablation_table2 full baseline
+    python -m studies report ablation_table2 --html
     python -m studies retry ablation_table2
     python -m studies claims
 
@@ -17,12 +18,12 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import cells
-from analysis.cells import StudyRecord
+from analysis.cells import Place, StudyRecord
 from fvar.errors import UserError, run_main
 from studies.engine import commands
 from studies.engine.asking import ask
@@ -144,14 +145,45 @@ def diff(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from analysis.results import StudyResults
-    from studies.engine import outputs
+    from analysis.style import draw_each
 
-    place = cells.find(arguments.results, arguments.study, arguments.preset)
+    if arguments.all == bool(arguments.study):
+        raise UserError("name one study, or --all: python -m studies report STUDY")
+    if arguments.all:
+        places = cells.started(arguments.results)
+        if not places:
+            raise UserError(f"{arguments.results} holds no study yet; `python -m studies.run STUDY` starts one")
+    else:
+        places = [cells.find(arguments.results, arguments.study, arguments.preset)]
     say = functools.partial(print, file=sys.stderr)
-    files, failed = outputs.draw(StudyResults.at(place), study(place.study), say)
+    files: list[Path] = []
+    failed: list[str] = []
+    for place in places:
+        drawn, lost = _report(place, arguments, say)
+        files, failed = files + drawn, failed + lost
+    if arguments.all:
+        from analysis.report import front
+
+        drawn, lost = draw_each({"index.html": functools.partial(front.write, arguments.results)}, say)
+        files, failed = files + drawn, failed + lost
     print("\n".join(map(str, files)) or "there is nothing to draw yet")
     return 1 if failed else 0
+
+
+def _report(place: Place, arguments: argparse.Namespace, say: Callable[[str], None]) -> tuple[list[Path], list[str]]:
+    """Draw what a study shows, or its page alone; the files, and the names of those that failed."""
+    from analysis.report import page
+    from analysis.results import StudyResults
+    from analysis.style import draw_each
+    from studies.engine import outputs
+
+    def write() -> list[Path]:
+        own_table = study(place.study).report is not None
+        return page.write(StudyResults.at(place), arguments.price, own_table=own_table)
+
+    if arguments.html:
+        return draw_each({f"{place}: {page.FILE}": write}, say)
+    return outputs.draw(StudyResults.at(place), study(place.study), say, arguments.price)
 
 
 def retry(arguments: argparse.Namespace) -> int:
@@ -258,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
         part = command.add_parser(name, help=explanation, description=explanation)
         part.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
         if study:
-            part.add_argument("study", nargs="?" if name in ("status", "sync") else None, metavar="STUDY")
+            part.add_argument("study", nargs="?" if name in ("status", "sync", "report") else None, metavar="STUDY")
             part.add_argument(
                 "--preset", default="", metavar="NAME", help="default: the one it was started at, or smoke"
             )
@@ -277,7 +309,10 @@ def parser() -> argparse.ArgumentParser:
     part.add_argument("cell", metavar="CELL")
     part.add_argument("other", metavar="CELL")
     part.add_argument("--with-preset", default="", metavar="NAME", help="preset of the second cell")
-    add("report", "Draw the tables and figures again.")
+    part = add("report", "Draw a study's tables, figures and page again.")
+    part.add_argument("--all", action="store_true", help="all studies, and the page over them")
+    part.add_argument("--html", action="store_true", help="the page alone, index.html: the tables and figures stay")
+    part.add_argument("--price", type=float, default=2.0, metavar="USD", help="of a GPU hour (default: 2)")
     add("retry", "Let failed and cancelled stages be started again.").add_argument("cells", **chosen)  # type: ignore[arg-type]
     part = add("cancel", "Stop stages for good.")
     part.add_argument("cells", **chosen)  # type: ignore[arg-type]

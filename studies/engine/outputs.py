@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.cells import Place
+from analysis.report.facts import PRICE
 from analysis.results import StudyResults
 from analysis.style import Drawings, draw_each
 from fvar.errors import one_line, spared
@@ -42,12 +43,18 @@ def write(ctx: Context, say: Callable[[str], None]) -> list[Path]:
     return files
 
 
-def draw(results: StudyResults, study: Study, say: Callable[[str], None]) -> tuple[list[Path], list[str]]:
-    """Write table and figures of some results, and record which files they are.
+def draw(
+    results: StudyResults, study: Study, say: Callable[[str], None], price: float = PRICE
+) -> tuple[list[Path], list[str]]:
+    """Write table, figures and page of some results, and record which files they are.
 
-    Returns the files, and the names of those that failed.
+    Returns the files, and the names of those that failed. `price` is that of a GPU hour.
     """
-    files, failed = draw_each((study.report or report)(results), say)
+    from analysis.report import page
+
+    drawings = dict((study.report or report)(results))
+    drawings[page.FILE] = partial(page.write, results, price, own_table=study.report is not None)  # shows the others
+    files, failed = draw_each(drawings, say)
     body = {"fingerprint": results.fingerprint, "files": [file.name for file in files], "failed": failed}
     with spared("the figures will be drawn again next time", say):
         atomic.write_json(results.folder / STAMP, body)

@@ -152,6 +152,18 @@ def test_samples_are_class_balanced_uint8_images_with_a_labelled_grid(run: RunDi
     assert (made.status.step, made.status.steps) == (COUNT, COUNT)
 
 
+def test_films_end_in_the_very_samples_and_have_a_frame_per_scale(run: RunDir) -> None:
+    made = run.input("samples")
+    samples.run(made)
+    images, _ = load(made)
+    with np.load(made.path / "films.npz", allow_pickle=False) as archive:
+        films, labels = archive["arr_0"], archive["labels"]
+    assert labels.tolist() == list(range(CLASSES))
+    assert films.shape == (CLASSES, 3, 6, 6, 3)  # three scales
+    np.testing.assert_array_equal(films[:, -1], images[:CLASSES])
+    assert not np.array_equal(films[:, 0], films[:, -1])
+
+
 def test_the_archive_is_read_as_the_adm_evaluator_reads_it(run: RunDir) -> None:
     """Streaming arr_0 off the zip file: its header in NumPy's version 1.0, then plain rows."""
     made = run.input("samples")
@@ -182,7 +194,7 @@ def shards(run: RunDir) -> list[str]:
 
 
 def files(run: RunDir) -> list[bytes]:
-    return [(run.path / name).read_bytes() for name in ("samples.npz", "grid.png")]
+    return [(run.path / name).read_bytes() for name in ("samples.npz", "grid.png", "films.npz")]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +223,8 @@ def test_a_killed_sampling_continues_and_ends_with_the_same_files(
     assert not (made.path / "samples.npz").exists()
     assert shards(made) == ["000000.npz", "000002.npz", "000004.npz"]
     samples.run(made)
-    assert len(calls) - 4 == COUNT // 2 - 3  # finished shards were not made again
+    films = -(-CLASSES // 2)
+    assert len(calls) - 4 == COUNT // 2 - 3 + films  # finished shards were not made again
     assert files(made) == one_rank
 
 
