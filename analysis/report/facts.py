@@ -18,6 +18,7 @@ from fvar.usage import gpu_hours
 
 PRICE = 2.0  # of a GPU hour, where no other is stated
 LOG_LINES = 12
+Key = tuple[str, str, str, str, str, str]  # commit, host, device, precision, Python, versions
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ class Origin:
 
 def origins(results: StudyResults) -> list[Origin]:
     """Where the numbers come from: every combination of code and machine among the attempts of all stages."""
-    kinds: dict[tuple[str, ...], set[str]] = {}
+    kinds: dict[Key, set[str]] = {}
     for run in _runs(results).values():
         for attempt in run.attempts():
             kinds.setdefault(_origin(attempt), set()).add(run.kind)
     return [Origin(*key, ", ".join(sorted(found))) for key, found in sorted(kinds.items())]
 
 
-def _origin(attempt: Mapping[str, Any]) -> tuple[str, ...]:
+def _origin(attempt: Mapping[str, Any]) -> Key:
     commit = str(attempt.get("commit") or "unknown")
     asked, computed = attempt.get("precision") or "", attempt.get("computed_in") or ""
     device = f"{attempt.get('ranks', 1)} × {attempt.get('device', '?')}, {attempt.get('threads', '?')} threads"

@@ -53,7 +53,8 @@ def draw(
     from analysis.report import page
 
     drawings = dict((study.report or report)(results))
-    drawings[page.FILE] = partial(page.write, results, price, own_table=study.report is not None)  # shows the others
+    if drawings:  # the page shows the others, so it comes last
+        drawings[page.FILE] = partial(page.write, results, price, own_table=study.report is not None)
     files, failed = draw_each(drawings, say)
     body = {"fingerprint": results.fingerprint, "files": [file.name for file in files], "failed": failed}
     with spared("the figures will be drawn again next time", say):

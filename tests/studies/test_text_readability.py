@@ -164,7 +164,8 @@ def test_report_writes_tables_and_pictures_and_the_command_draws_them_again(
 ) -> None:
     results = finished(tmp_path)
     files, failed = draw_each(report(results), pytest.fail)
-    assert [file.name for file in files] == ["table.md", "table.csv", "readability.png", "strip.png", "clarity.png"]
+    figures = [f"{name}.{suffix}" for name in ("readability", "strip", "clarity") for suffix in ("png", "pdf")]
+    assert [file.name for file in files] == ["table.md", "table.csv", *figures]
     assert failed == []
     sizes = {file.name: Image.open(file).size for file in files if file.suffix == ".png"}
     assert sizes["strip.png"][0] > 1000
@@ -176,6 +177,9 @@ def test_report_writes_tables_and_pictures_and_the_command_draws_them_again(
     assert main(["report", "text_readability", "--results", str(tmp_path)]) == 0
     assert str(results.folder / "table.md") in capsys.readouterr().out
     assert (results.folder / "table.md").exists()
+    page = (results.folder / "index.html").read_text()
+    assert "FVAR, learned on emoji" in page
+    assert "Share of characters misread" in page
 
 
 def test_what_is_not_done_is_named_and_what_is_done_is_shown(tmp_path: Path) -> None:
