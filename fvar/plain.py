@@ -26,16 +26,18 @@ from fvar.errors import UserError, unknown
 
 T = TypeVar("T")
 BEFORE = "before"  # key of a field's metadata
+IDENTITY = "_identity"  # where a configuration keeps what `identity` found
 
 
 class Checked:
     """Base of every configuration: each field must have its annotated type, each name must be a valid one."""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
-        for item in _fields(type(self)):
-            value = _coerce(hints[item.name], getattr(self, item.name), f"{type(self).__name__}.{item.name}")
-            object.__setattr__(self, item.name, value)
+        cls = type(self)
+        for name, kinds, words in _plain(cls):
+            value = getattr(self, name)
+            if type(value) not in kinds or (words and value not in words):
+                object.__setattr__(self, name, _coerce(_hints(cls)[name], value, f"{cls.__name__}.{name}"))
 
     def outside_identity(self) -> Collection[str]:
         """Names of fields that say where something is found, not what is computed; see `identity`."""
@@ -47,11 +49,14 @@ def since(default: Any = dataclasses.MISSING, *, before: Any, default_factory: A
     return dataclasses.field(default=default, default_factory=default_factory, metadata={BEFORE: before})
 
 
-def identity(config: Any) -> dict[str, Any]:
+def identity(config: Any) -> Mapping[str, Any]:
     """What of a configuration names its results: `to_dict` without what `since` or `outside_identity` leaves out.
 
     Adding a field by `since` therefore changes the identity of no configuration that computes what it did before.
+    Worked out once per object: the cells of a plan share most parts of their configurations.
     """
+    if (known := vars(config).get(IDENTITY)) is not None:
+        return known  # type: ignore[no-any-return]
     hidden = config.outside_identity() if isinstance(config, Checked) else ()
     body: dict[str, Any] = {}
     for item in _fields(type(config)):
@@ -59,6 +64,7 @@ def identity(config: Any) -> dict[str, Any]:
         if item.name in hidden or (BEFORE in item.metadata and value == item.metadata[BEFORE]):
             continue
         body[item.name] = _value(value)
+    vars(config)[IDENTITY] = body  # beside the fields, which alone are compared, copied and written
     return body
 
 
@@ -157,6 +163,21 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
 # The annotations and fields of a class; finding them is the slow part of making a configuration.
 _hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
 _fields: Callable[[type], tuple[dataclasses.Field[Any], ...]] = functools.cache(dataclasses.fields)
+
+
+@functools.cache
+def _plain(cls: type) -> tuple[tuple[str, tuple[type, ...], tuple[Any, ...]], ...]:
+    """Each field with the types, and of a choice the words, that are right as they are: most values need no more."""
+    hints = _hints(cls)
+    return tuple((item.name, *_plain_values(hints[item.name])) for item in _fields(cls))
+
+
+def _plain_values(hint: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return tuple({type(word) for word in args}), args
+    alternatives = args if origin in (typing.Union, types.UnionType) else (hint,)
+    return tuple(each for each in alternatives if typing.get_origin(each) is None), ()
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

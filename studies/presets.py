@@ -13,6 +13,7 @@ are of Table 2 with one seed, training and scoring; `Preset.hours` is the traini
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -193,6 +194,10 @@ class Preset:
 
     def scores(self) -> ScoresConfig:
         """Against the preset's own images, from their middle."""
+        return self._scores
+
+    @functools.cached_property  # the same for every seed of a plan
+    def _scores(self) -> ScoresConfig:
         return replace(self.scoring, reference=replace(self.data, crop="center", crops=1))
 
 
