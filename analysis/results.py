@@ -6,6 +6,7 @@ through the run directories' inputs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -150,8 +151,9 @@ class StudyResults:
             for role, run in cell.chain.items():
                 digest.update(f"{role} {run.name} {standing.of_stage(run.path).state}\n".encode())
                 for name in ("metrics.jsonl", "scores.json"):
-                    path = run.path / name
-                    digest.update(path.read_bytes() if path.exists() else b"")
+                    with contextlib.suppress(FileNotFoundError), open(run.path / name, "rb") as file:
+                        while block := file.read(1 << 20):
+                            digest.update(block)
         return digest.hexdigest()
 
     @property

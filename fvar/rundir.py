@@ -39,6 +39,7 @@ from fvar.machine import atomic, locks, records
 from fvar.plain import differences, from_dict, from_record, to_dict
 
 FORMAT = 1
+BLOCK = 1 << 20  # bytes of a file of records that are looked at together
 Config = TypeVar("Config", bound=StageConfig)
 State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled"]
 
@@ -247,19 +248,23 @@ class RunDir:
             file.write(line)
 
     def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
-        """All complete records, in the order written, "nan" and "inf" as numbers again; a torn line is left out."""
-        records = _read_lines(self.path / "metrics.jsonl")
+        """All complete records, in the order written, "nan" and "inf" as numbers again; a torn line is left out.
+
+        Those of one `split` are found without reading the others: evaluations are few among a million of training.
+        """
+        records = _read_lines(self.path / "metrics.jsonl", f'"{split}"' if split else "")
         return [_numeric(record) for record in records if split is None or record["split"] == split]
 
     def attempts(self) -> list[dict[str, Any]]:
         """What every attempt ran on (see fvar.run), in order."""
-        return _read_lines(self.path / "attempts.jsonl")
+        return list(_read_lines(self.path / "attempts.jsonl"))
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the records of steps that will be repeated after a resume."""
-        kept = [record for record in _read_lines(self.path / "metrics.jsonl") if record["step"] <= step]
-        if (self.path / "metrics.jsonl").exists():
-            atomic.write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            with atomic.replacing(path) as temporary, open(temporary, "w") as file:
+                file.writelines(json.dumps(record) + "\n" for record in _read_lines(path) if record["step"] <= step)
 
     # ---------------------------------------------------------------------------------------------------------- lock
 
@@ -299,17 +304,27 @@ def _revision(body: Mapping[str, Any], path: Path) -> int:
     return found
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete records of a file of JSON lines; none of a file that does not exist."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return []
-    records = []
-    for line in text.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+def _read_lines(path: Path, containing: str = "") -> Iterator[dict[str, Any]]:
+    """The complete records of a file of JSON lines, or of its lines that contain a text; none where there is no file.
+
+    A file may be larger than memory: it is read block by block.
+    """
+    word, torn = containing.encode() or b"{", b""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            whole, _, torn = (torn + block).rpartition(b"\n")
+            yield from _records(whole, word)
+    yield from _records(torn, word)
+
+
+def _records(text: bytes, word: bytes) -> Iterator[dict[str, Any]]:
+    """The records in those lines of a text that contain a word."""
+    place = 0
+    while (found := text.find(word, place)) >= 0:
+        start, end = text.rfind(b"\n", place, found) + 1 or place, text.find(b"\n", found)
+        place = len(text) if end < 0 else end
+        with contextlib.suppress(ValueError):  # torn, or not text
+            yield json.loads(text[start:place])
 
 
 def _numeric(record: Mapping[str, Any]) -> dict[str, Any]:
