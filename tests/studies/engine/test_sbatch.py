@@ -174,6 +174,13 @@ def test_options_that_the_driver_needs_or_that_are_none_are_refused(option: str)
         Resources(extra=(option,))
 
 
+def test_an_answer_that_is_not_text_may_have_come_through(programs: Path, tmp_path: Path) -> None:
+    (programs / "sbatch").write_text("#!/bin/sh\nprintf '\\377\\376'\n")
+    with pytest.raises(sbatch.SubmissionRefused, match="no readable id") as refused:
+        submitted(tmp_path / "wave")
+    assert refusal(str(refused.value)).unsure
+
+
 def test_what_a_job_waits_for_is_given_to_slurm(programs: Path, tmp_path: Path) -> None:
     script = submitted(tmp_path / "wave")
     assert "#SBATCH --dependency=afterok:3:4_1" in script
