@@ -17,7 +17,7 @@ STAGES = 305
 def test_three_hundred_stages_run_once_each_in_two_arrays(toy: Callable[..., ToyStudy]) -> None:
     assert STAGES > MAX_ARRAY
     study = toy(cells=STAGES)
-    assert study.run(timeout=400) == 0, study.output()
+    assert study.run(timeout=1500) == 0, study.output()
     assert study.states() == {"done": STAGES}
     assert set(study.executions().values()) == {1}
     assert study.submitted() == STAGES
