@@ -1,0 +1,56 @@
+"""What looking at large studies costs: processor time and memory of the commands a user types.
+
+    python -m tests.benchmarks.bench_scale [CELLS [STAGES [LINES]]]
+
+Makes a finished Table 2 of 2,000 cells and looks at it by `status`, a dry run and `gc`; plans one of 100,000 stages of
+which nothing exists; and draws the report of a study whose metrics.jsonl has a million lines. Python's start is
+included. Seconds are of the processor (user and system), which other processes stretch a little, memory is the peak.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.fakes import ablation
+from tests.large import finished, write_long_history
+
+CELLS, STAGES, LINES = 2_000, 100_000, 1_000_000
+PER_SEED = 6, 18  # cells and stages of Table 2
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    given = [int(argument) for argument in sys.argv[1:]]
+    cells, stages, lines = (*given, *(CELLS, STAGES, LINES)[len(given) :])
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = -(-cells // PER_SEED[0])
+        made = len(finished(Path(folder), seeds))
+        where = ("--results", folder)
+        say(f"status of {made} cells", 1, "studies", "status", "ablation_table2", *where)
+        say(f"dry run of {made} cells", 1, "studies.run", "ablation_table2", "--dry-run", "--seeds", str(seeds), *where)
+        say(f"gc of {made} cells", 1, "studies", "gc", *where)
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = str(-(-stages // PER_SEED[1]))
+        line = "studies.run", "ablation_table2", "--dry-run", "--seeds", seeds, "--results", folder
+        say(f"plan of {stages} stages", 30, *line)
+    with tempfile.TemporaryDirectory() as folder:
+        study = ablation(Path(folder), seeds=1)
+        write_long_history(study.cells[0].chain["var"].path, lines)
+        say(f"report with {lines} lines of metrics", 5, "studies", "report", "ablation_table2", "--results", folder)
+
+
+def say(what: str, limit: float, *command: str) -> None:
+    """Run a command and print what it took."""
+    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}"
+    seconds = used.ru_utime + used.ru_stime
+    print(f"{what}: {seconds:.2f} s of the processor (goal {limit:g}), {used.ru_maxrss / 1024:.0f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Looking at a large study costs so much per stage and no more: what is counted here is work, never time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from analysis import cells
+from fvar.config import RuntimeConfig, Stage
+from fvar.machine import records
+from fvar.rundir import RunDir
+from studies.engine import commands, preflight
+from studies.engine.plan import Plan
+from studies.presets import preset
+from studies.variants import VARIANTS, chain
+from tests.large import context, finished, write_long_history
+
+
+def calls(act: Callable[[], object]) -> int:
+    """How many Python functions an act calls."""
+    count = 0
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_twice_as_many_seeds_are_twice_the_work_to_plan(tmp_path: Path) -> None:
+    def plan(seeds: int) -> Callable[[], str]:
+        ctx = context(tmp_path, seeds)
+        return lambda: Plan.of(ctx, list(ctx.study.cells(ctx))).text()
+
+    plan(1)()  # what is found out once
+    few, many, more = (calls(plan(seeds)) for seeds in (4, 8, 16))
+    assert more - many == pytest.approx(2 * (many - few), rel=0.02)
+
+
+def test_a_cell_of_a_plan_costs_some_hundred_calls(tmp_path: Path) -> None:
+    def plan(seeds: int) -> int:
+        ctx = context(tmp_path, seeds)
+        return calls(lambda: Plan.of(ctx, list(ctx.study.cells(ctx))).text())
+
+    plan(1)
+    assert (plan(20) - plan(10)) / 60 < 550  # of three stages, and of a network's configuration in nine parts
+
+
+def test_status_dry_run_and_gc_read_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = finished(tmp_path, seeds=2)
+    stages = {stage.name for cell in made for stage in cell.stage.chain()}
+    read: Counter[str] = Counter()
+    real = records.read_object
+
+    def counted(path: str | Path) -> dict[str, Any] | None:
+        read[str(path)] += 1
+        return real(path)
+
+    monkeypatch.setattr(records, "read_object", counted)
+    ctx = context(tmp_path, 2)
+    Plan.of(ctx, made).text()
+    assert read == {f"{tmp_path}/runs/{name}/status.json": 1 for name in stages}
+    read.clear()
+    commands.unreferenced(tmp_path)
+    assert read == {str(ctx.place.file): 1}
+    read.clear()
+    list(commands.status_rows(cells.read(ctx.place)))
+    assert read == {str(ctx.place.file): 1} | {f"{tmp_path}/runs/{cell.stage.name}/status.json": 1 for cell in made}
+
+
+def test_evaluations_are_read_without_the_records_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir.create(tmp_path, chain(preset("smoke"), "baseline", 0), RuntimeConfig())
+    write_long_history(run.path, 20_000, evaluations=20)
+    parsed = 0
+    real = json.loads
+
+    def counted(text: Any) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return real(text)
+
+    monkeypatch.setattr(json, "loads", counted)
+    found = run.metrics("heldout")
+    assert parsed == len(found) == 20
+    assert [record["step"] for record in found] == list(range(1000, 20_001, 1000))
+    assert len(run.metrics()) == 20_020
+
+
+def test_of_stages_that_differ_in_seeds_alone_one_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+
+    def note(command: object, input: str, **rest: object) -> subprocess.CompletedProcess[str]:
+        built.append(len(json.loads(input)))
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(preflight.subprocess, "run", note)
+    for seeds in (1, 5):
+        wanted: list[Stage] = [chain(preset("desk"), name, seed) for name in VARIANTS for seed in range(seeds)]
+        preflight.require_buildable(wanted)
+    assert (
+        built[0]
+        == built[1]
+        == len({stage.name for name in VARIANTS for stage in chain(preset("desk"), name, 0).chain()})
+    )
