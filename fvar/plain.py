@@ -165,8 +165,7 @@ _hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints
 _fields: Callable[[type], tuple[dataclasses.Field[Any], ...]] = functools.cache(dataclasses.fields)
 
 
-@functools.cache
-def _plain(cls: type) -> tuple[tuple[str, tuple[type, ...], tuple[Any, ...]], ...]:
+def _plain_fields(cls: type) -> tuple[tuple[str, tuple[type, ...], tuple[Any, ...]], ...]:
     """Each field with the types, and of a choice the words, that are right as they are: most values need no more."""
     hints = _hints(cls)
     return tuple((item.name, *_plain_values(hints[item.name])) for item in _fields(cls))
@@ -178,6 +177,9 @@ def _plain_values(hint: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:
         return tuple({type(word) for word in args}), args
     alternatives = args if origin in (typing.Union, types.UnionType) else (hint,)
     return tuple(each for each in alternatives if typing.get_origin(each) is None), ()
+
+
+_plain: Callable[[type], tuple[tuple[str, tuple[type, ...], tuple[Any, ...]], ...]] = functools.cache(_plain_fields)
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

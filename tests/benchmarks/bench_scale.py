@@ -34,8 +34,8 @@ def main() -> None:
         say(f"dry run of {made} cells", 1, "studies.run", "ablation_table2", "--dry-run", "--seeds", str(seeds), *where)
         say(f"gc of {made} cells", 1, "studies", "gc", *where)
     with tempfile.TemporaryDirectory() as folder:
-        seeds = str(-(-stages // PER_SEED[1]))
-        line = "studies.run", "ablation_table2", "--dry-run", "--seeds", seeds, "--results", folder
+        seeds = -(-stages // PER_SEED[1])
+        line = "studies.run", "ablation_table2", "--dry-run", "--seeds", str(seeds), "--results", folder
         say(f"plan of {stages} stages", 30, *line)
     with tempfile.TemporaryDirectory() as folder:
         study = ablation(Path(folder), seeds=1)
