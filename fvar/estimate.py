@@ -9,6 +9,7 @@ multiply-add is 2 FLOPs; what is not a matrix product or a convolution is left o
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,7 +19,9 @@ from pathlib import Path
 from fvar.config import (
     AutoencoderConfig,
     DataConfig,
+    QuantiserConfig,
     Residual,
+    Signal,
     Stage,
     TeacherConfig,
     TokenizerConfig,
@@ -114,7 +117,7 @@ def estimate(stage: Stage) -> Estimate:
     """The bill of a training stage. Raises `UserError` for one that trains nothing."""
     config = stage.config
     if isinstance(config, TokenizerConfig):
-        return Estimate(tuple(_tokenizer(config)), config.train)
+        return Estimate(_tokenizer(config), config.train)
     if isinstance(config, VarConfig):
         data, tokenizer = _tokenizer_of(stage.inputs["tokens"])
         reads = config.teacher is not None and config.teacher.reads_alias
@@ -152,12 +155,13 @@ def _var(
             yield _cross_attention(cfg, teacher, patch_nums, alias.quantiser.vocab_size, learns=learns)
 
 
+@functools.cache  # asked for each seed of a plan
 def _network(
     name: str,
     cfg: TransformerConfig,
     depth: int,
     vocab: int,
-    patch_nums: Sequence[int],
+    patch_nums: tuple[int, ...],
     embeddings: tuple[int, int] | None,
     *,
     learns: bool,
@@ -218,8 +222,9 @@ def _residual(residual: Residual, cfg: TransformerConfig, sizes: Sequence[int]) 
     return 4 * dim * dim + 3 * dim + temperatures, 8 * length * dim * dim + 4 * pairs * dim, 0, 5.5 * length * dim
 
 
+@functools.cache
 def _cross_attention(
-    cfg: TransformerConfig, teacher: TeacherConfig, patch_nums: Sequence[int], vocab: int, *, learns: bool
+    cfg: TransformerConfig, teacher: TeacherConfig, patch_nums: tuple[int, ...], vocab: int, *, learns: bool
 ) -> Part:
     """AG-XAttn of all `teacher.blocks` and the alias embedding."""
     dim, inner = cfg.dim, teacher.heads * teacher.head_dim
@@ -245,25 +250,33 @@ def _cross_attention(
 # ---------------------------------------------------------------------------------------------------------- tokenizers
 
 
-def _tokenizer(config: TokenizerConfig) -> Iterator[Part]:
+def _tokenizer(config: TokenizerConfig) -> tuple[Part, ...]:
     """Encoder, quantiser and decoder; the critics (perceptual network, discriminator) are not counted."""
-    auto, patch_nums, z = config.autoencoder, config.pyramid.patch_nums, config.autoencoder.z_channels
-    side, whole = patch_nums[-1], config.quantiser.reading == "latent_area"
-    coded = patch_nums[:-1] if config.signal == "alias" else patch_nums  # the sharpest residual is zero
+    return _coder(config.signal, config.autoencoder, config.quantiser, config.pyramid.patch_nums)
+
+
+@functools.cache
+def _coder(
+    signal: Signal, auto: AutoencoderConfig, quantiser: QuantiserConfig, patch_nums: tuple[int, ...]
+) -> tuple[Part, ...]:
+    side, z, whole = patch_nums[-1], auto.z_channels, quantiser.reading == "latent_area"
+    coded = patch_nums[:-1] if signal == "alias" else patch_nums  # the sharpest residual is zero
     encoded = [side] if whole else coded
-    if config.signal == "alias":
+    if signal == "alias":
         decoded = [(p, 1.0) for p in coded]
     else:
         decoded = [(side, 1.0 if whole or len(patch_nums) == 1 else 1 + COARSE_IMAGES)]
 
-    yield _convolutions("encoder", [(_encoder(auto, p), 1.0) for p in encoded])
-    look_up = sum(2 * p * p * z * config.quantiser.vocab_size for p in coded)
+    look_up = sum(2 * p * p * z * quantiser.vocab_size for p in coded)
     phi_parameters, phi = _conv(z, z, 3, side)
-    phis = _phis_used(config.quantiser.num_phi, len(patch_nums), len(coded))
-    codes = config.quantiser.vocab_size * z if config.quantiser.codebook == "gradient" else 0
+    phis = _phis_used(quantiser.num_phi, len(patch_nums), len(coded))
+    codes = quantiser.vocab_size * z if quantiser.codebook == "gradient" else 0
     used = len(coded) * phi
-    yield Part("quantiser", phis * phi_parameters + codes, look_up + used, used)
-    yield _convolutions("decoder", [(_decoder(auto, p), times) for p, times in decoded])
+    return (
+        _convolutions("encoder", [(_encoder(auto, p), 1.0) for p in encoded]),
+        Part("quantiser", phis * phi_parameters + codes, look_up + used, used),
+        _convolutions("decoder", [(_decoder(auto, p), times) for p, times in decoded]),
+    )
 
 
 def _phis_used(count: int, scales: int, coded: int) -> int:
