@@ -150,6 +150,7 @@ class View:
         self.terminal = self.out.isatty()
         self.nodes: Mapping[str, Node] = {}
         self._chains: dict[str, list[str]] = {}  # cell -> run directories, inputs first
+        self._users: dict[str, list[str]] = {}  # run directory -> cells
         self._console: Console | None = None
         self.started = time.monotonic()
         self._said: dict[str, float] = {}
@@ -158,6 +159,10 @@ class View:
     def follow(self, cells: Iterable[Cell]) -> None:
         """Show these cells."""
         self._chains = {cell.name: [stage.name for stage in cell.stage.chain()] for cell in cells}
+        self._users = {}
+        for name, chain in self._chains.items():
+            for stage in chain:
+                self._users.setdefault(stage, []).append(name)
 
     def report(self, findings: Iterable[str]) -> None:
         """Show what has been found so far; without a terminal, say what is new of it."""
@@ -198,7 +203,7 @@ class View:
         long_ago = node.state == "done" and before == "waiting"
         if self.terminal or long_ago or node.state in ("ready", "waiting"):
             return
-        users = [name for name, chain in self._chains.items() if node.run.name in chain]
+        users = self._users.get(node.run.name, [])
         shared = f" (for {len(users)} cells)" if len(users) > 1 else f" ({users[0]})" if users else ""
         reason = f": {node.reason}" if node.reason else ""
         if node.state == "done":

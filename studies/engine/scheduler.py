@@ -300,15 +300,16 @@ class Scheduler:
         over = job is not None and job.state not in ("queued", "running", "dropped", "absent")
         node.ended = (node.ended or time.monotonic()) if over else 0.0
         above = self._above(node)
-        # Nobody can have begun a stage whose inputs are not done, so one look at its directory is enough until then.
-        if not node.seen or job or above is None:
+        # Nobody can have begun a stage whose inputs are not done, and whoever else begins one that is ready is noticed
+        # when it would be submitted: one look at its directory is enough until then.
+        if not node.seen or job or (above is None and (deciding or node.state != "ready")):
             node.seen = True
             node.on_disk, node.status = standing.of_stage(node.run.path)  # after the job, which wrote before it ended
             node.state, node.reason = self._judge(node, job, above, deciding) or above or ("ready", node.reason)
             if node.state == "ready" and time.monotonic() < node.until:
                 node.state = "waiting"
         else:
-            node.state, node.reason = above
+            node.state, node.reason = above or (node.state, node.reason)
         if node.state != before:
             self.on_change(node, before)
 
