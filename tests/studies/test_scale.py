@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,15 +14,18 @@ from typing import Any
 
 import pytest
 
-from analysis import cells
+from analysis import cells, standing
 from fvar.config import RuntimeConfig, Stage
 from fvar.machine import records
 from fvar.rundir import RunDir
 from studies.engine import commands, preflight
+from studies.engine.live import View
 from studies.engine.plan import Plan
+from studies.engine.scheduler import Node
 from studies.presets import preset
 from studies.variants import VARIANTS, chain
 from tests.large import context, finished, write_long_history
+from tests.studies.engine.test_scheduler import Recorder, scheduler
 
 
 def calls(act: Callable[[], object]) -> int:
@@ -56,7 +60,7 @@ def test_a_cell_of_a_plan_costs_some_hundred_calls(tmp_path: Path) -> None:
         return calls(lambda: Plan.of(ctx, list(ctx.study.cells(ctx))).text())
 
     plan(1)
-    assert (plan(20) - plan(10)) / 60 < 550  # of three stages, and of a network's configuration in nine parts
+    assert (plan(20) - plan(10)) / 60 < 900  # of three stages, priced, and of a network configured in nine parts
 
 
 def test_status_dry_run_and_gc_read_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +103,39 @@ def test_evaluations_are_read_without_the_records_of_training(tmp_path: Path, mo
     assert len(run.metrics()) == 20_020
 
 
+def test_a_ready_stage_is_not_looked_at_again_while_nothing_can_be_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: Counter[str] = Counter()
+    real = standing.of_stage
+
+    def counted(path: Path) -> standing.Standing:
+        looked[path.name] += 1
+        return real(path)
+
+    monkeypatch.setattr(standing, "of_stage", counted)
+    backend = Recorder("slurm", room=2)
+    made = scheduler(tmp_path, backend, *(Stage(preset("smoke").tokenizer(seed=seed)) for seed in range(20)))
+    made.step()  # twice at all: to plan, and before two are submitted
+    assert set(looked.values()) == {2}
+    backend.room = 0
+    looked.clear()
+    for _ in range(5):
+        made.step()
+    assert looked == dict.fromkeys(backend.submitted, 5)
+
+
+def test_a_line_about_a_stage_costs_the_same_in_a_large_study(tmp_path: Path) -> None:
+    def lines(seeds: int) -> int:
+        view = View("many", io.StringIO())
+        view.follow(context(tmp_path, seeds).study.cells(context(tmp_path, seeds)))
+        stage = chain(preset("smoke"), "full", 0)
+        run = RunDir.create(tmp_path, stage, RuntimeConfig())
+        return calls(lambda: view.changed(Node(stage, run, None, state="running"), "ready"))
+
+    assert lines(1) == lines(30)
+
+
 def test_of_stages_that_differ_in_seeds_alone_one_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
 
@@ -106,7 +143,7 @@ def test_of_stages_that_differ_in_seeds_alone_one_is_built(monkeypatch: pytest.M
         built.append(len(json.loads(input)))
         return subprocess.CompletedProcess([], 0, "", "")
 
-    monkeypatch.setattr(preflight.subprocess, "run", note)
+    monkeypatch.setattr(subprocess, "run", note)
     for seeds in (1, 5):
         wanted: list[Stage] = [chain(preset("desk"), name, seed) for name in VARIANTS for seed in range(seeds)]
         preflight.require_buildable(wanted)
