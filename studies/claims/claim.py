@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from analysis import cells
 from analysis.cells import Place
-from analysis.contrasts import Contrast, Until, contrasts, rulings
+from analysis.contrasts import Contrast, Until, contrast, contrasts, rulings
 from analysis.metrics import BY_KEY, Metric, deciding
 from analysis.results import StudyResults
-from analysis.stats import ALPHA, FEWEST, Difference
+from analysis.stats import ALPHA, FEWEST, Difference, holm
+from fvar.errors import UserError
 
 Verdict = Literal["supported", "refuted", "undecided", "not measured"]
 
@@ -53,7 +54,7 @@ class Claim:
         """What the results say, "not measured" included."""
         try:
             return self.judge(evidence)
-        except NotMeasured as missing:
+        except (NotMeasured, UserError) as missing:  # such as seeds that differ between the variants
             return Finding("not measured", note=str(missing))
 
 
@@ -140,6 +141,25 @@ def from_difference(
     if p <= ALPHA:
         return Finding("supported" if (found.mean < 0) == lower else "refuted", effect, interval, note)
     return Finding("undecided", effect, interval, note, needed(found))
+
+
+def all_better(results: StudyResults, compared: Mapping[tuple[str, str], str]) -> Finding:
+    """That each variant is better than the one beside it, by what decides; told with a note on each.
+
+    Supported where all are, refuted by one; p is corrected over these comparisons. Raises `NotMeasured`.
+    """
+    variants, metric = results.variants(), decider(results)
+    if missing := [name for pair in compared for name in pair if name not in variants]:
+        raise NotMeasured(f"{results.study} has no {', '.join(dict.fromkeys(missing))} here")
+    made = [contrast(results, metric, variants[ours], variants[theirs]) for ours, theirs in compared]
+    adjusted = holm([one.difference.p if one.difference else None for one in made])
+    findings = []
+    for one, p, note in zip(made, adjusted, compared.values(), strict=True):
+        if one.difference is None:
+            raise NotMeasured(one.reason)
+        labels = " minus ".join(variants[name][0].label for name in (one.variant, one.reference))
+        findings.append(from_difference(one.difference, p, metric.better == "lower", metric, labels + note))
+    return worst(findings)
 
 
 def worst(findings: Sequence[Finding]) -> Finding:

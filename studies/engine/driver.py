@@ -183,10 +183,15 @@ class Driver:
         self, scheduler: Scheduler, patience: Patience, view: View, notifier: Notifier, tracker: outputs.Tracker
     ) -> list[Cell]:
         """Propose, schedule and wait, again and again, until no cell is open; returns the selected cells."""
+        before: set[str] = set()
         while True:
             chosen, still_open = patience.until_it_works(lambda: self._propose(scheduler, view))
-            if not still_open:
+            names = {cell.name for cell in chosen}
+            if not still_open and (names == before or not self.ctx.study.adaptive):
                 return chosen
+            before = names
+            if not still_open:  # all of it was done already, by other studies too; their scores may ask for more
+                continue
             # What an adaptive study proposes next may depend on any cell that ends.
             count = 1 if self.ctx.study.adaptive else len(still_open)
             while sum(scheduler.nodes[name].state in FINAL for name in still_open) < count:

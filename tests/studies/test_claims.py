@@ -196,6 +196,39 @@ def test_parameters_are_those_printed(outcome: str, change: dict[str, float]) ->
     assert sizes.judge_parameters(sizes.counted() | change).verdict == outcome
 
 
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize(("key", "control"), [("information", "placebo"), ("not-cost", "equal_cost")])
+def test_a_control_must_lose_to_the_full_method(tmp_path: Path, key: str, control: str, outcome: str) -> None:
+    rival = [50.4, 49.9, 50.2] if outcome == "undecided" else [v + OUTCOMES[outcome] + 0.01 * v for v in around(50.0)]
+    evidence = write(tmp_path, "ablation_controls", {"full": around(50.0), control: rival})
+    assert verdict(key, evidence) == outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rivals"),
+    [
+        ("supported", [[60.0, 60.1, 59.9], [61.0, 61.1, 60.8], [62.0, 62.1, 61.9]]),
+        ("refuted", [[60.0, 60.1, 59.9], [40.0, 40.1, 39.9], [62.0, 62.1, 61.9]]),
+        ("undecided", [[60.0, 60.1, 59.9], [50.4, 49.9, 50.2], [62.0, 62.1, 61.9]]),
+    ],
+)
+def test_optics_matter_where_every_other_low_pass_loses(
+    tmp_path: Path, outcome: str, rivals: list[list[float]]
+) -> None:
+    values = {"full": [50.0, 50.3, 49.7]} | dict(zip(("area", "bicubic", "ideal"), rivals, strict=True))
+    assert verdict("optics", write(tmp_path, "ablation_controls", values)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "border"),
+    [("supported", [40.0, 40.1, 39.9]), ("refuted", [70.0, 70.1, 69.9]), ("undecided", [60.4, 59.9, 60.2])],
+)
+def test_holes_are_filled_better_where_both_masks_are(tmp_path: Path, outcome: str, border: list[float]) -> None:
+    values = {"baseline-center": around(60.0), "full-center": [40.0, 40.1, 39.9]}
+    values |= {"baseline-border": around(60.0), "full-border": border}
+    assert verdict("completion", write(tmp_path, "inpainting", values)) == outcome
+
+
 # ------------------------------------------------------------------------------------------------------------- tokens
 
 
@@ -386,6 +419,14 @@ def test_a_failed_run_leaves_its_claim_not_measured(tmp_path: Path) -> None:
     RunDir.open(tmp_path / "runs" / stage).update(state="failed", error="out of memory")
     finding = BY_KEY["full"].find(Evidence(tmp_path, "smoke"))
     assert (finding.verdict, finding.note) == ("not measured", "full/seed0 is failed")
+
+
+def test_seeds_that_differ_cost_a_claim_a_line_and_no_other_its_verdict(tmp_path: Path) -> None:
+    write(tmp_path, "ablation_table2", {"full": around(50.0), "baseline": [60.0, 60.2]})
+    found = {line.claim.key: line.finding for line in ledger(tmp_path, "smoke")}
+    assert found["full"].verdict == "not measured"
+    assert "only equal seeds are paired" in found["full"].note
+    assert found["zero-overhead"].verdict == "supported"
 
 
 def test_an_undecided_claim_says_how_many_seeds_would_decide_it(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toy stages in this process; neither MLflow nor figures, which have tests of their own."""
     monkeypatch.setattr("fvar.run.execute", toy.execute)
     monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)  # a busy disk takes its time
-    monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
+    monkeypatch.setattr(outputs.Tracker, "start", lambda *_: None)
     monkeypatch.setattr(outputs, "report", lambda results: {})
     monkeypatch.setattr(preflight, "require_buildable", lambda stages: None)
 

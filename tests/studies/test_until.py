@@ -31,7 +31,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toy stages; what has no teacher has a KID that is worse by 0.05, all else differs by noise of 0.0001."""
     monkeypatch.setattr("fvar.run.execute", toy.execute)
     monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)
-    monkeypatch.setattr(outputs, "track", lambda ctx, say: None)
+    monkeypatch.setattr(outputs.Tracker, "start", lambda *_: None)
     monkeypatch.setattr(outputs, "report", lambda results: {"table.md": partial(table.write, results)})
     monkeypatch.setattr(fakes, "write_scores", scored)
 
@@ -93,6 +93,18 @@ def test_repeating_the_command_changes_nothing_and_another_rule_is_refused(
     assert (tmp_path / "ablation_table2" / "smoke" / "cells.json").read_bytes() == before
     with pytest.raises(UserError, match=r"looked at by another rule \(metric kid, .*max_seeds 8, margin 5.0\)[^\n]*$"):
         run(tmp_path, "--margin", "5", "--max-seeds", "20")
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_first_look_whose_runs_are_all_there_already_is_followed_by_the_next(tmp_path: Path) -> None:
+    """Run directories of another study, or of another results folder, and no cells.json of this one yet."""
+    assert (
+        main(["ablation_table2", "--seeds", "3", "--only", "full", "--only", "gaussian", "--results", str(tmp_path)])
+        == 0
+    )
+    (tmp_path / "ablation_table2" / "smoke" / "cells.json").unlink()
+    assert run(tmp_path, "--only", "full", "--only", "gaussian", "--max-seeds", "4") == 0
+    assert recorded(tmp_path) == {"full": 4, "gaussian": 4}
 
 
 @pytest.mark.usefixtures("toys")
