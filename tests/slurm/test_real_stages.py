@@ -66,6 +66,24 @@ def test_an_interrupted_training_ends_in_the_same_weights(
     assert (run.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
 
 
+def test_trainings_side_by_side_in_one_job_end_in_the_weights_of_each_alone(
+    toy: Callable[..., ToyStudy], undisturbed: RunDir
+) -> None:
+    study = toy(cells=2, real=True)
+    packed = ("--set", "slurm.packing=2", "--set", "slurm.side_by_side=2", "--set", "slurm.memory=3000M")
+    driver = study.start(*TRAINING, *packed)
+    wait_until(lambda: len(study.runs()) == 2, 120)
+    wait_until(lambda: all(any((run.path / "checkpoints").glob("*")) for run in study.runs()), 300)
+    study.cluster.client("scancel", "--signal=USR2", study.job_id(study.first(0)))
+    assert driver.wait(400) == 0, study.output()
+    assert study.submitted() == 1
+    assert [study.first(number).status.attempts for number in range(2)] == [2, 2]
+    assert (
+        study.first(0).path.joinpath("model.safetensors").read_bytes()
+        == (undisturbed.path / "model.safetensors").read_bytes()
+    )
+
+
 def losses(run: RunDir) -> list[dict[str, object]]:
     """All recorded metrics but the speed."""
     return [record for record in run.metrics() if record["split"] != "speed"]

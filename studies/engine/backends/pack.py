@@ -185,6 +185,12 @@ def _end_with_this_job() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _given(variable: str, otherwise: int) -> int:
+    """A number that SLURM has put into the environment."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else otherwise
+
+
 def main() -> int:
     """What a job's script calls."""
     parser = argparse.ArgumentParser(
@@ -201,8 +207,8 @@ def main() -> int:
         asked.wave,
         asked.side_by_side,
         visible_gpus(),
-        int(os.environ.get("SLURM_GPUS_ON_NODE", "0")),
-        int(os.environ.get("SLURM_CPUS_PER_TASK", "1")),
+        _given("SLURM_GPUS_ON_NODE", 0),
+        _given("SLURM_CPUS_PER_TASK", 1),
         os.environ.get("SLURM_JOB_ID", ""),
     )
     return pack.work()
