@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from analysis import cells as cells_json
 from analysis import standing
 from analysis.cells import CellRecord, Place
 from fvar.config import ScoresConfig, VarConfig
+from fvar.errors import UserError
+from fvar.machine import records
 from fvar.rundir import RunDir
 
 
@@ -72,11 +73,22 @@ class CellResult:
 
     @property
     def scores(self) -> dict[str, dict[str, Any]]:
-        """scores.json of a finished cell: metric -> {"value", "reason", "count", "extractor", ...}; empty before."""
+        """scores.json of a finished cell: metric -> {"value", "reason", "count", "extractor", ...}; empty before.
+
+        Raises `UserError` where the file is damaged or gone.
+        """
         run = self.chain.get("scores")
         if run is None or not run.done:
             return {}
-        body: dict[str, dict[str, Any]] = json.loads((run.path / "scores.json").read_text())
+        path, heal = run.path / "scores.json", "repeat the study's command with --recompute scores"
+        try:
+            body = records.read_object(path)
+        except records.Damaged as error:
+            raise UserError(f"{error}; {heal}") from None
+        if body is None:
+            raise UserError(f"{path} is gone; {heal}")
+        if not all(isinstance(found, dict) for found in body.values()):
+            raise UserError(f"{path} holds something else than scores; {heal}")
         return body
 
     def score(self, metric: str) -> float | None:

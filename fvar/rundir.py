@@ -25,6 +25,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import socket
 import threading
 import time
@@ -143,7 +144,7 @@ class RunDir:
         body = _read_object(path / "config.json")
         for key in ("kind", "config", "inputs"):
             if key not in body:
-                raise UserError(f"{path}/config.json has no {key!r}; it is not a run directory's")
+                raise UserError(f"{path}/config.json has no {key!r}{_remedy(path / 'config.json')}")
         if body["kind"] not in STAGE_CONFIGS:
             raise unknown(f"stage kind in {path}/config.json", body["kind"], STAGE_CONFIGS)
         config = from_record(STAGE_CONFIGS[body["kind"]], body["config"])
@@ -338,8 +339,16 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} does not exist; name a run directory such as results/runs/var-0123456789abcdef"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or brackets without end
+        raise UserError(f"{path} is not valid JSON ({error}){_remedy(path)}") from None
     if not isinstance(body, dict):
-        raise UserError(f"{path} holds no JSON object")
+        raise UserError(f"{path} holds no JSON object{_remedy(path)}")
     return body
+
+
+def _remedy(path: Path) -> str:
+    """What heals a damaged config.json: provenance.json beside it says the same."""
+    original = path.with_name("provenance.json")
+    if path.name != "config.json" or not original.exists():
+        return ""
+    return f"; restore it: cp {shlex.quote(str(original))} {shlex.quote(str(path))}"

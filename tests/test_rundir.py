@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,15 @@ def test_broken_config_says_what_is_wrong(run: RunDir, text: str, message: str) 
     (run.path / "config.json").write_text(text)
     with pytest.raises(UserError, match=message):
         RunDir.open(run.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"null", b"{}"])
+def test_what_is_said_of_a_damaged_config_heals_it(run: RunDir, content: bytes) -> None:
+    (run.path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"restore it: cp .*provenance\.json .*config\.json$") as told:
+        RunDir.open(run.path)
+    subprocess.run(str(told.value).partition("restore it: ")[2], shell=True, check=True)
+    assert RunDir.open(run.path).name == run.name
 
 
 def test_input_name_cannot_lead_elsewhere(tmp_path: Path, run: RunDir) -> None:

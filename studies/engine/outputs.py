@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import subprocess
 import sys
 import time
@@ -16,7 +16,7 @@ from analysis.report.facts import PRICE
 from analysis.results import StudyResults
 from analysis.style import Drawings, draw_each
 from fvar.errors import one_line, spared
-from fvar.machine import atomic
+from fvar.machine import atomic, records
 from studies.study import Context, Study
 
 STAMP = ".outputs.json"
@@ -151,8 +151,6 @@ class Tracker:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        body: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return body
+    with contextlib.suppress(records.Damaged):
+        return records.read_object(path) or {}
+    return {}

@@ -13,6 +13,7 @@ import pytest
 
 from analysis import cells
 from analysis.cells import Place
+from analysis.results import CellResult
 from fvar.config import RuntimeConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir, Status
@@ -156,3 +157,15 @@ def test_warning_of_a_stage_reaches_a_driver_without_a_terminal(tmp_path: Path) 
 def test_cell_names_with_path_characters_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="cell name"):
         Cell(name or " ", "label", 0, {}, chain(preset("smoke"), "full", 0), name=name or " ")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"null", b"[1]", b'{"fid": 7}', None])
+def test_damaged_scores_are_told_in_one_line_with_what_heals_them(tmp_path: Path, content: bytes | None) -> None:
+    stage = chain(preset("smoke"), "full", 0)
+    run = RunDir.create(tmp_path, stage, RuntimeConfig())
+    run.update(state="done")
+    if content is not None:
+        (run.path / "scores.json").write_bytes(content)
+    found = CellResult("a", "a", "a", 0, {}, {"scores": run.name}, tmp_path, (run.name,))
+    with pytest.raises(UserError, match=r"scores\.json .*--recompute scores$"):
+        found.score("fid")
