@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
 
-from analysis import style
+from analysis import real_images, style
 from analysis.results import CellResult, StudyResults
 from fvar.errors import UserError, run_main
 
@@ -104,22 +104,12 @@ def _real(cell: CellResult, labels: Sequence[int]) -> tuple[dict[int, str], Row]
     heads = {label: f"class {label}" for label in labels} | class_names(cell)
     images = cast("Row", [None] * len(labels))
     config = cell.scores_config
-    try:
-        if config is None:
-            raise UserError("not scored")
-        from fvar.data import open_dataset
-
-        reference = open_dataset(config.reference, config.split)
-        heads |= {label: reference.class_names[label] for label in labels if label < reference.num_classes}
-        places = {label: (reference.labels == label).nonzero().flatten().tolist() for label in set(labels)}
-        taken = [(places[label], labels[:column].count(label)) for column, label in enumerate(labels)]
-        shown = {column: own[rank] for column, (own, rank) in enumerate(taken) if rank < len(own)}
-        if shown:
-            pixels = reference.batch(list(shown.values())).permute(0, 2, 3, 1).numpy()
-            for column, image in zip(shown, pixels, strict=True):
-                images[column] = image
-    except (UserError, OSError):
-        pass
+    if config is not None:
+        with contextlib.suppress(UserError, OSError):
+            names, places, pixels = real_images.of_classes(config.reference, config.split, labels)
+            heads |= {label: names[label] for label in labels if label < len(names)}
+            for place, image in zip(places, pixels, strict=True):
+                images[place] = image
     return heads, images
 
 
@@ -131,14 +121,11 @@ def _nearest(cell: CellResult, chosen: Sequence[int]) -> Row | None:
     if config is None or run is None or not (path := run.path / NEAREST_FILE).exists():
         return None
     try:
-        from fvar.data import open_dataset
-
         with np.load(path, allow_pickle=False) as archive:
-            places = archive["nearest"][list(chosen)].tolist()
-        pixels = open_dataset(config.reference, "train").batch(places).permute(0, 2, 3, 1).numpy()
+            numbers = archive["nearest"][list(chosen)].tolist()
+        return list(real_images.numbered(config.reference, "train", numbers))
     except (UserError, OSError):
         return None
-    return list(pixels)
 
 
 def picture(rows: dict[str, Row], labels: Sequence[int], heads: dict[int, str]) -> Figure:

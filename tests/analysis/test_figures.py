@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -17,9 +18,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from analysis import gallery, pairs, plot_convergence, plot_sweep, style
+from analysis import gallery, pairs, plot_convergence, plot_sweep, real_images, style
 from analysis.results import StudyResults
-from fvar.data import open_dataset
+from fvar.config import DataConfig
+from fvar.data import ImageSet, Split, open_dataset
 from fvar.errors import UserError
 from tests import fakes
 
@@ -200,6 +202,37 @@ def test_the_fingerprint_of_results_changes_with_metrics_scores_and_states_alone
 
 
 # -------------------------------------------------------------------------------------------------------------- gallery
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real images are kept; a test shall see none of another's."""
+    monkeypatch.setenv("FVAR_CACHE", str(tmp_path / "cache"))
+
+
+def test_real_images_are_read_once_and_other_data_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, other = fakes.DATA, dataclasses.replace(fakes.DATA, split_seed=1)
+    reads: list[DataConfig] = []
+
+    def counted(config: DataConfig, split: Split) -> ImageSet:
+        reads.append(config)
+        return open_dataset(config, split)
+
+    monkeypatch.setattr("fvar.data.open_dataset", counted)
+    names, places, images = real_images.of_classes(data, "train", [0, 0, 3])
+    again, _, kept = real_images.of_classes(data, "train", [0, 0, 3])
+    assert len(reads) == 1
+    assert again == names
+    assert places == [0, 1, 2]
+    assert np.array_equal(images, kept)
+    assert not np.array_equal(images[0], images[1])
+    real_images.of_classes(other, "train", [0, 0, 3])
+    real_images.of_classes(data, "train", [0, 3])
+    assert [real_images.numbered(data, "train", [7, 0]).shape for _ in range(2)] == [(2, 64, 64, 3)] * 2
+    assert len(reads) == 4
+    for path in (tmp_path / "cache" / "figures").iterdir():
+        path.write_bytes(b"torn")
+    assert np.array_equal(real_images.of_classes(data, "train", [0, 0, 3])[2], images)
 
 
 def test_gallery_shows_real_images_first_then_the_very_samples_of_each_variant(

@@ -46,9 +46,9 @@ def test_a_dead_rank_ends_the_run_and_one_rank_can_continue_it(
     tmp_path: Path, one_rank: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_dir(tmp_path, config())
-    started = time.monotonic()
-    assert 0 not in run_ranks(2, train_toy_rank, run.path, config(), 34)
-    assert time.monotonic() - started < 45
+    survivor, dead = run_ranks(2, train_toy_rank, run.path, config(), 34)
+    assert dead == 9
+    assert survivor not in (0, None)  # it ended, and by itself: nobody had to kill it
     train(plain(), run, config())
     assert "continued from checkpoint 30" in capsys.readouterr().out
     assert_close(run.path, one_rank)

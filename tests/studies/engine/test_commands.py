@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from studies.presets import preset
 from studies.run import main
 from studies.study import Cell
 from studies.variants import chain
+from tests.counting import files_opened
 from tests.studies.test_run import ROOT, toys  # noqa: F401
 
 
@@ -42,15 +43,17 @@ def large_study(results: Path, count: int) -> None:
     (folder / "cells.json").write_text(json.dumps({"title": "Big", "cells": entries}))
 
 
-def test_status_of_a_thousand_cells_takes_less_than_a_second(tmp_path: Path) -> None:
-    large_study(tmp_path, 1000)
-    best = 9.9  # of processor time, which other processes on the machine do not stretch
-    for _ in range(3):
-        started = time.process_time()
+def test_status_opens_one_file_per_finished_cell_and_three_per_stage_of_others(tmp_path: Path) -> None:
+    large_study(tmp_path, 40)
+    with files_opened() as opened:
         rows = list(commands.status_rows(cells.read(Place(tmp_path, "big", "smoke"))))
-        best = min(best, time.process_time() - started)
-    assert [line.state for line in rows].count("done") == 500
-    assert best < 1.0
+    assert [line.state for line in rows].count("done") == 20
+    found = Counter(Path(path).parent.name for path in opened if "runs" in Path(path).parts)
+    looked_at = {f"scores-{number:016x}": 1 for number in range(1, 40, 2)}
+    for number in range(0, 40, 2):  # status, lock and job
+        looked_at |= {f"{kind}-{number:016x}": 3 for kind in ("tokenizer", "tokens", "var", "samples", "scores")}
+    assert found == looked_at
+    assert len(opened) == len(list(found.elements())) + 1  # and cells.json
 
 
 def test_a_cell_is_queued_once_a_job_was_submitted_for_it(tmp_path: Path) -> None:
