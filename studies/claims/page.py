@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis import cells as cells_json
@@ -119,6 +119,7 @@ class _Here:
     label: str
     preset: Preset | None  # None: on other data, which the folder's name does not tell
     settings: Settings
+    prices: dict[str, str] = field(default_factory=dict)  # of commands that were planned already
 
     @classmethod
     def of(cls, results: Path, label: str) -> _Here:
@@ -149,13 +150,16 @@ def _line(claim: Claim, finding: Finding, here: _Here) -> Line:
         )
     if here.results != Path("results"):
         words += ["--results", shlex.quote(str(here.results))]
-    return Line(claim, finding, " ".join(words), _price(claim, seeds, chosen, changed, here.results))
+    command = " ".join(words)
+    if command not in here.prices:
+        here.prices[command] = _price(claim.study, seeds, chosen, changed, here.results)
+    return Line(claim, finding, command, here.prices[command])
 
 
-def _price(claim: Claim, seeds: int, chosen: Preset, changed: Sequence[str], results: Path) -> str:
+def _price(name: str, seeds: int, chosen: Preset, changed: Sequence[str], results: Path) -> str:
     """What the command would still have to train. Empty where the study cannot be planned with these settings."""
     try:
-        asked, settings = study(claim.study), Settings.parse(changed)
+        asked, settings = study(name), Settings.parse(changed)
         ctx = Context(asked, chosen, seeds, results, dry=True)
         wanted = settings.apply([cell for cell in asked.cells(ctx) if cell.belongs(())])
         to_run = Plan.of(ctx, wanted).to_run()
