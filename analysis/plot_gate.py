@@ -114,9 +114,11 @@ def draw(results: StudyResults) -> list[Path]:
         axes[0, column].set_title(f"scale {scale}")
     axes[0, 0].set_ylabel("Wiener gain\n$S_{xx} / (S_{xx} + S_{nn})$")
     axes[1, 0].set_ylabel("opening of the gate\nfor energy of a frequency")
-    figure.supxlabel("frequency (cycles per px of the view)", fontsize=11)
     told = ", ".join(f"{value:.2f}" for value in agreements(results.folder).values())
-    figure.suptitle(f"{style.heading(results)} · correlation {told}", x=0.01, ha="left")
+    figure.supxlabel(
+        f"frequency (cycles per px of the view)\ncorrelation of the two, seed by seed: {told}", fontsize=11
+    )
+    figure.suptitle(style.heading(results), x=0.01, ha="left")
     return style.save(figure, results.folder / "gate.png")
 
 
