@@ -249,12 +249,12 @@ class RunDir:
             file.write(line)
 
     def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
-        """All complete records, in the order written, "nan" and "inf" as numbers again; a torn line is left out.
+        """All whole records, in the order written, "nan" and "inf" as numbers again; a damaged line is left out.
 
         Those of one `split` are found without reading the others: evaluations are few among a million of training.
         """
-        records = _read_lines(self.path / "metrics.jsonl", f'"{split}"' if split else "")
-        return [_numeric(record) for record in records if split is None or record["split"] == split]
+        records = map(_numeric, _read_lines(self.path / "metrics.jsonl", f'"{split}"' if split else ""))
+        return [record for record in records if record and (split is None or record["split"] == split)]
 
     def attempts(self) -> list[dict[str, Any]]:
         """What every attempt ran on (see fvar.run), in order."""
@@ -265,7 +265,8 @@ class RunDir:
         path = self.path / "metrics.jsonl"
         if path.exists():
             with atomic.replacing(path) as temporary, open(temporary, "w") as file:
-                file.writelines(json.dumps(record) + "\n" for record in _read_lines(path) if record["step"] <= step)
+                whole = (record for record in _read_lines(path) if _numeric(record))
+                file.writelines(json.dumps(record) + "\n" for record in whole if record["step"] <= step)
 
     # ---------------------------------------------------------------------------------------------------------- lock
 
@@ -329,7 +330,12 @@ def _records(text: bytes, word: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _numeric(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value if key in ("split", "step") else float(value) for key, value in record.items()}
+    """A record of metrics with its values as numbers; empty where it is none."""
+    try:
+        made = {key: value if key in ("split", "step") else float(value) for key, value in record.items()}
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    return made if isinstance(made.get("step"), int) and isinstance(made.get("split"), str) else {}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

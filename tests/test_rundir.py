@@ -127,6 +127,30 @@ def test_input_name_cannot_lead_elsewhere(tmp_path: Path, run: RunDir) -> None:
         RunDir.open(run.path)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"[{}]",
+        b'"{"',
+        b'{"step": 2}',
+        b'{"step": "2", "split": "train"}',
+        b'{"step": 2, "split": "train", "loss": []}',
+        b'{"step": 2, "split": "train", "loss": null}',
+        b"\xff{\x00",
+    ],
+)
+def test_damaged_records_are_left_out(run: RunDir, line: bytes) -> None:
+    run.log_metrics(1, {"loss": 1.0})
+    with open(run.path / "metrics.jsonl", "ab") as file:
+        file.write(line + b"\n")
+    run.log_metrics(2, {"loss": float("nan")})
+    assert [record["step"] for record in run.metrics()] == [record["step"] for record in run.metrics("train")] == [1, 2]
+    run.forget_metrics_after(1)
+    assert [record["step"] for record in run.metrics()] == [1]
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist; name a run directory"):
         RunDir.open(tmp_path / "var-0123456789abcdef")
