@@ -12,7 +12,7 @@ STAMP := .venv/installed
 # two jobs of one thread each: networks this small keep no two cores busy with one step
 DEMO := $(BIN)/python -m studies.run ablation_table2 --preset smoke --cluster local --jobs 2
 
-.PHONY: demo test test-slow test-slurm test-browser lint format bench lock clean
+.PHONY: demo test test-slow test-slurm test-browser test-postgres lint format bench lock clean
 .DEFAULT_GOAL := demo
 
 .venv: $(STAMP)
@@ -29,7 +29,7 @@ demo: $(STAMP)
 	$(DEMO)
 
 test: $(STAMP)  ## two at a time: every test computes on one thread
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not browser and not postgres"
 
 test-slow: $(STAMP)  ## minutes each; those of the loopback cluster need root
 	$(BIN)/python -m pytest -m slow --timeout 3000
@@ -39,6 +39,9 @@ test-slurm: $(STAMP)  ## as root: installs Debian's SLURM and starts a cluster o
 
 test-browser: $(STAMP)  ## needs Debian's chromium
 	$(BIN)/python -m pytest -m browser
+
+test-postgres: $(STAMP)  ## as root; needs Debian's postgresql and python3-psycopg2
+	$(BIN)/python -m pytest -m postgres --timeout 900
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

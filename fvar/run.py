@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from fvar.config import data_of
 from fvar.errors import DiskTrouble, Interrupted, RankLost, StageFailed, UserError, run_main
-from fvar.machine import troubles
+from fvar.machine import troubles, vitals
 from fvar.rundir import RunDir, State, Status
 
 if TYPE_CHECKING:
@@ -290,13 +290,14 @@ def _commit_of_this_code() -> str:
 
 @contextlib.contextmanager
 def _heartbeat(run: RunDir) -> Iterator[None]:
-    """Refresh the status regularly, so that a reader can tell a slow stage from a dead one."""
-    finished = threading.Event()
+    """Refresh the status regularly, so that a reader can tell a slow stage from a dead one, and note the load."""
+    finished, load = threading.Event(), vitals.Vitals()
 
     def beat() -> None:
         while not finished.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):
                 run.update()
+                run.log_load(load.read())
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

@@ -5,6 +5,7 @@
         provenance.json  the same without runtime, when and where it was made        written once
         status.json      state, step, loss, speed, error                             replaced atomically
         metrics.jsonl    one record per line, by step                                appended
+        system.jsonl     load of the machine while the stage ran (fvar.machine.vitals)  appended
         attempts.jsonl   what each attempt ran on: commit, versions, device          appended
         bad_batches.json items of the steps that were skipped as not finite          by fvar.training.guards
         checkpoints/     what a training continues from                              by fvar.training.checkpoint
@@ -246,6 +247,12 @@ class RunDir:
         record |= {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
         line = json.dumps(record) + "\n"
         with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(line)
+
+    def log_load(self, values: Mapping[str, float]) -> None:
+        """Append what the machine's load is now."""
+        line = json.dumps({"time": round(time.time(), 3), **values}) + "\n"
+        with open(self.path / "system.jsonl", "a") as file:
             file.write(line)
 
     def metrics(self, split: str | None = None) -> list[dict[str, Any]]:

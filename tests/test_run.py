@@ -254,6 +254,8 @@ def test_heartbeat_refreshes_the_status_of_a_silent_stage(
     runner.execute(run.path)
     assert seen == ["running"]
     assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+    first, *_ = (run.path / "system.jsonl").read_text().splitlines()
+    assert json.loads(first)["time"] > 0
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

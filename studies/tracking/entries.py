@@ -94,8 +94,10 @@ def stage_entry(
     status, attempts, job = run.status, run.attempts(), JobRecord.read_in(run.path)
     last = attempts[-1] if attempts else {}
     alone = cells[0] if len(cells) == 1 else None
+    role = next((role for role, its in cells[0].chain.items() if its.name == run.name), run.kind)
     tags = {
         "kind": run.kind,
+        "role": role,
         "stage": run.name,
         "state": state,
         "cells": _listed([cell.name for cell in cells]),
@@ -113,7 +115,7 @@ def stage_entry(
         NOTE: describe.stage(run, status),
         **cost_tags([facts]),
     }
-    name = f"{run.kind} {alone.name}" if alone else f"{run.kind} ({len(cells)} cells)"
+    name = f"{role} {alone.name}" if alone else f"{role} ({len(cells)} cells)"
     return Entry(
         name,
         STATUS.get(state, "SCHEDULED"),
