@@ -51,17 +51,17 @@ def columns(cells: Sequence[CellResult]) -> dict[str, float]:
 
 
 def measured(cell: CellResult) -> dict[str, float]:
-    """Every cost of a cell by key; empty before its transformer is trained.
+    """Every cost of a cell by key; empty before its transformer is trained, and where what it read was not kept.
 
     FLOPs and parameters are `fvar.estimate`'s; the FLOPs of a frozen teacher are those of the run that trained it, too.
-    "deployed" is the student alone, "trained" with a teacher that learns beside it. "hours" is
-    the wall time of transformer, token stores and tokenizers one after the other, of all attempts, on whatever machine
-    they ran.
+    "deployed" is the student alone, "trained" with a teacher that learns beside it. "hours" is the wall time of
+    transformer, token stores and tokenizers one after the other, of all attempts, on whatever machine they ran.
     """
     var = cell.chain.get("var")
     if var is None or not var.done or not isinstance(var.config, VarConfig):
         return {}
-    if var.config.teacher and "alias" not in cell.chain:  # copied without its token store
+    stores = ("tokens", "alias") if var.config.teacher else ("tokens",)
+    if not all(role in cell.chain and f"{role}.tokenizer" in cell.chain for role in stores):
         return {}
     stages = {run.name: run for role, run in cell.chain.items() if role not in ("samples", "scores")}
     bill = estimate(stage_of(var))
