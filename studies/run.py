@@ -132,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     add("--until", default="", metavar="CRITERION", help="add seeds until comparisons are: separated")
     add("--max-seeds", type=int, default=20, metavar="N", help="of any variant, with --until")
     add("--margin", type=float, metavar="M", help="with --until: a difference below M, as in the table, counts as none")
-    add("--jobs", type=int, default=2, metavar="N", help="stages at once with --cluster local")
+    add("--jobs", type=int, default=2, metavar="N", help="stages at once on this machine, with --cluster local")
     add("--trials", type=int, default=0, metavar="N", help="cells a search may propose; 0: its own choice")
     add("--only", action="append", default=[], metavar="VARIANT", help="a variant or cell, * allowed; repeatable")
     add("--set", action="append", default=[], metavar="KIND.PATH=VALUE", help="change a setting; repeatable")
