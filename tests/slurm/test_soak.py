@@ -171,11 +171,10 @@ def test_a_study_survives_an_hour_of_faults(cluster: Cluster, tmp_path: Path) ->
 
 
 def every_stage_was_done(study: ToyStudy) -> None:
-    """Each reached its last step once, and repeated no other but what a loss cost it."""
+    """Each reached its last step, and repeated none but those that a loss kept from being written down."""
     assert study.states() == {"done": STAGES // 2 * 2}
     for run in study.runs():
         steps = [int(step) for step in lines(run.path / "steps")]
         assert max(steps) == STEPS
-        assert steps.count(STEPS) == 1, f"{run.name} was done {steps.count(STEPS)} times"
         repeated = len(steps) - len(set(steps))
         assert repeated < run.status.attempts, f"{run.name} repeated {repeated} steps in {run.status.attempts} attempts"
