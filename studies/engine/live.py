@@ -35,6 +35,7 @@ ORDER = ("failed", "blocked", "cancelled", "interrupted", "running", "queued", "
 MANY = 200  # rows above which a drawn table is slow
 LEFT_OUT = ("GPU h", "images/s", "loss", "stage", "ETA", "")  # in this order, where a terminal is narrow
 NAME, NOTE = 18, 12  # columns that a cell's name and its note are sure to get
+ECHO = 4  # columns kept free beside the live table: a terminal writes ^C after it, and must not begin a line for that
 HEARTBEAT = 30.0  # seconds between two lines about the same running stage without a terminal
 
 
@@ -79,16 +80,30 @@ def _first_note(chain: Sequence[str], states: Mapping[str, State], statuses: Map
     return next(filter(None, notes), "")
 
 
-def _columns(rows: Sequence[Row], width: int) -> list[int]:
-    """Which columns fit a terminal with their numbers whole; a long name and a note may be cut, and count as short."""
+def _columns(rows: Sequence[Row], width: int) -> dict[int, int]:
+    """Which columns fit a terminal with their numbers whole, and how wide they are; a long name and a note may be cut.
+
+    The note gives way to the name as far as `NOTE`, then the name to the note.
+    """
     shown = [i for i, heading in enumerate(COLUMNS) if heading != "GPU h" or any(line.gpu_hours for line in rows)]
     widths = [max(len(text) for text in column) for column in zip(COLUMNS, *rows, strict=True)]
-    widths[0], widths[-1] = min(widths[0], NAME), min(widths[-1], NOTE)
+    name, note = 0, len(COLUMNS) - 1
+    least = [*widths]
+    least[name], least[note] = min(widths[name], NAME), min(widths[note], NOTE)
+
+    def spare() -> int:
+        """What is left of the line: the drawn table has three columns between any two, and one at either end."""
+        return width - sum(least[i] + 3 for i in shown) + 1
+
     for heading in LEFT_OUT:
-        if sum(widths[i] + 2 for i in shown) <= width:
+        if spare() >= 0:
             break
         shown = [i for i in shown if COLUMNS[i] != heading]
-    return shown
+    least[name] = max(1, least[name] + min(0, spare()))  # on the narrowest, the name gives way to numbers
+    for index in (name, note):
+        if index in shown:
+            least[index] += max(0, min(spare(), widths[index] - least[index]))
+    return {i: least[i] for i in shown}
 
 
 def table(rows: Iterable[Row], title: str = "", width: int = 0, whole: bool = False) -> Table:
@@ -103,13 +118,16 @@ def table(rows: Iterable[Row], title: str = "", width: int = 0, whole: bool = Fa
     drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     rows = list(rows)
     shown = _columns(rows, width or shutil.get_terminal_size().columns)
-    for index in shown:
+    for index, columns in shown.items():
         heading = COLUMNS[index]
         right = heading in ("step", "loss", "images/s", "ETA", "GPU h")
-        cut = heading in ("cell", "")  # the only ones that may be
-        least = None if cut else max(len(line[index]) for line in [COLUMNS, *rows])
+        folded = whole and heading == ""
         drawn.add_column(
-            heading, justify="right" if right else "left", overflow="ellipsis", no_wrap=True, min_width=least
+            heading,
+            justify="right" if right else "left",
+            overflow="fold" if folded else "ellipsis",
+            no_wrap=not folded,
+            width=columns,
         )
     for line in rows:
         colour = COLOURS.get(line.state, "")
@@ -227,7 +245,7 @@ class View:
         if len(rows) > room:  # what needs eyes first
             title += f" · {len(rows)} cells, {sum(line.state == 'done' for line in rows)} done"
             rows = sorted(rows, key=lambda line: ORDER.index(line.state))[:room]
-        drawn = table(rows, title, self._console.width if self._console else 0)
+        drawn = table(rows, title, self._console.width - ECHO if self._console else 0)
         drawn.caption, drawn.caption_justify = escape("\n".join(self._findings)) or None, "left"
         return drawn
 
