@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,10 +43,19 @@ def verdict(results: StudyResults) -> Verdict:
         found = _by_rulings(results, until, labels)
     else:
         metric = _metric(results)
-        found = [_sentence(one, labels) for one in contrasts(results) if one.metric == metric]
+        found = [_sentence(one, labels) for one in _each_pair_once(contrasts(results)) if one.metric == metric]
     order: tuple[Outcome, ...] = ("separated", "equivalent", "undecided", "not made")
     found.sort(key=lambda sentence: order.index(sentence.outcome))
     return Verdict(_headline(results, metric, found, labels), found)
+
+
+def _each_pair_once(made: Sequence[Contrast]) -> Iterator[Contrast]:
+    """Without those that say the other way round what an earlier reference has said."""
+    told: set[tuple[str, str, str]] = set()
+    for one in made:
+        if (one.metric.key, one.reference, one.variant) not in told:
+            told.add((one.metric.key, one.variant, one.reference))
+            yield one
 
 
 def _metric(results: StudyResults) -> Metric:
@@ -72,12 +81,17 @@ def _sentence(contrast: Contrast, labels: dict[str, str]) -> Sentence:
     if found is None:
         return Sentence("not made", f"{names[0]} against {names[1]}: not compared, as {contrast.reason}.")
     if found.low is None or found.high is None or contrast.holm is None:
-        shown = f"{names[0]} minus {names[1]} is {number(metric.scale * found.mean, metric.digits)} in {metric.short}"
-        reason = f"{found.n} seed{'s' * (found.n > 1)} give no interval"
+        shown = f"{names[0]} minus {names[1]} is {number(metric.scale * found.mean, metric.digits)} in {_unit(metric)}"
+        reason = "one seed gives no interval" if found.n == 1 else f"{found.n} seeds give no interval"
         return Sentence("not made", f"{shown}, but {reason}: which is better is not known.")
     outcome: Outcome = "separated" if contrast.holm <= ALPHA else "undecided"
     told = f"{found.n} seeds, Holm's p {probability(contrast.holm)}"
     return Sentence(outcome, _told(names, metric, outcome, (found.mean, found.low, found.high), told))
+
+
+def _unit(metric: Metric) -> str:
+    """What a metric's numbers are, without the number of samples: "KID ×10³"."""
+    return metric.name.replace("@{n}", "")
 
 
 def _by_rulings(results: StudyResults, until: Until, labels: dict[str, str]) -> list[Sentence]:
@@ -101,7 +115,7 @@ def _told(
 ) -> str:
     """One sentence on a difference: who is better by how much, or that this is not known."""
     mean, low, high = (metric.scale * value for value in values)
-    shown = f"{number(mean, metric.digits)} {span(low, high, metric.digits)} in {metric.short} ({how})"
+    shown = f"{number(mean, metric.digits)} {span(low, high, metric.digits)} in {_unit(metric)} ({how})"
     if outcome == "separated" and metric.better:
         better = (mean < 0) == (metric.better == "lower")
         return f"{names[0]} is {'better' if better else 'worse'} than {names[1]}: a difference of {shown}."
