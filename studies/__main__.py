@@ -106,6 +106,7 @@ def _watch(arguments: argparse.Namespace) -> None:
 def _overview(results: Path) -> int:
     from collections import Counter
 
+    _require_there(results)
     unread = 0
     for place in cells.started(results):
         try:
@@ -202,6 +203,7 @@ def cancel(arguments: argparse.Namespace) -> int:
 
 
 def gc(arguments: argparse.Namespace) -> int:
+    _require_there(arguments.results)
     paths = commands.unreferenced(arguments.results, arguments.old_revisions)
     for path in paths:
         old = commands.outdated(path)
@@ -276,6 +278,12 @@ def claims(arguments: argparse.Namespace) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- inside
+
+
+def _require_there(results: Path) -> None:
+    """Raises `UserError` for a results folder that does not exist: most likely its name is mistyped."""
+    if not results.is_dir():
+        raise UserError(f"there is no results folder {results}; name another by --results, or run a study first")
 
 
 def _recorded(arguments: argparse.Namespace) -> StudyRecord:

@@ -84,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen_cells = driver.selected(driver.cells())
         if settings.science:  # presets are built by the tests
             preflight.require_buildable(cell.stage for cell in chosen_cells)
+        aside = _recompute(ctx, arguments.recompute, chosen_cells, dry=True)
         print(Plan.of(ctx, chosen_cells).text())
         if ctx.study.until:
             print(until.expectation(ctx, plain, ctx.study.until))
-        for name in _recompute(ctx, arguments.recompute, chosen_cells, dry=True):
+        for name in aside:
             print(f"would be set aside and computed anew: {name}")
         return 0
     preflight.require_data(chosen)

@@ -120,7 +120,10 @@ def _old(runs: Path, names: Iterable[str], since: float) -> list[Path]:
 
 
 def _at_work(path: Path) -> bool:
-    """Whether a process holds the directory, or a job that was submitted for it may begin."""
+    """Whether a process holds the directory, or a job that was submitted for it may begin.
+
+    More careful than `analysis.standing`, for which an interrupted stage has no job: a cluster may have requeued it.
+    """
     record = JobRecord.read_in(path)
     submitted = record is not None and bool(record.job_id)
     return RunDir.open(path).locked or (submitted and read_status(path).state in ("waiting", "running", "interrupted"))

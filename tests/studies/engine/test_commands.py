@@ -17,6 +17,7 @@ from analysis.results import CellResult
 from fvar.config import RuntimeConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir, Status
+from studies.__main__ import main as look
 from studies.engine import commands
 from studies.engine.live import View, duration, row
 from studies.engine.scheduler import Node
@@ -86,6 +87,20 @@ def test_unknown_study_and_cell_are_answered_with_what_there_is(tmp_path: Path) 
         cells.find(tmp_path, "bigg", "smoke")
     with pytest.raises(UserError, match="valid: cell0, cell1"):
         cells.read(cells.find(tmp_path, "big", "smoke")).select(["cell7"])
+
+
+@pytest.mark.parametrize("command", ["gc", "status"])
+def test_a_mistyped_results_folder_is_not_taken_for_an_empty_one(tmp_path: Path, command: str) -> None:
+    with pytest.raises(UserError, match="there is no results folder"):
+        look([command, "--results", str(tmp_path / "resluts")])
+
+
+def test_a_kind_that_cannot_be_recomputed_is_said_before_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="did you mean 'tokenizer'"):
+        main(["ablation_table2", "--dry-run", "--results", str(tmp_path), "--recompute", "tokenizr"])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_study_is_found_without_its_preset_where_there_is_only_one(tmp_path: Path) -> None:
