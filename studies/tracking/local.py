@@ -276,6 +276,13 @@ def unusable(database: Path, reason: str) -> UserError:
     )
 
 
+def experiments(database: Path) -> list[tuple[str, str]]:
+    """Ids and names of the experiments of a store, but for MLflow's own."""
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as store:
+        sql = "SELECT experiment_id, name FROM experiments WHERE lifecycle_stage = 'active' AND name LIKE '%/%'"
+        return [(str(number), str(name)) for number, name in store.execute(sql)]
+
+
 def moved(results: Path) -> bool:
     """Whether the store was made for results that lie elsewhere: then its artifacts, all by absolute paths, do too."""
     database = results.resolve() / DATABASE

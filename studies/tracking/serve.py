@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fvar.errors import UserError
 from studies.database import address, complaint
-from studies.tracking.local import DATABASE
+from studies.tracking import describe
+from studies.tracking.local import DATABASE, experiments
 
 
 def ui(results: Path, port: int = 5000) -> None:
@@ -40,6 +41,8 @@ def ui(results: Path, port: int = 5000) -> None:
             time.sleep(0.2)
         if server.poll() is None:
             print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)", flush=True)
+            for number, name in experiments(database):
+                print(f"  {name}: {describe.page(f'http://127.0.0.1:{port}', number)}", flush=True)
         if server.wait():
             raise UserError(f"MLflow's server ended with status {server.returncode}; its message is above")
     except KeyboardInterrupt:

@@ -31,6 +31,9 @@ def test_the_ui_answers_on_this_machine_only_and_stops_on_ctrl_c(results: Path, 
         assert ui.stdout
         assert ui.stdout.readline() == "starting MLflow ...\n"
         assert f"http://127.0.0.1:{port}" in ui.stdout.readline()
+        assert ui.stdout.readline().startswith(
+            f"  ablation_table2/smoke: http://127.0.0.1:{port}/#/experiments/1/runs?"
+        )
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
             assert answer.status == 200
         ui.send_signal(signal.SIGINT)
