@@ -66,7 +66,7 @@ def rule_for(ctx: Context, criterion: str, max_seeds: int, margin: float | None)
         raise UserError(f"{ctx.study.name} has no variant {reference!r} here to compare the others with")
     rule = Until(deciding(ctx.preset.sampling.count), reference, max_seeds, margin)
     rule.rule  # noqa: B018 - raises where nothing could be decided by it
-    before = cells_json.read(ctx.place) if ctx.place.file.exists() else None
+    before = _recorded(ctx)
     if before is None or before.until is None:
         return rule
     compared = list(dict.fromkeys(cell.variant for cell in before.cells))
@@ -84,14 +84,23 @@ def require_no_rule(ctx: Context) -> None:
 
     What was found by repeated looks would then pass for a study of as many seeds as were asked for from the start.
     """
-    before = cells_json.read(ctx.place).until if ctx.place.file.exists() else None
-    if before is None:
+    before = _recorded(ctx)
+    if before is None or before.until is None:
         return
-    rule = " ".join(f"{option} {before[key]:g}" for key, option in OPTIONS.items() if before.get(key) is not None)
+    kept = before.until
+    rule = " ".join(f"{option} {kept[key]:g}" for key, option in OPTIONS.items() if kept.get(key) is not None)
     raise UserError(
         f"{ctx.place} adds seeds by a rule, for which its intervals account; continue it with "
         f"--until separated {rule}, or start over with other --results"
     )
+
+
+def _recorded(ctx: Context) -> cells_json.StudyRecord | None:
+    """What an earlier command left of the study; None where it left nothing that can be read, which this one heals."""
+    try:
+        return cells_json.read(ctx.place) if ctx.place.file.exists() else None
+    except UserError:
+        return None
 
 
 def adding_seeds(study: Study, rule: Until, max_gpu_hours: float = 0.0) -> Study:

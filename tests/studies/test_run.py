@@ -141,9 +141,10 @@ def test_wrong_command_is_answered_in_one_line_with_what_is_valid(
 
 
 def pets(root: Path, says: str) -> Path:
-    """Toy stages read nothing, so any files are a data set."""
+    """Toy stages read nothing, so any files are a data set; as many of them as a batch of smoke's has."""
     (root / "pets" / "cat").mkdir(parents=True)
-    (root / "pets" / "cat" / "0.png").write_text(says)
+    for number in range(8):
+        (root / "pets" / "cat" / f"{number}.png").write_text(f"{says} {number}")
     return root / "pets"
 
 
