@@ -1,4 +1,5 @@
 # make demo    Table 2 of the paper from real training on real images, at the smallest preset (about fifteen minutes)
+# make studies-smoke    every study to its table at the smallest preset (hours; repeating it continues)
 # make test    the tests that need neither root nor a system package
 # make lint    ruff and mypy
 # make bench   speed, as ratios against what one would run instead
@@ -12,7 +13,7 @@ STAMP := .venv/installed
 # two jobs of one thread each: networks this small keep no two cores busy with one step
 DEMO := $(BIN)/python -m studies.run ablation_table2 --preset smoke --cluster local --jobs 2
 
-.PHONY: demo test test-slow test-slurm test-browser test-postgres lint format bench lock clean
+.PHONY: demo studies-smoke test test-slow test-slurm test-browser test-postgres lint format bench lock clean
 .DEFAULT_GOAL := demo
 
 .venv: $(STAMP)
@@ -27,6 +28,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP)
 	$(DEMO)
+
+studies-smoke: $(STAMP)  ## every study to its table at the smallest preset: hours on two cores; repeat it to continue
+	@set -e; for name in $$($(BIN)/python -m studies list --names); do \
+	  $(BIN)/python -m studies.run $$name --preset smoke --cluster local --jobs 2; done
 
 test: $(STAMP)  ## two at a time: every test computes on one thread
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not browser and not postgres"

@@ -1,5 +1,7 @@
 """A sweep's scores over the parameters it varies: a curve for one, a map for two, one panel each for more.
 
+What is varied and is not a number (a kernel, a schedule) has a row for each variant instead.
+
     python analysis/plot_sweep.py [STUDY] [--preset smoke] [--results results]
 
 Curves show the mean over seeds with its 95 % interval from three seeds on; every measured value is a dot.
@@ -8,10 +10,11 @@ Curves show the mean over seeds with its 95 % interval from three seeds on; ever
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
@@ -33,7 +36,8 @@ SHOWN = {metric.key: metric for metric in METRICS if metric.key in ("fid", "kid"
 class Point:
     """One variant: where it stands on the axes, and one metric of its finished seeds, scaled for display."""
 
-    params: dict[str, float]
+    label: str
+    params: dict[str, Any]
     values: list[float]
     mean: Spread
 
@@ -44,8 +48,8 @@ def draw(results: StudyResults) -> list[Path]:
     Raises `NothingToDraw` if nothing was varied or no cell is done.
     """
     axes_names = varied(results)
-    if not axes_names:
-        raise style.NothingToDraw(f"{results.study} varies no number, so there is no sweep to draw")
+    if not axes_names and not _chosen(results):
+        raise style.NothingToDraw(f"{results.study} varies no setting, so there is no sweep to draw")
     panels = {metric: points(results, metric) for metric in SHOWN}
     panels = {metric: found for metric, found in panels.items() if found}
     if not panels:
@@ -56,18 +60,36 @@ def draw(results: StudyResults) -> list[Path]:
     counts = {cell.scores[m]["count"] for cell in results.cells for m in panels if m in cell.scores}
     n = "/".join(map(str, sorted(counts)))
     headings = {metric: SHOWN[metric].axis.format(n=n) for metric in panels}
-    layout = {1: _curves, 2: _maps}.get(len(axes_names), _scatters)
+    if len(axes_names) == 2 and all(_follows(found, *axes_names) for found in panels.values()):
+        del axes_names[1]
+    layout = {0: _rows, 1: _curves, 2: _maps}.get(len(axes_names), _scatters)
     figure = layout(panels, headings, axes_names)
     figure.suptitle(style.heading(results, figure.get_figwidth()), x=0.01, ha="left")
     return style.save(figure, results.folder / "sweep.png")
 
 
 def varied(results: StudyResults) -> list[str]:
-    """Parameters that differ between cells; none where one of them is not a number, since that is not a sweep."""
+    """Parameters that differ between cells; none where one of them is not a number, which no axis could show."""
+    differing = _differing(results)
+    numbers = all(isinstance(value, int | float) for values in differing.values() for value in values)
+    return list(differing) if numbers else []
+
+
+def _chosen(results: StudyResults) -> bool:
+    """Whether something else than numbers is varied, and not the method as a whole, as in Table 2."""
+    return bool(_differing(results).keys() - {"variant"})
+
+
+def _differing(results: StudyResults) -> dict[str, set[Any]]:
+    """Parameters that differ between cells, with their values."""
     names = dict.fromkeys(key for cell in results.cells for key in cell.params)
     values = {name: {cell.params.get(name) for cell in results.cells} for name in names}
-    differing = [name for name in names if len(values[name]) > 1]
-    return differing if all(isinstance(value, int | float) for name in differing for value in values[name]) else []
+    return {name: found for name, found in values.items() if len(found) > 1}
+
+
+def _follows(found: Sequence[Point], first: str, second: str) -> bool:
+    """Whether the second parameter is decided by the first, as tokens are by scales: then it is no axis of its own."""
+    return len({point.params[first] for point in found}) == len({(p.params[first], p.params[second]) for p in found})
 
 
 def points(results: StudyResults, metric: str) -> list[Point]:
@@ -77,8 +99,27 @@ def points(results: StudyResults, metric: str) -> list[Point]:
         values = [scale * value for cell in cells if (value := cell.score(metric)) is not None]
         mean = spread(values)
         if mean is not None:
-            found.append(Point(dict(cells[0].params), values, mean))
+            found.append(Point(cells[0].label, dict(cells[0].params), values, mean))
     return found
+
+
+def _rows(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
+    """No parameter that is a number: a row for each variant, in the study's order, metrics side by side."""
+    most = max(len(found) for found in panels.values())
+    figure = style.new_figure(style.PAGE, 0.9 + 0.28 * most)
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for ax, (metric, found) in zip(grid, panels.items(), strict=True):
+        ys = range(len(found))
+        halves = [point.mean.half_width or 0 for point in found]
+        means = [point.mean.mean for point in found]
+        ax.errorbar(means, ys, xerr=halves, fmt="D", markersize=4, color=style.PALETTE[2], capsize=2)
+        for y, point in zip(ys, found, strict=True):
+            ax.plot(point.values, [y] * len(point.values), "o", color=style.PALETTE[2], alpha=0.6)
+        ax.set_yticks(ys, [textwrap.shorten(point.label, 48) for point in found])
+        ax.set_ylim(most - 0.5, -0.5)
+        ax.set_xlabel(style.meaning((point.mean for point in found), "bars"))
+        ax.set_title(headings[metric])
+    return figure
 
 
 def _curves(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:

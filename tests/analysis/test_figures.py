@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -358,13 +359,43 @@ def test_a_search_of_more_numbers_has_a_panel_for_each(tmp_path: Path, drawn: li
     assert drawn[0].axes[0].get_xscale() == "log"
 
 
-def test_a_study_that_varies_words_is_no_sweep(tmp_path: Path) -> None:
+def test_a_study_that_varies_words_has_a_row_for_each(tmp_path: Path, drawn: list[Figure]) -> None:
+    cells = []
+    for rank, kernel in enumerate(("disk", "gaussian", "ideal")):
+        for seed in range(3):
+            stage = fakes.chain(kernel, seed, rho_max=float(rank))
+            fakes.finish(tmp_path, stage, rank / 3, seed)
+            cells.append(fakes.cell(kernel, seed, stage, f"FVAR, {kernel}", kernel=kernel))
+    results = fakes.write_cells(tmp_path, "kernel", cells)
+    assert plot_sweep.varied(results) == []  # no axis
+    plot_sweep.draw(results)
+    fid = drawn[0].axes[0]
+    assert [text.get_text() for text in fid.get_yticklabels()] == ["FVAR, disk", "FVAR, gaussian", "FVAR, ideal"]
+    scores = [cell.score("fid") for cell in results.variants()["ideal"]]
+    assert [xs(line) for line in fid.get_lines() if ys(line) == [2, 2, 2]] == [scores]
+    bars = fid.collections[0]
+    assert isinstance(bars, LineCollection)
+    assert len(bars.get_segments()) == 3  # an interval each
+
+
+def test_scales_and_the_tokens_that_follow_from_them_are_one_axis(tmp_path: Path, drawn: list[Figure]) -> None:
+    cells = []
+    for states, tokens in ((2, 65), (3, 81), (4, 85)):
+        stage = fakes.chain("full", 0, rho_max=float(states))
+        fakes.finish(tmp_path, stage, states / 5, 0)
+        cells.append(fakes.cell(f"K{states}", 0, stage, states=states, tokens=tokens))
+    plot_sweep.draw(fakes.write_cells(tmp_path, "sweep_focus_states", cells))
+    assert xs(drawn[0].axes[0].get_lines()[0]) == [2, 3, 4]
+
+
+def test_the_variants_of_table_2_are_no_sweep(tmp_path: Path) -> None:
     stages = [fakes.chain(name, 0) for name in ("full", "baseline")]
-    cells = [fakes.cell(f"m{i}", 0, stage, model=("VAR", "FVAR")[i], depth=i) for i, stage in enumerate(stages)]
-    results = fakes.write_cells(tmp_path, "table1", cells)
-    assert plot_sweep.varied(results) == []
+    cells = [
+        fakes.cell(f"m{i}", 0, stage) | {"params": {"variant": ("full", "baseline")[i]}}
+        for i, stage in enumerate(stages)
+    ]
     with pytest.raises(UserError, match="no sweep to draw"):
-        plot_sweep.draw(results)
+        plot_sweep.draw(fakes.write_cells(tmp_path, "ablation_table2", cells))
 
 
 # -------------------------------------------------------------------------------------------------------- command lines
