@@ -138,21 +138,21 @@ def _owning(run: RunDir) -> Iterator[None]:
             try:
                 yield
             except OSError as error:
-                if trouble := troubles.passing(error):
+                if trouble := troubles.passing(error, run.path):
                     with contextlib.suppress(OSError):
                         run.update(error=trouble, disk_trouble=True)
                 raise
     except OSError as error:
         if troubles.passing(error):
-            raise DiskTrouble(f"{_explain(error)}; once that has passed, run it again") from error
+            raise DiskTrouble(f"{_explain(error, run)}; once that has passed, run it again") from error
         raise
 
 
-def _explain(error: BaseException) -> str:
+def _explain(error: BaseException, run: RunDir) -> str:
     """One line about why a stage ended."""
     if isinstance(error, UserError):
         return str(error)
-    if trouble := troubles.passing(error):
+    if trouble := troubles.passing(error, run.path):
         return trouble
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return f"the file size limit is reached ({error.filename}); raise it (ulimit -f) and run it again"
@@ -198,7 +198,7 @@ def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
                 settle("interrupted")
             raise
         except BaseException as error:
-            message = _explain(error)
+            message = _explain(error, run)
             trouble = bool(troubles.passing(error))
             with contextlib.suppress(OSError):
                 if isinstance(error, UserError):  # the data or the settings are wrong, not the code

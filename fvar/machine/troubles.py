@@ -27,12 +27,15 @@ SAID = re.compile(
 )
 
 
-def passing(error: BaseException) -> str:
-    """The trouble of a disk or file system that an error comes from, in a line; empty where it is another error."""
+def passing(error: BaseException, place: object = "") -> str:
+    """The trouble of a disk or file system that an error comes from, in a line; empty where it is another error.
+
+    `place` is named where the error does not say which file it was.
+    """
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno is not None:
             if cause.errno in PASSING:
-                where = f" ({cause.filename})" if cause.filename else ""
+                where = f" ({cause.filename or place})" if cause.filename or place else ""
                 return f"{NAMED.get(cause.errno) or os.strerror(cause.errno)}{where}"
         elif said := SAID.search(str(cause)):
             return f"a file could not be read or written ({said[0]})"

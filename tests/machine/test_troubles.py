@@ -20,6 +20,12 @@ def test_each_is_told_in_a_line_with_its_file(number: int) -> None:
     assert passing(raised(number)).endswith("(some/file)")
 
 
+def test_the_folder_is_named_where_the_file_is_not_known() -> None:
+    assert passing(OSError(errno.ENOSPC, "so"), "runs/var-1") == "the disk is full (runs/var-1)"
+    assert passing(raised(errno.ENOSPC), "runs/var-1") == "the disk is full (some/file)"
+    assert passing(OSError(errno.ENOSPC, "so")) == "the disk is full"
+
+
 @pytest.mark.parametrize(
     "error",
     [
