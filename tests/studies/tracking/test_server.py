@@ -103,6 +103,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, blank: bytes) -> Iterator[S
     (folder / "server.db").write_bytes(blank)
     made = Served(folder, f"sqlite:///{folder}/server.db")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it for its process, which is that of other tests, too
+        patch.delenv("MLFLOW_TRACKING_URI")
         patch.setenv("_MLFLOW_SERVER_FILE_STORE", made.store)
         patch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "mlflow-artifacts:/")
         patch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", str(folder / "artifacts"))
