@@ -18,7 +18,7 @@ from fvar.config import (
     TokensConfig,
     VarConfig,
 )
-from fvar.estimate import Estimate, estimate
+from fvar.estimate import estimate
 
 IMAGES = {"emoji": 1_854, "text": 2_240, "cifar10": 60_000}  # of all splits
 IMAGENET_IMAGES = 1_331_167  # with the validation set's; folders and shards are taken for it
@@ -33,7 +33,7 @@ def flops(stage: Stage) -> float:
     if isinstance(config, VarConfig):
         return estimate(stage).flops + _curve(stage, config)
     if isinstance(config, TokensConfig):
-        return images(config.data) * config.data.crops * _forward(estimate(stage.inputs["tokenizer"]), coding=True)
+        return images(config.data) * config.data.crops * _forward(stage.inputs["tokenizer"], coding=True)
     if isinstance(config, SamplesConfig):
         return _sampling(stage.inputs["var"], config)
     if isinstance(config, ScoresConfig):
@@ -41,8 +41,8 @@ def flops(stage: Stage) -> float:
         return _scoring(samples.count if isinstance(samples, SamplesConfig) else 0)
     if isinstance(config, SpeedConfig):
         return _timing(config)
-    bill = estimate(stage.inputs["tokenizer"])
-    return IMAGES["text"] * (_forward(bill, coding=True) + _forward(bill, coding=False))
+    tokenizer = stage.inputs["tokenizer"]
+    return IMAGES["text"] * (_forward(tokenizer, coding=True) + _forward(tokenizer, coding=False))
 
 
 def images(data: DataConfig) -> int:
@@ -50,15 +50,23 @@ def images(data: DataConfig) -> int:
     return IMAGES.get(data.dataset, IMAGENET_IMAGES)
 
 
-def _forward(bill: Estimate, *, coding: bool) -> float:
-    """FLOPs per image of the half of a tokenizer that makes tokens, or of that which makes images of them."""
+def _forward(tokenizer: Stage, *, coding: bool) -> float:
+    """FLOPs per image of the half of a tokenizer that makes tokens, or of that which makes images of them.
+
+    Coarse views are decoded in training alone, and never where only the sharp view is read.
+    """
+    config = tokenizer.config
+    assert isinstance(config, TokenizerConfig)
+    if config.signal == "structure" and not coding:
+        config = dataclasses.replace(config, quantiser=dataclasses.replace(config.quantiser, reading="latent_area"))
+    bill = estimate(Stage(config))
     return sum(part.forward for part in bill.parts if (part.name in ("encoder", "quantiser")) == coding)
 
 
 def _sampling(var: Stage, config: SamplesConfig) -> float:
     """Every scale once through the network, with and without the class where there is guidance, and the decoder."""
     student = sum(part.forward for part in estimate(var).parts if part.name == "student")
-    decoder = _forward(estimate(var.inputs["tokens"].inputs["tokenizer"]), coding=False)
+    decoder = _forward(var.inputs["tokens"].inputs["tokenizer"], coding=False)
     return config.count * ((2 if config.guidance else 1) * student + decoder)
 
 

@@ -164,7 +164,7 @@ class _Openings:
         import torch
 
         self.heard.clear()
-        batch = task.heldout.take(rows).to(task.device)
+        batch = task.heldout.take(rows, rows).to(task.device)
         var_input = task.inputs.var_input(batch.structure)
         student = task.student(batch.labels, var_input, trunk_before=task.teacher.trunk_before)
         task.teacher(batch.labels, var_input, batch.alias, trunk=student.trunk)

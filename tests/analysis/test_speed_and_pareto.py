@@ -73,7 +73,8 @@ def test_hours_are_those_of_all_stages_above_a_score(tmp_path: Path) -> None:
     found, unit = plot_pareto.points(StudyResults.read(tmp_path, "ablation_table2", "smoke"), BY_KEY["kid"])
     assert unit == "hours of a process, without GPUs"
     assert {point.label for point in found} == set(fakes.VARIANTS.values())
-    assert all(point.hours.mean == pytest.approx(0.5) for point in found)  # five stages of six minutes
+    # Five stages of six minutes; a teacher needs alias tokens as well, and a tokenizer for them unless one serves both.
+    assert {round(point.hours.mean, 9) for point in found} == {0.5, 0.6, 0.7}
     assert found[0].score.n == 3
 
 

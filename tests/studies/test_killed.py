@@ -31,7 +31,7 @@ TOY = "import sys; from pathlib import Path; from fvar import run; run.execute(P
 
 @pytest.fixture
 def stage() -> Stage:
-    return fakes.chain("full", 0)
+    return fakes.chain("baseline", 0)  # a chain without branches: while its first stage runs, nothing else is ready
 
 
 @pytest.fixture
