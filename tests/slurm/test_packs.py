@@ -95,7 +95,7 @@ def test_a_stage_that_hangs_is_ended_alone(toy: Callable[..., ToyStudy]) -> None
     good: dict[str, Any] = {"steps": 16, "seconds": 0.4, "then": "listen"}
     hangs = [{**good, "hang": 4}, {"steps": 16, "seconds": 0.0}]
     study = toy(cells=3, orders={"*": good, first_stage(0).name: hangs})
-    arguments = (*PACKED, "--set", "slurm.side_by_side=2", "--hang", "4", "--hang-minutes", "0.05")
+    arguments = (*PACKED, "--set", "slurm.side_by_side=2", "--hang", "4", "--hang-minutes", "0.2")
     assert study.run(*arguments, timeout=300) == 0, study.output()
     assert "again, since it hung at step 4" in study.output()
     assert sorted(study.executions().values()) == [1, 1, 2]
