@@ -298,9 +298,11 @@ def test_an_address_that_is_not_a_servers_is_refused_without_its_password(uri: s
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """A PostgreSQL on a free port of 127.0.0.1: the URL of an empty data base, and where its driver lies."""
     tools = sorted(POSTGRES.glob("*/bin/initdb"))
-    drivers = sorted(Path("/usr/lib/python3/dist-packages").glob("psycopg2"))
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    compiled = f"psycopg2/_psycopg.cpython-{python.replace('.', '')}-*"
+    drivers = [found.parent for found in Path("/usr/lib/python3/dist-packages").glob(compiled)]
     if not tools or not drivers:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql python3-psycopg2")
+        pytest.skip(f"needs Debian's postgresql, and its python3-psycopg2 built for Python {python}")
     folder, port = Path(tempfile.mkdtemp(prefix="fvar-postgres-")), free_port()
     path = folder / "python"  # with the driver alone: the folder it lies in is full of other packages
     path.mkdir()
