@@ -88,7 +88,7 @@ def _differing(results: StudyResults) -> dict[str, set[Any]]:
 
 
 def _follows(found: Sequence[Point], first: str, second: str) -> bool:
-    """Whether the second parameter is decided by the first, as tokens are by scales: then it is no axis of its own."""
+    """Whether the first parameter decides the second, as scales decide tokens: it then needs no axis of its own."""
     return len({point.params[first] for point in found}) == len({(p.params[first], p.params[second]) for p in found})
 
 

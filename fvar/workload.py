@@ -1,6 +1,7 @@
 """How much a stage of any kind has to compute: FLOPs, counted as `fvar.estimate` does, without a look at the data.
 
-What is no network is left out: reading images, resampling, statistics of features, the OCR. Never imports torch.
+Only networks are counted: nothing that reads images, resamples, takes statistics of features or recognises text. Never
+imports torch.
 """
 
 from __future__ import annotations

@@ -21,14 +21,13 @@ from fvar.estimate import CLASSES, estimate
 from fvar.machine import locks
 from fvar.machine.names import search_path
 from fvar.plain import identity, to_dict
+from fvar.workload import images
 from studies.presets import Preset
 
 NEEDS_ROOT = ("folder", "webdataset")
 CHECKPOINTS = 4  # two kept, the best, and one being written
 STATES = 3  # weights and two moments, in 4 bytes each
 SPARE = 64 << 20  # logs, metrics, tables
-IMAGES = {"emoji": 1_854, "text": 2_880, "cifar10": 60_000}  # of data sets that are always the same
-IMAGENET = 1_331_167  # images, train/ and val/
 TOKEN_BYTES = 2 * 2  # 16 bits a token, and twice as long as the parts are being joined
 SEED = re.compile(r'"seed": \d+')  # in a configuration's JSON
 
@@ -87,11 +86,7 @@ def require_images(stages: Iterable[Stage]) -> None:
 
 def images_at_most(data: DataConfig) -> int:
     """The images of a data set, both splits: counted where they are files, ImageNet's where nobody said which."""
-    if data.dataset in IMAGES:
-        return IMAGES[data.dataset]
-    if data.dataset == "folder" and data.root:
-        return _files_below(data.root)
-    return IMAGENET
+    return _files_below(data.root) if data.dataset == "folder" and data.root else images(data)
 
 
 @functools.cache
