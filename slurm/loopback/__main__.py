@@ -4,7 +4,8 @@
     python -m slurm.loopback status          # daemons and nodes
     python -m slurm.loopback down            # stop its processes, remove its files, keep its logs
 
-`up` may be repeated: it starts again whatever died.
+`up` may be repeated: it starts again whatever died. A second cluster, with ports of its own, lives in another folder:
+--dir, or the environment variable FVAR_LOOPBACK, which the tests of tests/slurm heed, too.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ MARKER = ".fvar-loopback"  # a folder without it is never emptied
 
 
 def default_folder() -> Path:
-    """Where the cluster lives unless told otherwise."""
-    return Path(tempfile.gettempdir()) / f"fvar-loopback-{os.getuid()}"
+    """Where the cluster lives unless told otherwise: FVAR_LOOPBACK, which allows for several at once."""
+    return Path(os.environ.get("FVAR_LOOPBACK") or Path(tempfile.gettempdir()) / f"fvar-loopback-{os.getuid()}")
 
 
 class Cluster:

@@ -23,6 +23,7 @@ from fvar.config import (
     DataConfig,
     PyramidConfig,
     QuantiserConfig,
+    ReadabilityConfig,
     Stage,
     TokenizerConfig,
     TokenizerLossConfig,
@@ -51,11 +52,13 @@ def first_stage(seed: int) -> Stage:
 
 
 def cells(ctx: Context) -> Iterator[Cell]:
-    """As many cells as seeds: a tokenizer each and, where TOY_CHAIN is set, tokens made from it."""
+    """As many cells as seeds: a tokenizer each; with TOY_CHAIN tokens made from it; with TOY_READ a reading of both."""
     for seed in range(ctx.seeds):
-        stage = first_stage(seed)
+        stage = tokenizer = first_stage(seed)
         if "TOY_CHAIN" in os.environ:
-            stage = Stage(TokensConfig(data=DATA), {"tokenizer": stage})
+            stage = Stage(TokensConfig(data=DATA), {"tokenizer": tokenizer})
+        if "TOY_READ" in os.environ:
+            stage = Stage(ReadabilityConfig(), {"tokenizer": tokenizer, "tokens": stage})
         yield Cell("toy", "toy", seed, {}, stage)
 
 

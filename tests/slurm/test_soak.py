@@ -1,5 +1,8 @@
 """An hour of a cluster on which something fails every half minute: every stage is done, and none is lost.
 
+A third of the stages are jobs of arrays, a third are packed into jobs of a partition that preempts those, and a third
+run on the driver's machine.
+
     SOAK_MINUTES=5 SOAK_SEED=7 python -m pytest -m slow tests/slurm/test_soak.py -s
 
 The seed is printed, so that what went wrong can be seen again.
@@ -18,14 +21,17 @@ from pathlib import Path
 
 import pytest
 
+from fvar.job import JobRecord
 from slurm.loopback import Cluster
-from tests.slurm.driving import ToyStudy, lines
+from tests.slurm.driving import ROOT, ToyStudy, lines
 from tests.slurm.test_not_now import clients
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "60"))
 EVERY = 30.0  # seconds between two faults
-STAGES = int(os.environ.get("SOAK_STAGES", "500"))  # half of them wait for the other half, so waves never cease
+STAGES = int(os.environ.get("SOAK_STAGES", "501"))
+KINDS = 3  # per cell, one after another, so waves never cease; see `Troublemaker.start` for where each kind runs
 STEPS = 20
+JOBS_HERE = 2
 CLIENTS = ("sbatch", "squeue", "sacct")
 # While <client>.says exists, the client does as it says: greets, answers in gibberish, or fails.
 CLIENT = """\
@@ -44,19 +50,40 @@ class Troublemaker:
     Which, and all that is left to chance in it, follows from the seed and the fault's number alone.
     """
 
-    def __init__(self, cluster: Cluster, study: ToyStudy, disk: Path, path: str, seed: int) -> None:
+    def __init__(
+        self, cluster: Cluster, study: ToyStudy, disk: Path, path: str, seed: int, seconds_here: float
+    ) -> None:
         self.cluster = cluster
         self.study = study
         self.disk = disk
         self.path = path
         self.seed = seed
+        self.seconds_here = seconds_here  # per step of a stage on this machine
         self.random = random.Random(seed)
         self.driver = self.start()
         self.done: list[str] = []
 
     def start(self) -> subprocess.Popen[str]:
         """A driver, with arrays so small that it has to submit one every minute."""
-        return self.study.start("--set", "slurm.array_size=20", PATH=self.path)
+        settings = {
+            "array_size": "20",
+            "tokens.partition": "urgent",
+            "tokens.packing": "5",
+            "tokens.side_by_side": "2",
+            "tokens.cpus_per_task": "2",  # so that eight jobs want more than there is, and some are preempted
+            "tokens.gather": "10",
+            "readability.cluster": "local",
+        }
+        return self.study.start(
+            *(word for key, value in settings.items() for word in ("--set", f"slurm.{key}={value}")),
+            "--jobs",
+            str(JOBS_HERE),
+            PATH=self.path,
+            PYTHONPATH=f"{ROOT / 'tests' / 'studies' / 'toy'}:{ROOT}",
+            TOY_READ="1",
+            TOY_STEPS=str(STEPS),
+            TOY_SECONDS=str(self.seconds_here),
+        )
 
     def strike(self) -> None:
         self.random = random.Random(f"{self.seed} {len(self.done)}")
@@ -64,7 +91,7 @@ class Troublemaker:
             [
                 self.kill_the_driver, self.kill_a_slurmd, self.kill_the_controller, self.restart_the_controller,
                 self.hold_a_job, self.requeue_a_job, self.cancel_a_job_as_operator,
-                self.fill_the_disk, self.let_clients_babble, self.lower_a_limit,
+                self.kill_a_stage, self.fill_the_disk, self.let_clients_babble, self.lower_a_limit,
             ]
         )  # fmt: skip
         self.done.append(fault.__name__)
@@ -114,6 +141,14 @@ class Troublemaker:
         command = ("scancel", self.a_job())
         subprocess.run(command, env=self.cluster.environment, user="nobody", capture_output=True)
 
+    def kill_a_stage(self) -> None:
+        """Any of those at work: of an array, of a pack, or on this machine."""
+        running = [(run.name, run.status.pid) for run in self.study.runs() if run.status.state == "running"]
+        name, pid = self.random.choice(running or [("", 0)])
+        with contextlib.suppress(OSError):
+            if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():  # and not somebody else's by now
+                os.kill(pid, signal.SIGKILL)
+
     def fill_the_disk(self) -> None:
         with contextlib.suppress(OSError), open(self.disk / "full", "wb") as file:
             while True:
@@ -144,12 +179,13 @@ def test_a_study_survives_an_hour_of_faults(cluster: Cluster, tmp_path: Path) ->
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "none", str(disk)], check=True)
     cluster.client("sacctmgr", "--immediate", "add", "user", "nobody", "account=root", "adminlevel=Operator")
-    seconds = 0.75 * 60 * MINUTES * 8 / STAGES / STEPS  # of work for eight at once; faults take the rest of the time
-    orders = {"*": {"steps": STEPS, "seconds": seconds}}
-    study = ToyStudy(cluster, disk / "study", cells=STAGES // 2, chain=True, orders=orders)
+    cells = STAGES // KINDS
+    per_step = 60 * MINUTES / cells / STEPS  # seconds, were all the time for stages of one kind, one after another
+    orders = {"*": {"steps": STEPS, "seconds": 0.6 * per_step * 8 / 2}}  # two kinds, eight at once; the rest is faults'
+    study = ToyStudy(cluster, disk / "study", cells=cells, chain=True, orders=orders, poll=2.0)
     try:
         path = clients(tmp_path / "bin", **dict.fromkeys(CLIENTS, CLIENT))
-        troublemaker = Troublemaker(cluster, study, disk, path, seed)
+        troublemaker = Troublemaker(cluster, study, disk, path, seed, seconds_here=0.4 * per_step * JOBS_HERE)
         started = time.monotonic()
         while (next_one := EVERY * (len(troublemaker.done) + 1)) < 60 * MINUTES:
             time.sleep(max(0.0, started + next_one - time.monotonic()))
@@ -157,7 +193,8 @@ def test_a_study_survives_an_hour_of_faults(cluster: Cluster, tmp_path: Path) ->
                 break
             troublemaker.strike()
         assert troublemaker.driver.wait(60 * (MINUTES + 15)) == 0, (seed, troublemaker.done, study.output())
-        every_stage_was_done(study)
+        every_stage_was_done(study, cells * KINDS)
+        every_kind_ran_where_it_should(study)
     except BaseException:
         shutil.copytree(study.folder, tmp_path / "evidence")  # the disk is about to go
         raise
@@ -170,11 +207,24 @@ def test_a_study_survives_an_hour_of_faults(cluster: Cluster, tmp_path: Path) ->
         shutil.rmtree(tmp_path / "bin", ignore_errors=True)
 
 
-def every_stage_was_done(study: ToyStudy) -> None:
-    """Each reached its last step, and repeated none but those that a loss kept from being written down."""
-    assert study.states() == {"done": STAGES // 2 * 2}
+def every_stage_was_done(study: ToyStudy, stages: int) -> None:
+    """Each made all its steps, and repeated none but those that a loss kept from being written down."""
+    assert study.states() == {"done": stages}
     for run in study.runs():
-        steps = [int(step) for step in lines(run.path / "steps")]
-        assert max(steps) == STEPS
-        repeated = len(steps) - len(set(steps))
+        steps = lines(run.path / "steps")
+        assert len(set(steps)) == STEPS
+        repeated = len(steps) - STEPS
         assert repeated < run.status.attempts, f"{run.name} repeated {repeated} steps in {run.status.attempts} attempts"
+
+
+def every_kind_ran_where_it_should(study: ToyStudy) -> None:
+    """Tokenizers as jobs of their own, tokens packed (but for one that was left over), readings on this machine."""
+    places: dict[str, set[tuple[str, bool]]] = {}
+    for run in study.runs():
+        record = JobRecord.read(run)
+        assert record is not None
+        places.setdefault(run.kind, set()).add((record.cluster, record.pack > 1))
+    assert places["tokenizer"] == {("slurm", False)}
+    assert ("slurm", True) in places["tokens"]
+    assert {cluster for cluster, _ in places["tokens"]} == {"slurm"}
+    assert places["readability"] == {("local", False)}
