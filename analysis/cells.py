@@ -12,6 +12,9 @@ The driver writes `results/<study>/<preset>/cells.json` whenever a study propose
      "references": ["full", "baseline"],        variants that the others are compared with, where they are in the study;
                                                 "var-{size}": each with the one of its own parameter `size`
      "until": {"metric": "kid", ...},           the rule by which it adds seeds (`analysis.contrasts.Until`), or null
+     "columns": [{"key": "accuracy", ...}],     what is measured of its cells (`analysis.metrics.Metric`), what decides
+                                                first; none: what is measured of samples
+     "plugin": "mylab.digits",                  the module that the study is of; empty for fvar's own
      "cells": [{
          "name": "full/seed0",                  unique in the study
          "variant": "full",                     the cells of one variant are its seeds
@@ -104,6 +107,8 @@ class StudyRecord:
     revisions: Mapping[str, int] = field(default_factory=dict)
     references: tuple[str, ...] = REFERENCES
     until: Mapping[str, Any] | None = None
+    columns: tuple[Mapping[str, Any], ...] = ()
+    plugin: str = ""
 
     def outdated(self) -> list[str]:
         """Of which of its stage kinds today's code is a newer revision: "tokenizer of revision 1, now 2"."""
@@ -185,6 +190,8 @@ def write(record: StudyRecord) -> None:
         "revisions": dict(record.revisions),
         "references": list(record.references),
         "until": None if record.until is None else dict(record.until),
+        "columns": [dict(column) for column in record.columns],
+        "plugin": record.plugin,
         "cells": [
             {
                 "name": cell.name,
@@ -221,6 +228,8 @@ def read(place: Place) -> StudyRecord:
             _revisions(_get(body, "revisions", dict, place.file, {}), place.file),
             tuple(_words(_get(body, "references", list, place.file, list(REFERENCES)), f"{place.file}: references")),
             _get(body, "until", dict, place.file, {}) if body.get("until") is not None else None,
+            tuple(_columns(_get(body, "columns", list, place.file, []), place.file)),
+            _get(body, "plugin", str, place.file, ""),
         )
     except records.Damaged as error:
         preset, _, changed = place.preset.partition("-")
@@ -259,6 +268,13 @@ def _revisions(found: Mapping[str, object], where: object) -> dict[str, int]:
     if len(numbers) < len(found):
         raise records.Damaged(f"{where} has a revision that is not a number")
     return numbers
+
+
+def _columns(values: Sequence[object], where: object) -> list[Mapping[str, Any]]:
+    columns: list[Mapping[str, Any]] = [value for value in values if isinstance(value, dict)]
+    if len(columns) < len(values):
+        raise records.Damaged(f"{where} has something other than an object where a column belongs")
+    return columns
 
 
 def _words(values: Sequence[object], where: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from analysis.metrics import BY_KEY, Metric, compared
+from analysis.metrics import Metric, compared, named
 from analysis.provenance import one_revision
 from analysis.results import CellResult, StudyResults
 from analysis.sequential import Rule, Ruling, judge
@@ -118,7 +118,7 @@ class Until:
         body = results.until
         if body is None:
             return None
-        return cls(BY_KEY[body["metric"]], body["reference"], body["max_seeds"], body["margin"])
+        return cls(named(results, body["metric"]), body["reference"], body["max_seeds"], body["margin"])
 
     def as_dict(self) -> Mapping[str, Any]:
         return {

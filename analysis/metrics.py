@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.results import CellResult, StudyResults
+from fvar.errors import unknown
+from fvar.plain import from_dict
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
@@ -69,7 +71,7 @@ METRICS = (
 )
 SFID = Metric("sfid", "sFID@{n}", 2, "lower")
 BY_KEY = {metric.key: metric for metric in METRICS}
-SAMPLED = ("fid", "kid")  # whose scores carry a sampling spread, and whose differences are printed
+SAMPLED = ("fid", "kid")  # whose scores carry a sampling spread, and whose differences are printed of samples
 FID_FROM = 10_000  # samples below which FID is biased by their number, and KID decides
 TIMED = "var-d16"  # the variant whose sampling time is 1
 # Of studies that vary the teacher: those with a parameter "teacher".
@@ -87,7 +89,9 @@ SIZES = (  # of studies whose variants differ in size: those with a parameter "d
 
 
 def metrics_of(results: StudyResults) -> tuple[Metric, ...]:
-    """The measured columns of a study; sFID where it was scored against published statistics."""
+    """The measured columns of a study: its own, or those of samples, sFID where there are published statistics."""
+    if results.columns:
+        return tuple(from_dict(Metric, column, "a column") for column in results.columns)
     params = {name for cell in results.cells for name in cell.params}
     shown = list(METRICS)
     if "teacher" in params:  # beside the student's
@@ -104,6 +108,27 @@ def metrics_of(results: StudyResults) -> tuple[Metric, ...]:
 def compared(results: StudyResults) -> tuple[Metric, ...]:
     """Those by which variants are compared: not what only describes them."""
     return tuple(metric for metric in metrics_of(results) if metric not in (TEACHER, *SIZES))
+
+
+def printed(results: StudyResults) -> tuple[Metric, ...]:
+    """Those whose differences are printed, and which figures show; the others' differences are in table.csv."""
+    return metrics_of(results) if results.columns else tuple(BY_KEY[key] for key in SAMPLED)
+
+
+def decider(results: StudyResults) -> Metric:
+    """The metric by which a study's variants are told apart: its first column, or what its samples are enough for."""
+    if results.columns:
+        return metrics_of(results)[0]
+    counts = [score.get("count") or 0 for cell in results.cells for score in cell.scores.values()]
+    return deciding(max(counts, default=0))
+
+
+def named(results: StudyResults, key: str) -> Metric:
+    """A metric of a study by its key. Raises `UserError` for another."""
+    known = {metric.key: metric for metric in metrics_of(results)} if results.columns else BY_KEY
+    if key not in known:
+        raise unknown("metric", key, known)
+    return known[key]
 
 
 def deciding(samples: int) -> Metric:

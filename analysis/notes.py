@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.contrasts import Until
-from analysis.metrics import MASKED, METRICS, SAMPLED, metrics_of
+from analysis.metrics import MASKED, METRICS, SAMPLED, metrics_of, printed
 from analysis.provenance import commits
 from analysis.results import StudyResults
 from analysis.stats import EXACT_FROM, FEWEST
@@ -36,7 +36,7 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
         lines.append(f"FID, KID, precision and recall: {counts} samples against {against}, {extractors}.")
         if files := published_files(results):
             lines.append(f"FID and sFID are those to the published statistics in {', '.join(files)}, ADM's protocol.")
-    if frame["top_octave_n"].any():
+    if "top_octave_n" in frame and frame["top_octave_n"].any():
         lines.append(
             "Spectral distance: root mean square over octaves of the log-spectral distance to the real images. "
             "Top octave: energy beyond half the Nyquist frequency over the real images'; more than 1 is aliasing or "
@@ -93,7 +93,8 @@ def _about_seeds(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]
 
 def _about_comparisons(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]:
     """How differences were tested, and which could not be."""
-    columns = [f"{metric.key}_minus_{reference}" for reference in results.comparisons() for metric in METRICS]
+    tested = metrics_of(results) if results.columns else METRICS
+    columns = [f"{metric.key}_minus_{reference}" for reference in results.comparisons() for metric in tested]
     present = [(row, column) for row in rows for column in columns if isinstance(row.get(f"{column}_reason"), str)]
     made = [(row, column) for row, column in present if not math.isnan(row[f"{column}_low"])]
     lines = []
@@ -107,17 +108,18 @@ def _about_comparisons(results: StudyResults, rows: list[dict[str, Any]]) -> lis
         )
     elif made:
         lines.append(
-            "Differences are paired by seed: interval and p by the paired t test, Holm's p corrected over the rows. "
-            "The other columns' differences are in table.csv."
+            "Differences are paired by seed: interval and p by the paired t test, Holm's p corrected over the rows."
+            + ("" if results.columns else " The other columns' differences are in table.csv.")
         )
         if any(not math.isnan(row[f"{column}_exact"]) for row, column in made):
             lines.append(
                 f"From {EXACT_FROM} seeds on p of all sign flips, which needs no normal differences, is shown."
             )
         lines.append("Bold: separated from every other variant, Holm's p at most 0.05.")
+    shown = tuple(f"{metric.key}_minus" for metric in printed(results))
     reasons: dict[str, dict[str, None]] = {}
     for row, column in present:
-        if column.startswith(tuple(f"{key}_minus" for key in SAMPLED)) and (reason := row[f"{column}_reason"]):
+        if column.startswith(shown) and (reason := row[f"{column}_reason"]):
             reasons.setdefault(reason, {})[row["label"]] = None
     lines += [f"Comparisons not made: {', '.join(labels)}, as {reason}." for reason, labels in reasons.items()]
     return lines
@@ -138,13 +140,13 @@ def _about_tokenizers(results: StudyResults, rows: list[dict[str, Any]]) -> list
             "Training: FLOPs are the estimate of `python -m fvar.estimate`, hours the wall time of tokenizers, token "
             "stores and transformer; what variants share counts in each of them."
         )
-    several = max((row["seeds"] for row in rows), default=0) >= FEWEST
+    several = not results.columns and max((row["seeds"] for row in rows), default=0) >= FEWEST
     if several and not any(len(results.tokenizers(row["variant"])) > 1 for row in rows):
         lines.append(
             "No interval covers the tokenizers, the larger part of the method: all seeds share those of seed 0. "
             "`--tokenizer-seeds` repeats them, too."
         )
-    letters = {row["tokenizer"] for row in rows if row["cross_entropy_n"]}
+    letters = {row["tokenizer"] for row in rows if row.get("cross_entropy_n")}
     if letters and not results.one_tokenizer:
         lines.append(
             "Held-out cross-entropy (nats per token) and accuracy compare only variants that share a tokenizer (its "

@@ -20,7 +20,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # run as a file: find the packages beside this folder
 
 from analysis import style
-from analysis.metrics import METRICS
+from analysis.metrics import Metric, printed
 from analysis.results import StudyResults
 from analysis.stats import Spread, spread
 from fvar.errors import run_main
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = {metric.key: metric for metric in METRICS if metric.key in ("fid", "kid")}  # a panel each
+PANELS = 3  # at most, of a study with columns of its own
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ def draw(results: StudyResults) -> list[Path]:
     axes_names = varied(results)
     if not axes_names and not _chosen(results):
         raise style.NothingToDraw(f"{results.study} varies no setting, so there is no sweep to draw")
-    panels = {metric: points(results, metric) for metric in SHOWN}
+    panels = {metric: points(results, metric) for metric in printed(results)[:PANELS]}
     panels = {metric: found for metric, found in panels.items() if found}
     if not panels:
         raise style.NothingToDraw(
             f"no cell of {results.study} is done yet; "
             f"let `python -m studies.run {results.study} --preset {results.preset}` go on first"
         )
-    counts = {cell.scores[m]["count"] for cell in results.cells for m in panels if m in cell.scores}
-    n = "/".join(map(str, sorted(counts)))
-    headings = {metric: SHOWN[metric].axis.format(n=n) for metric in panels}
+    scores = [cell.scores.get(metric.key, {}) for cell in results.cells for metric in panels]
+    n = "/".join(map(str, sorted({score["count"] for score in scores if "count" in score})))
+    headings = {metric: metric.axis.format(n=n) for metric in panels}
     if len(axes_names) == 2 and all(_follows(found, *axes_names) for found in panels.values()):
         del axes_names[1]
     layout = {0: _rows, 1: _curves, 2: _maps}.get(len(axes_names), _scatters)
@@ -92,18 +92,18 @@ def _follows(found: Sequence[Point], first: str, second: str) -> bool:
     return len({point.params[first] for point in found}) == len({(p.params[first], p.params[second]) for p in found})
 
 
-def points(results: StudyResults, metric: str) -> list[Point]:
+def points(results: StudyResults, metric: Metric) -> list[Point]:
     """The variants with at least one measured value, in the study's order."""
-    scale, found = SHOWN[metric].scale, []
+    found = []
     for cells in results.variants().values():
-        values = [scale * value for cell in cells if (value := cell.score(metric)) is not None]
+        values = [metric.scale * value for cell in cells if (value := cell.score(metric.key)) is not None]
         mean = spread(values)
         if mean is not None:
             found.append(Point(cells[0].label, dict(cells[0].params), values, mean))
     return found
 
 
-def _rows(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
+def _rows(panels: dict[Metric, list[Point]], headings: dict[Metric, str], names: list[str]) -> Figure:
     """No parameter that is a number: a row for each variant, in the study's order, metrics side by side."""
     most = max(len(found) for found in panels.values())
     figure = style.new_figure(style.PAGE, 0.9 + 0.28 * most)
@@ -122,7 +122,7 @@ def _rows(panels: dict[str, list[Point]], headings: dict[str, str], names: list[
     return figure
 
 
-def _curves(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
+def _curves(panels: dict[Metric, list[Point]], headings: dict[Metric, str], names: list[str]) -> Figure:
     """One parameter: metric over parameter."""
     figure = style.new_figure(style.COLUMN, 0.6 + 1.9 * len(panels))
     for ax, (metric, found) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True):
@@ -138,7 +138,7 @@ def _curves(panels: dict[str, list[Point]], headings: dict[str, str], names: lis
     return figure
 
 
-def _maps(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
+def _maps(panels: dict[Metric, list[Point]], headings: dict[Metric, str], names: list[str]) -> Figure:
     """Two parameters: a matrix of means, written out, the best one framed."""
     from matplotlib.patches import Rectangle
 
@@ -150,7 +150,7 @@ def _maps(panels: dict[str, list[Point]], headings: dict[str, str], names: list[
             grid[rows.index(point.params[names[1]])][columns.index(point.params[names[0]])] = point.mean.mean
         image = ax.imshow(grid, origin="lower", cmap="viridis", aspect="auto")
         ax.grid(visible=False)
-        best = min(found, key=lambda point: point.mean.mean)
+        best = _best(found, metric)
         for point in found:
             x, y = columns.index(point.params[names[0]]), rows.index(point.params[names[1]])
             bright = image.norm(point.mean.mean) > 0.5
@@ -165,14 +165,14 @@ def _maps(panels: dict[str, list[Point]], headings: dict[str, str], names: list[
     return figure
 
 
-def _scatters(panels: dict[str, list[Point]], headings: dict[str, str], names: list[str]) -> Figure:
+def _scatters(panels: dict[Metric, list[Point]], headings: dict[Metric, str], names: list[str]) -> Figure:
     """More parameters: the metric over each of them, the best variant marked."""
     from matplotlib.ticker import NullFormatter
 
     figure = style.new_figure(style.PAGE, 0.6 + 2 * len(panels))
     grid = figure.subplots(len(panels), len(names), squeeze=False, sharey="row")
     for row, (metric, found) in zip(grid, panels.items(), strict=True):
-        best = min(found, key=lambda point: point.mean.mean)
+        best = _best(found, metric)
         for ax, name in zip(row, names, strict=True):
             _dots(ax, found, name)
             ax.plot(
@@ -188,6 +188,11 @@ def _scatters(panels: dict[str, list[Point]], headings: dict[str, str], names: l
             ax.set_xlabel(style.AXES.get(name, name))
         row[0].set_ylabel(headings[metric])
     return figure
+
+
+def _best(found: Sequence[Point], metric: Metric) -> Point:
+    sign = -1 if metric.better == "higher" else 1
+    return min(found, key=lambda point: sign * point.mean.mean)
 
 
 def _dots(ax: Axes, found: Sequence[Point], name: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.contrasts import Until, decided
 from analysis.latex import document, tabular
-from analysis.metrics import BY_KEY, SAMPLED, Metric, metrics_of
+from analysis.metrics import SAMPLED, Metric, metrics_of, printed
 from analysis.notes import notes
 from analysis.plot_sweep import varied
 from analysis.results import StudyResults
@@ -142,7 +142,7 @@ def _costs(rows: Sequence[Row]) -> Grid | None:
 
 def _differences(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row], reference: str) -> Grid | None:
     """Differences to a reference where any was made; those of a study that adds seeds have no p."""
-    metrics = [BY_KEY[key] for key in SAMPLED]
+    metrics = printed(results)
     name = f"minus_{reference}"
     p_columns = [] if results.until else ["p", "exact", "holm"]
     others = results.comparisons()[reference]

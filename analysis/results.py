@@ -73,18 +73,21 @@ class CellResult:
 
     @property
     def scores(self) -> dict[str, dict[str, Any]]:
-        """scores.json of a finished cell: metric -> {"value", "reason", "count", "extractor", ...}; empty before.
+        """scores.json of a finished cell's last stage: metric -> {"value", "reason", "count", "extractor", ...}.
 
-        Raises `UserError` where the file is damaged or gone.
+        Empty before, and for a kind that writes none. Raises `UserError` where the file is damaged or gone.
         """
-        run = self.chain.get("scores")
+        kind = next(iter(self.stages), "")
+        run = self.chain.get(kind)
         if run is None or not run.done:
             return {}
-        path, heal = run.path / "scores.json", "repeat the study's command with --recompute scores"
+        path, heal = run.path / "scores.json", f"repeat the study's command with --recompute {kind}"
         try:
             body = records.read_object(path)
         except records.Damaged as error:
             raise UserError(f"{error}; {heal}") from None
+        if body is None and not isinstance(run.config, ScoresConfig):
+            return {}
         if body is None:
             raise UserError(f"{path} is gone; {heal}")
         if not all(isinstance(found, dict) for found in body.values()):
@@ -142,6 +145,7 @@ class StudyResults:
     cells: tuple[CellResult, ...]
     references: tuple[str, ...] = cells_json.REFERENCES  # variants that the others are compared with, see `comparisons`
     until: Mapping[str, Any] | None = None  # the rule by which the study adds seeds, see `analysis.contrasts.Until`
+    columns: tuple[Mapping[str, Any], ...] = ()  # what is measured of the cells, see `analysis.metrics.metrics_of`
 
     @classmethod
     def read(cls, results: Path, study: str, preset: str) -> StudyResults:
@@ -153,7 +157,8 @@ class StudyResults:
         """`read`, of a study whose place is known."""
         record = cells_json.read(place)
         cells = tuple(CellResult.of(cell, place.runs) for cell in record.cells)
-        return cls(place.study, place.preset, record.title, place.folder, cells, record.references, record.until)
+        rule = record.references, record.until, record.columns
+        return cls(place.study, place.preset, record.title, place.folder, cells, *rule)
 
     @property
     def fingerprint(self) -> str:

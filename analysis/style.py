@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.results import StudyResults
 from analysis.stats import Spread
+from fvar import plugins
 from fvar.errors import UserError, one_line
 from fvar.machine import atomic
 
@@ -162,7 +163,9 @@ def command(
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder of the results (default: results)"
     )
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="that the study is of")
     arguments = parser.parse_args(argv)
+    plugins.load(arguments.plugin)
     for name in (arguments.study, arguments.preset):
         if Path(name).name != name or name.startswith("."):
             raise UserError(f"{name!r} is not the name of a study or preset")

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from fvar import plugins
 from fvar.config import (
     STAGE_CONFIGS,
     DataConfig,
@@ -149,6 +150,7 @@ def _config(stage: Stage, kind: type[T]) -> T:
 
 def main() -> int:
     """The command line."""
+    plugins.load()
     stages: dict[str, Stage] = {}
     for body in json.load(sys.stdin):
         config = from_dict(STAGE_CONFIGS[body["kind"]], body["config"])

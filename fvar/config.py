@@ -49,6 +49,7 @@ from fvar.machine.precision import Precision
 from fvar.plain import Checked, identity, positive, since
 
 __all__ = [  # whoever configures a stage finds all of it here
+    "PLUGINS",
     "RESIDUALS",
     "STAGE_CONFIGS",
     "AutoencoderConfig",
@@ -90,7 +91,15 @@ __all__ = [  # whoever configures a stage finds all of it here
 
 
 @dataclass(frozen=True)
-class TokenizerConfig(Checked):
+class StageConfig(Checked):
+    """What a stage of one kind computes; each kind is a frozen dataclass that extends this."""
+
+    kind: ClassVar[str]  # the first part of its run directory's name
+    REVISION: ClassVar[int]  # raised when the same configuration computes something else; with a line of history
+
+
+@dataclass(frozen=True)
+class TokenizerConfig(StageConfig):
     """Trains one tokenizer. Inputs: none."""
 
     kind: ClassVar[str] = "tokenizer"
@@ -123,7 +132,7 @@ class TokenizerConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TokensConfig(Checked):
+class TokensConfig(StageConfig):
     """Codes a data set through the tokenizer's own pyramid. Inputs: tokenizer.
 
     `signal` may differ from the tokenizer's: "without dual tokenizers" codes A_k by Q_L.
@@ -142,7 +151,7 @@ class TokensConfig(Checked):
 
 
 @dataclass(frozen=True)
-class VarConfig(Checked):
+class VarConfig(StageConfig):
     """Trains the deployment network. Inputs: tokens, and alias (tokens) where a teacher reads them."""
 
     kind: ClassVar[str] = "var"
@@ -156,7 +165,7 @@ class VarConfig(Checked):
 
 
 @dataclass(frozen=True)
-class SamplesConfig(Checked):
+class SamplesConfig(StageConfig):
     """Generates class-balanced images, or a part of held-out ones. Inputs: var."""
 
     kind: ClassVar[str] = "samples"
@@ -179,7 +188,7 @@ class SamplesConfig(Checked):
 
 
 @dataclass(frozen=True)
-class ScoresConfig(Checked):
+class ScoresConfig(StageConfig):
     """Scores samples against real images. Inputs: samples."""
 
     kind: ClassVar[str] = "scores"
@@ -214,7 +223,7 @@ class CurveConfig(Checked):
 
 
 @dataclass(frozen=True)
-class ReadabilityConfig(Checked):
+class ReadabilityConfig(StageConfig):
     """Has an OCR read rendered words off a structure tokenizer's reconstructions, scale by scale. Inputs: tokenizer."""
 
     kind: ClassVar[str] = "readability"
@@ -228,7 +237,7 @@ class ReadabilityConfig(Checked):
 
 
 @dataclass(frozen=True)
-class SpeedConfig(Checked):
+class SpeedConfig(StageConfig):
     """Times the sampling of untrained networks, which take as long as trained ones. Inputs: none."""
 
     kind: ClassVar[str] = "speed"
@@ -255,13 +264,13 @@ class SpeedConfig(Checked):
             raise UserError("speed needs a mixer, batches of at least 1 image and no negative warmup")
 
 
-StageConfig = (
-    TokenizerConfig | TokensConfig | VarConfig | SamplesConfig | ScoresConfig | ReadabilityConfig | SpeedConfig
-)
 STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     cls.kind: cls
     for cls in (TokenizerConfig, TokensConfig, VarConfig, SamplesConfig, ScoresConfig, ReadabilityConfig, SpeedConfig)
 }
+
+
+PLUGINS: dict[str, str] = {}  # the module of each kind that is not fvar's own, see `fvar.plugins`
 
 
 def data_of(config: object) -> Iterator[DataConfig]:

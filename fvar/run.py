@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import importlib
 import io
 import json
 import os
@@ -30,6 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from fvar import plugins
 from fvar.config import data_of
 from fvar.errors import DiskTrouble, Interrupted, RankLost, StageFailed, UserError, run_main
 from fvar.machine import troubles, vitals
@@ -86,7 +86,9 @@ def main() -> int:
         prog="python -m fvar.run", description="Run one stage from its run directory, or continue it."
     )
     parser.add_argument("run_dir", type=Path, help="e.g. results/runs/var-0123456789abcdef")
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="that the stage's kind is of")
     arguments = parser.parse_args()
+    plugins.load(arguments.plugin)
     execute(arguments.run_dir, echo=True)
     return 0
 
@@ -166,7 +168,7 @@ def _stage(run: RunDir) -> None:
     from fvar.machine import distributed
 
     with distributed.blaming_lost_ranks():
-        importlib.import_module(f"fvar.stages.{run.kind}").run(run)
+        plugins.compute(run)
 
 
 def _supervised(run: RunDir, device: torch.device, echo: bool) -> None:
@@ -251,6 +253,7 @@ def _record_attempt(run: RunDir, attempt: int, started: float, arithmetic: Mappi
         "threads": torch.get_num_threads(),
         "ranks": int(os.environ.get("WORLD_SIZE", "1")),
         **arithmetic,
+        **plugins.provenance(run.kind),
     }
     with open(run.path / "attempts.jsonl", "a") as file:
         file.write(json.dumps(record) + "\n")

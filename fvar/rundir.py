@@ -1,7 +1,7 @@
 """The run directory: one stage's configuration, status, metrics and output. It is the truth; all else is read from it.
 
     results/runs/<kind>-<signature>/
-        config.json      kind, config, inputs {role: run name}, revision, runtime    written once
+        config.json      kind, config, inputs {role: run name}, revision, plugin, runtime  written once
         provenance.json  the same without runtime, when and where it was made        written once
         status.json      state, step, loss, speed, error                             replaced atomically
         metrics.jsonl    one record per line, by step                                appended
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
+from fvar.config import PLUGINS, STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
 from fvar.errors import UserError, unknown
 from fvar.machine import atomic, locks, records
 from fvar.plain import differences, from_dict, from_record, to_dict
@@ -112,6 +112,8 @@ class RunDir:
             inputs = {role: upstream.name for role, upstream in stage.inputs.items()}
             body = {"format": FORMAT, "kind": stage.kind, "config": to_dict(stage.config), "inputs": inputs}
             body["revision"] = stage.config.REVISION
+            if module := PLUGINS.get(stage.kind):
+                body["plugin"] = module
             path.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path / "provenance.json", {**body, "created": time.time(), "host": socket.gethostname()})
             atomic.write_json(path / "config.json", {**body, "runtime": to_dict(runtime)})
@@ -147,6 +149,10 @@ class RunDir:
             if key not in body:
                 raise UserError(f"{path}/config.json has no {key!r}{_remedy(path / 'config.json')}")
         if body["kind"] not in STAGE_CONFIGS:
+            if module := body.get("plugin"):
+                raise UserError(
+                    f"{path} holds a stage of the plugin {module}; add --plugin {module}, or set FVAR_PLUGINS to it"
+                )
             raise unknown(f"stage kind in {path}/config.json", body["kind"], STAGE_CONFIGS)
         config = from_record(STAGE_CONFIGS[body["kind"]], body["config"])
         runtime = from_dict(RuntimeConfig, body.get("runtime", {}))

@@ -11,6 +11,7 @@ import dataclasses
 from fvar.config import (
     DataConfig,
     PyramidConfig,
+    ReadabilityConfig,
     SamplesConfig,
     ScoresConfig,
     SpeedConfig,
@@ -23,6 +24,7 @@ from fvar.estimate import estimate
 
 IMAGES = {"emoji": 1_854, "text": 2_240, "cifar10": 60_000}  # of all splits
 IMAGENET_IMAGES = 1_331_167  # with the validation set's; folders and shards are taken for it
+UNKNOWN = 1.0  # of a plugin's stage: each then is expected to take as long as those before it
 INCEPTION = 11.4e9  # FLOPs per image of 299 px, by torch's counter
 
 
@@ -42,6 +44,8 @@ def flops(stage: Stage) -> float:
         return _scoring(samples.count if isinstance(samples, SamplesConfig) else 0)
     if isinstance(config, SpeedConfig):
         return _timing(config)
+    if not isinstance(config, ReadabilityConfig):
+        return UNKNOWN
     tokenizer = stage.inputs["tokenizer"]
     return IMAGES["text"] * (_forward(tokenizer, coding=True) + _forward(tokenizer, coding=False))
 

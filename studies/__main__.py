@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING
 
 from analysis import cells
 from analysis.cells import Place, StudyRecord
+from fvar import plugins
 from fvar.errors import UserError, run_main
 from studies.engine import commands
 from studies.engine.asking import ask
 from studies.engine.backends import factory
 from studies.engine.live import show
 from studies.engine.profile import DEFAULT, Profile
-from studies.study import STUDIES, study
+from studies.study import names, study
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    plugins.load(arguments.plugin)
     handler = {
         "list": list_studies,
         "status": status,
@@ -56,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def list_studies(arguments: argparse.Namespace) -> int:
     if arguments.names:
-        print("\n".join(STUDIES))
+        print("\n".join(names()))
         return 0
-    width, places = max(map(len, STUDIES)), cells.started(arguments.results)
-    for name in STUDIES:
+    width, places = max(map(len, names())), cells.started(arguments.results)
+    for name in names():
         presets = [place.preset for place in places if place.study == name]
         started = f"   started at: {', '.join(presets)}" if presets else ""
         print(f"{name:<{width}}   {study(name).title}{started}")
@@ -297,6 +299,7 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, explanation: str, study: bool = True) -> argparse.ArgumentParser:
         part = command.add_parser(name, help=explanation, description=explanation)
         part.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+        part.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="that the study is of")
         if study:
             part.add_argument("study", nargs="?" if name in ("status", "sync", "report") else None, metavar="STUDY")
             part.add_argument(

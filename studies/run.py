@@ -7,6 +7,7 @@
     python -m studies.run table1 --dry-run
     python -m studies.run table1 --recompute tokenizer
     python -m studies.run table1 --cluster slurm --detach --max-gpu-hours 500
+    python -m studies.run digits --plugin docs.examples.classifier_study --seeds 3
 
 Exit status: 0 all cells done, 1 some failed, 2 the command is wrong or nothing could be started, 75 stopped by a
 signal, 130 by Ctrl-C.
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fvar import plugins
 from fvar.errors import UserError, run_main, unknown
 from studies import until
 from studies.engine import preflight, recompute
@@ -38,6 +40,7 @@ SLURM_WIDTH = 8  # trials an adaptive study leaves open on a cluster
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    plugins.load(arguments.plugin)
     if arguments.cluster not in CLUSTERS:
         raise unknown("cluster", arguments.cluster, CLUSTERS)
     for name in ("seeds", "jobs"):
@@ -138,6 +141,13 @@ def parser() -> argparse.ArgumentParser:
     add("--only", action="append", default=[], metavar="VARIANT", help="a variant or cell, * allowed; repeatable")
     add("--set", action="append", default=[], metavar="KIND.PATH=VALUE", help="change a setting; repeatable")
     add("--recompute", action="append", default=[], metavar="KIND", help="compute a stage kind anew; repeatable")
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="stage kinds and a study of one's own; repeatable",
+    )
     add("--data", default="", metavar="DATASET[:ROOT]", help="other images than the preset's")
     add("--verify-data", action="store_true", help="read every byte of the images again, whatever their times say")
     add("--profile", type=Path, default=DEFAULT, metavar="FILE", help="what to ask SLURM for")

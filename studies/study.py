@@ -8,7 +8,8 @@ A study is a module of this package with one constant:
         for seed in range(ctx.seeds):
             yield Cell("full", "FVAR", seed, {}, chain(ctx.preset, "full", seed))
 
-The driver asks for the cells again whenever one has ended, so that a study may propose more from `ctx.result(cell)`.
+The driver asks for the cells again whenever one has ended, so that a study may propose more from `ctx.result(cell)`. A
+module elsewhere, with stage kinds of its own, is a plugin (`fvar.plugins`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import fnmatch
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import cells
-from analysis.cells import REFERENCES, CellRecord, Place, StudyRecord
+from analysis.cells import REFERENCES, RUNS, CellRecord, Place, StudyRecord
+from analysis.metrics import Metric
+from fvar import plugins
 from fvar.config import STAGE_CONFIGS, Stage
 from fvar.errors import UserError, unknown
 from fvar.plain import to_dict
@@ -140,15 +143,45 @@ class Study:
     outputs: Callable[[Context], Drawings] | None = None  # in place of a report, where the study keeps no runs
     adaptive: bool = False  # later cells depend on the scores of earlier ones
     references: tuple[str, ...] = REFERENCES  # variants that the others are compared with, where it has them
+    columns: tuple[Metric, ...] = ()  # what is measured of its cells, the deciding one first; empty: of samples
     until: Until | None = None  # the rule by which it adds seeds, see `studies.until`
+
+
+def names() -> tuple[str, ...]:
+    """Every study there is, those of plugins at the end."""
+    return (*STUDIES, *_of_plugins())
 
 
 def study(name: str) -> Study:
     """A study by name. Raises `UserError` listing the valid ones."""
+    own = _of_plugins()
+    if name in own:
+        return own[name]
     if name not in STUDIES:
-        raise unknown("study", name, STUDIES)
+        raise unknown("study", name, names())
     found: Study = importlib.import_module(f"studies.{name}").STUDY
     return found
+
+
+def _of_plugins() -> dict[str, Study]:
+    """The studies of the plugins that are loaded. Raises `UserError` for one that is none, or whose name is taken."""
+    found: dict[str, Study] = {}
+    for module, content in plugins.MODULES.items():
+        if not hasattr(content, "STUDY"):
+            continue
+        own = content.STUDY
+        if not isinstance(own, Study) or not re.fullmatch(r"[a-z][a-z0-9_]*", own.name):
+            raise UserError(f"plugin {module}: STUDY must be a Study with a name in small letters")
+        if own.name in (*STUDIES, *found, RUNS, *plugins.RESERVED):
+            raise UserError(f"plugin {module}: the study {own.name!r} exists already; give it another name")
+        found[own.name] = own
+    return found
+
+
+def plugin_of(name: str) -> str:
+    """The module of the plugin that a study is of; empty for fvar's own."""
+    modules = (module for module, content in plugins.MODULES.items() if hasattr(content, "STUDY"))
+    return next((module for module in modules if plugins.MODULES[module].STUDY.name == name), "")
 
 
 def record(ctx: Context, wanted: Iterable[Cell], settings: Iterable[str] = ()) -> None:
@@ -165,6 +198,18 @@ def record(ctx: Context, wanted: Iterable[Cell], settings: Iterable[str] = ()) -
     recorded = tuple(cell.record() for cell in wanted)
     revisions = {kind: cls.REVISION for kind, cls in STAGE_CONFIGS.items()}
     until = ctx.study.until.as_dict() if ctx.study.until else None
+    row, columns = to_dict(ctx.preset), tuple(map(asdict, ctx.study.columns))
     cells.write(
-        StudyRecord(ctx.place, title, recorded, settings, to_dict(ctx.preset), revisions, ctx.study.references, until)
+        StudyRecord(
+            ctx.place,
+            title,
+            recorded,
+            settings,
+            row,
+            revisions,
+            ctx.study.references,
+            until,
+            columns,
+            plugin_of(ctx.study.name),
+        )
     )

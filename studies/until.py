@@ -64,7 +64,8 @@ def rule_for(ctx: Context, criterion: str, max_seeds: int, margin: float | None)
     theirs = {variant: cells_json.reference_of(reference, cell.params) for variant, cell in variants.items()}
     if not any(other in variants and other != variant for variant, other in theirs.items()):
         raise UserError(f"{ctx.study.name} has no variant {reference!r} here to compare the others with")
-    rule = Until(deciding(ctx.preset.sampling.count), reference, max_seeds, margin)
+    metric = ctx.study.columns[0] if ctx.study.columns else deciding(ctx.preset.sampling.count)
+    rule = Until(metric, reference, max_seeds, margin)
     rule.rule  # noqa: B018 - raises where nothing could be decided by it
     before = _recorded(ctx)
     if before is None or before.until is None:

@@ -156,6 +156,7 @@ def command(recorded: StudyRecord) -> str:
         words += ["--data", f"{data['dataset']}:{data['root']}"]
     if row.get("tokenizers_by_seed"):
         words += ["--tokenizer-seeds"]
+    words += ["--plugin", recorded.plugin] if recorded.plugin else []
     for setting in recorded.settings:
         words += ["--set", setting]
     return shlex.join(words)

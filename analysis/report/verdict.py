@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.contrasts import Contrast, Until, contrasts, leader, rulings
-from analysis.metrics import Metric, deciding
+from analysis.metrics import Metric, decider
 from analysis.render import number, probability, span
 from analysis.results import StudyResults
 from analysis.stats import ALPHA, FEWEST
@@ -42,7 +42,7 @@ def verdict(results: StudyResults) -> Verdict:
         metric = until.metric
         found = _by_rulings(results, until, labels)
     else:
-        metric = _metric(results)
+        metric = decider(results)
         found = [_sentence(one, labels) for one in _each_pair_once(contrasts(results)) if one.metric == metric]
     order: tuple[Outcome, ...] = ("separated", "equivalent", "undecided", "not made")
     found.sort(key=lambda sentence: order.index(sentence.outcome))
@@ -58,14 +58,9 @@ def _each_pair_once(made: Sequence[Contrast]) -> Iterator[Contrast]:
             yield one
 
 
-def _metric(results: StudyResults) -> Metric:
-    counts = [score.get("count") or 0 for cell in results.cells for score in cell.scores.values()]
-    return deciding(max(counts, default=0))
-
-
 def _headline(results: StudyResults, metric: Metric, found: Sequence[Sentence], labels: dict[str, str]) -> str:
     if not found:
-        return "This study compares no variants by the scores of their samples."
+        return "This study compares no variants by their scores."
     counts = {outcome: sum(sentence.outcome == outcome for sentence in found) for outcome in ("separated", "not made")}
     if counts["not made"] == len(found):
         seeds = len({cell.seed for cell in results.cells})

@@ -5,12 +5,13 @@ Assumed is what a GPU reaches of its peak (data sheet) in stages of a kind, and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from fvar.config import STAGE_CONFIGS, Stage
+from fvar.config import PLUGINS, STAGE_CONFIGS, Stage
 from fvar.estimate import DEVICES
 from fvar.workload import flops
-from studies.engine.prediction import Speeds
+from studies.engine.prediction import Speed, Speeds
 from studies.presets import TWO_CORES
 
 DEVICE = DEVICES[0]
@@ -34,13 +35,18 @@ def planned_gpu_hours(stage: Stage, speeds: Speeds | None = None) -> float:
 
 def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
     """What the stages to come are expected to cost, in two lines: GPU hours, or minutes where no GPU is needed."""
-    stages = list(stages)
+    everything = list(stages)
+    kinds = Counter(stage.kind for stage in everything if stage.kind in PLUGINS and speeds.of(stage.kind) == Speed())
+    untold = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    stages = [stage for stage in everything if stage.kind not in kinds]
     costs, unit = _costs(stages, speeds)
-    small, work = unit != GPU_HOURS, sum(map(flops, stages))
+    small, work = unit != GPU_HOURS, sum(flops(stage) for stage in stages if stage.kind not in PLUGINS)
     parts = ", ".join(f"{kind} {_rounded(cost)}" for kind, cost in costs.items() if cost)
-    total = f"to come: {work:.2g} FLOP, estimated at {price(stages, speeds)}"
+    what = [f"{work:.2g} FLOP"] if work else []
+    what += [f"{untold} (a plugin's: their cost is known once one has ended)"] if untold else []
     if not parts:
-        return "to come: nothing"
+        return f"to come: {' and '.join(what) or 'nothing'}"
+    total = f"to come: {' and '.join(what)}{', ' * bool(what)}estimated at {price(stages, speeds)}"
     wanted = [kind for kind, cost in costs.items() if cost]
     known = [kind for kind in wanted if (speeds.of(kind).processor if small else speeds.of(kind).gpu)]
     return f"{total} ({parts})\n{_basis(known, [kind for kind in wanted if kind not in known], small)}"

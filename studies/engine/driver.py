@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from analysis.contrasts import closing_in
+from fvar import plugins
 from fvar.config import data_of
 from fvar.errors import DataChanged, Interrupted, UserError, unknown
 from fvar.machine.signals import Stopped
@@ -22,7 +23,7 @@ from studies.engine.scheduler import FINAL, Node, Scheduler
 from studies.engine.search import dashboard_command
 from studies.engine.settings import Settings
 from studies.engine.watch import Watch
-from studies.study import Cell, Context, record
+from studies.study import Cell, Context, plugin_of, record
 
 LOG_LINES = 15
 GLANCE_SECONDS = 1.0
@@ -69,6 +70,8 @@ class Driver:
         """All cells the study wants now. Raises `UserError` for two of one name."""
         wanted = [cell for cell in self.ctx.study.cells(self.ctx) if cell.belongs(self.only)]
         cells = self.settings.apply(wanted)
+        for cell in cells:
+            plugins.require_inputs(cell.stage)
         names = [cell.name for cell in cells]
         if len(names) != len(set(names)):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -240,14 +243,18 @@ class Driver:
             lines += ["", "once the cause is gone: " + self._command("retry") + ", then repeat the command"]
         if written:
             lines += ["", *_shown(written[0]), "", "look next at:", *(f"  {path}" for path in written)]
-            lines += [f"  python -m studies ui{self._where()}   (all runs in MLflow, on 127.0.0.1)"]
+            lines += [f"  python -m studies ui{self._where()}{self._plugin()}   (all runs in MLflow, on 127.0.0.1)"]
             if self.ctx.study.adaptive and not self.ctx.study.until:
                 lines += [f"  {dashboard_command(self.ctx.results)}   (the search, likewise)"]
         print("\n".join(lines), file=view.out, flush=True)
 
     def _command(self, verb: str) -> str:
         preset = "" if self.ctx.folder.name == "smoke" else f" --preset {shlex.quote(self.ctx.folder.name)}"
-        return f"python -m studies {verb} {self.ctx.study.name}{preset}{self._where()}"
+        return f"python -m studies {verb} {self.ctx.study.name}{preset}{self._where()}{self._plugin()}"
+
+    def _plugin(self) -> str:
+        module = plugin_of(self.ctx.study.name)
+        return f" --plugin {module}" if module else ""
 
     def _where(self) -> str:
         return "" if self.ctx.results == Path("results") else f" --results {shlex.quote(str(self.ctx.results))}"

@@ -128,6 +128,8 @@ class Profile:
             kind, _, key = dotted.rpartition(".")
             (body.setdefault(kind, {}) if kind else body)[key] = value
         keys = [item.name for item in dataclasses.fields(Resources)]
+        for kind in STAGE_CONFIGS.keys() & set(keys):
+            raise UserError(f"a plugin's stage kind is named {kind!r}, which profiles call a setting; give it another")
         for key in body:
             if key not in keys and key not in STAGE_CONFIGS:
                 raise unknown(f"key in profile {path.stem}", key, [*keys, *STAGE_CONFIGS])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LONGEST_NOTE = 4500  # characters; MLflow takes 5000 of an experiment's tag
 READINGS = Path(__file__).resolve().parents[2] / "READINGS.md"
 VIEW = "fvar"  # name of the saved view
-COLUMNS = ("tags.`variant`", "tags.`seed`", "tags.`preset`", "metrics.`FID`", "metrics.`KID`", "tags.`state`")
+MEASURED = ("FID", "KID")  # of samples
 
 
 def command(study: StudyRecord) -> str:
@@ -28,6 +28,7 @@ def command(study: StudyRecord) -> str:
         words += ["--data", f"{data.get('dataset')}:{data['root']}"]
     seeds = len({cell.seed for cell in study.cells})
     words += ["--seeds", str(seeds)] if seeds > 1 else []
+    words += ["--plugin", study.plugin] if study.plugin else []
     for setting in study.settings:
         words += ["--set", setting]
     return shlex.join(words)
@@ -66,9 +67,10 @@ def stage(run: RunDir, status: Status) -> str:
     return "\n".join(lines)[:LONGEST_NOTE]
 
 
-def view(extra: Sequence[str] = ()) -> dict[str, str]:
+def view(extra: Sequence[str] = (), measured: Sequence[str] = MEASURED) -> dict[str, str]:
     """The tag of an experiment that holds a saved view of its runs, opened by `?viewStateShareKey=`."""
-    columns = [*COLUMNS, *(f"tags.`varies.{key}`" for key in extra)]
+    columns = [f"tags.`{key}`" for key in ("variant", "seed", "preset")]
+    columns += [*(f"metrics.`{key}`" for key in measured), "tags.`state`", *(f"tags.`varies.{key}`" for key in extra)]
     state = {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",

@@ -256,6 +256,8 @@ def scores(cell: CellResult, marks: Mapping[str, Mapping[str, Any]]) -> dict[str
             value = measured.get(metric.key, {}).get("value")
         if value is not None:
             found[SHOWN.get(metric.key, metric.key)] = float(value)
+    if "scores" not in cell.chain:  # a plugin's numbers have the names it gave them
+        found |= {key: float(score["value"]) for key, score in measured.items() if score.get("value") is not None}
     return found
 
 

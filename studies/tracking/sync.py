@@ -241,5 +241,5 @@ class Projection:
         return {
             "mlflow.note.content": describe.experiment(record, table, page),
             "mlflow.experimentKind": "custom_model_development",
-            **describe.view(varies.split()[:4]),
+            **describe.view(varies.split()[:4], [column["key"] for column in record.columns] or describe.MEASURED),
         }

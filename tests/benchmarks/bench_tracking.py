@@ -89,7 +89,7 @@ def trainings(results: Path, count: int, steps: int, study: str) -> None:
     for seed in range(count):
         whole = fakes.chain("full", seed)
         var = whole.inputs["samples"].inputs["var"]
-        var = replace(var, config=replace(var.config, train=replace(var.config.train, steps=steps + 1)))  # type: ignore[union-attr, arg-type]
+        var = replace(var, config=replace(var.config, train=replace(var.config.train, steps=steps + 1)))  # type: ignore[attr-defined, call-arg]
         RunDir.create(results / "runs", var, RuntimeConfig())
         run = RunDir.open(results / "runs" / var.name)
         with open(run.path / "metrics.jsonl", "w") as file:

@@ -184,7 +184,7 @@ def made(root: Path, **changes: object) -> RunDir:
 
 def test_psnr_of_all_scales_is_what_training_reports(tmp_path: Path) -> None:
     run = made(tmp_path)
-    tokenizer, images = load_tokenizer(run), open_dataset(run.config.data, "heldout")  # type: ignore[union-attr]
+    tokenizer, images = load_tokenizer(run), open_dataset(run.config.data, "heldout")  # type: ignore[attr-defined]
     found = reconstruct(tokenizer, images.select(range(16)), NO_FEATURES)
     assert found[-1].psnr == pytest.approx(run.metrics("heldout")[-1]["psnr"], abs=0.01)  # 8 bits against float
     assert all(scale.psnr_view is not None for scale in found)
@@ -206,10 +206,10 @@ def test_an_alias_tokenizer_has_the_psnr_of_its_residuals_only(tmp_path: Path) -
         assert row["psnr"] is row["ssim"] is row["l1"] is row["rfid"]["value"] is None
         assert row["psnr_view"] > 0
     tokenizer = load_tokenizer(run)
-    x = to_float(open_dataset(run.config.data, "heldout").batch([0]))  # type: ignore[union-attr]
+    x = to_float(open_dataset(run.config.data, "heldout").batch([0]))  # type: ignore[attr-defined]
     residual = tokenizer.pyramid(x).residual[0]
     error = (tokenizer.decode_prefixes(tokenizer.encode_images(x))[0] - residual).square().mean()
-    alone = reconstruct(tokenizer, open_dataset(run.config.data, "heldout").select([0]), "")  # type: ignore[union-attr]
+    alone = reconstruct(tokenizer, open_dataset(run.config.data, "heldout").select([0]), "")  # type: ignore[attr-defined]
     assert alone[0].psnr_view == pytest.approx(float(10 * torch.log10(4 / error)), abs=1e-3)
     assert "a residual is not a picture" in reconstruction.table(body)
 

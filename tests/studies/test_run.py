@@ -290,7 +290,7 @@ def test_changed_settings_go_to_a_folder_of_their_own(tmp_path: Path, toys: None
     assert body["settings"] == ["train.steps=7"]
     assert body["title"].endswith("with train.steps=7")  # no table passes for the preset's
     trained = [RunDir.open(path).config for path in runs(tmp_path) if path.name.startswith(("var", "tokenizer"))]
-    assert [config.train.steps for config in trained] == [7, 7]  # type: ignore[union-attr]
+    assert [config.train.steps for config in trained] == [7, 7]  # type: ignore[attr-defined]
 
 
 def test_failure_ends_with_its_log_and_status_one_and_retry_undoes_it(

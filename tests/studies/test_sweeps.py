@@ -112,8 +112,8 @@ def test_a_frozen_teacher_is_the_one_that_the_first_row_trained(row: Preset) -> 
 def test_resolutions_keep_pixels_per_token(row: Preset) -> None:
     for cell in cells("resolution", row).values():
         tokenizer = cell.stage.inputs["samples"].inputs["var"].inputs["tokens"].inputs["tokenizer"].config
-        assert tokenizer.data.image_size == cell.params["pixels"]  # type: ignore[union-attr]
-        assert tokenizer.pyramid.downsample_factor == row.pyramid.downsample_factor  # type: ignore[union-attr]
+        assert tokenizer.data.image_size == cell.params["pixels"]  # type: ignore[attr-defined]
+        assert tokenizer.pyramid.downsample_factor == row.pyramid.downsample_factor  # type: ignore[attr-defined]
 
 
 def test_every_cell_of_every_study_fits_its_network(row: Preset) -> None:

@@ -13,8 +13,10 @@ class StageJob:
     path: str
 
     def __call__(self) -> None:
+        from fvar import plugins
         from fvar.run import execute
         from fvar.usage import recording, visible_gpus
 
+        plugins.load()
         with recording(Path(self.path), gpus=len(visible_gpus())):
             execute(Path(self.path))

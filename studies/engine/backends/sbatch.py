@@ -27,6 +27,7 @@ from typing import Any
 
 import submitit
 
+from fvar import plugins
 from fvar.errors import UserError
 from fvar.machine import atomic
 from fvar.usage import JOBS_FILE
@@ -125,6 +126,7 @@ def _command(folder: Path, resources: Resources, output: str) -> str:
 def _parameters(folder: Path, resources: Resources, code: Path, limit: int, dependency: str) -> dict[str, Any]:
     """submitit's names for what a job asks for. Python looks for packages in the copy of the code first."""
     alone = resources.packing == 1
+    path = os.pathsep.join([os.path.relpath(code, folder), *plugins.folders()])
     chosen = 'RUN="$WAVE/$(sed -n "$((${SLURM_ARRAY_TASK_ID:-0} + 1))p" runs)"'
     asked = {
         "job_name": folder.name,
@@ -141,8 +143,9 @@ def _parameters(folder: Path, resources: Resources, code: Path, limit: int, depe
         "dependency": dependency,
         "setup": [
             'WAVE="$PWD"',
-            # Relative to the job's folder, since a list of paths cannot name one with a colon.
-            f"export PYTHONPATH={shlex.quote(os.path.relpath(code, folder))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            # The code relative to the job's folder, since a list of paths cannot name one with a colon.
+            f"export PYTHONPATH={shlex.quote(path)}${{PYTHONPATH:+:$PYTHONPATH}}",
+            *([f"export {plugins.VARIABLE}={','.join(asked)}"] if (asked := plugins.asked()) else []),
             *resources.setup,
             'cd "$WAVE"',
             *([chosen, NOTE.format(file=JOBS_FILE), "note start"] if alone else []),

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 from math import ceil
 from pathlib import Path
 
+from fvar import plugins
 from fvar.config import STAGE_CONFIGS
 from fvar.errors import UserError
 from fvar.job import JobRecord
@@ -129,7 +130,7 @@ class Slurm:
                     f"cannot reach SLURM ({error}); check that squeue works here, or use --cluster local"
                 ) from None
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.code = snapshot(ROOT, self.folder / "code")
+            self.code = snapshot(ROOT, self.folder / "code", plugins.sources())
         try:
             require_shared(self.folder, self.profile.of("scores"), say)
         except SlurmDown as error:

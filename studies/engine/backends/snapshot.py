@@ -1,7 +1,7 @@
 """The code a job runs: a copy of the packages as they were when the driver started.
 
     results/slurm/code/<hash of all files>/
-        fvar/ studies/    the source
+        fvar/ analysis/ studies/    the source; and the modules of plugins (`fvar.plugins`)
         commit, diff      where it came from: the git commit, and what differed from it
 
 A queued job therefore never sees a later edit, and a job requeued after days runs what it began with.
@@ -14,20 +14,22 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from fvar.run import git_commit
 
-PACKAGES = ("fvar", "studies")
+PACKAGES = ("fvar", "analysis", "studies")
 HASH_DIGITS = 16
 
 
-def snapshot(source: Path, folder: Path) -> Path:
-    """Copy the packages below `source` into `folder`, once per content; returns the copy.
+def snapshot(source: Path, folder: Path, more: Mapping[Path, Path] | None = None) -> Path:
+    """Copy the packages below `source`, and `more` files by their place, into `folder`, once per content.
 
-    It is written under another name and then renamed: a folder of that name is complete.
+    Returns the copy. It is written under another name and then renamed: a folder of that name is complete.
     """
     files = {path.relative_to(source): path.read_bytes() for path in _files(source)}
+    files |= {place: path.read_bytes() for place, path in sorted((more or {}).items())}
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
