@@ -145,6 +145,12 @@ def _add(name: str, module: ModuleType) -> None:
     MODULES[name] = module
 
 
+def require(module: str, what: str) -> None:
+    """Raise `UserError` where `what` is of a plugin that is not loaded; "" is none."""
+    if module and module not in MODULES:
+        raise UserError(f"{what} is of the plugin {module}; add --plugin {module}, or set {VARIABLE} to it")
+
+
 # --------------------------------------------------------------------------------------------------------- for the jobs
 
 

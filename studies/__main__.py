@@ -162,7 +162,13 @@ def report(arguments: argparse.Namespace) -> int:
     files: list[Path] = []
     failed: list[str] = []
     for place in places:
-        drawn, lost = _report(place, arguments, say)
+        try:
+            drawn, lost = _report(place, arguments, say)
+        except UserError as error:
+            if not arguments.all:
+                raise
+            say(f"warning: {place} is not drawn: {error}")  # the others can be
+            drawn, lost = [], [str(place)]
         files, failed = files + drawn, failed + lost
     if arguments.all:
         from analysis.report import front
@@ -179,6 +185,8 @@ def _report(place: Place, arguments: argparse.Namespace, say: Callable[[str], No
     from analysis.results import StudyResults
     from analysis.style import draw_each
     from studies.engine import outputs
+
+    plugins.require(cells.read(place).plugin, f"the study {place.study}")
 
     def write() -> list[Path]:
         own_table = study(place.study).report is not None

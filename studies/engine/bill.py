@@ -35,18 +35,24 @@ def planned_gpu_hours(stage: Stage, speeds: Speeds | None = None) -> float:
 
 def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
     """What the stages to come are expected to cost, in two lines: GPU hours, or minutes where no GPU is needed."""
-    everything = list(stages)
-    kinds = Counter(stage.kind for stage in everything if stage.kind in PLUGINS and speeds.of(stage.kind) == Speed())
-    untold = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    stages = [stage for stage in everything if stage.kind not in kinds]
-    costs, unit = _costs(stages, speeds)
-    small, work = unit != GPU_HOURS, sum(flops(stage) for stage in stages if stage.kind not in PLUGINS)
-    parts = ", ".join(f"{kind} {_rounded(cost)}" for kind, cost in costs.items() if cost)
+    stages = list(stages)
+    if not stages:
+        return "to come: nothing"
+    plugins = Counter(stage.kind for stage in stages if stage.kind in PLUGINS)
+    work = sum(flops(stage) for stage in stages if stage.kind not in plugins)
     what = [f"{work:.2g} FLOP"] if work else []
-    what += [f"{untold} (a plugin's: their cost is known once one has ended)"] if untold else []
-    if not parts:
-        return f"to come: {' and '.join(what) or 'nothing'}"
-    total = f"to come: {' and '.join(what)}{', ' * bool(what)}estimated at {price(stages, speeds)}"
+    what += [
+        f"{count} {kind}" + (" (of unknown cost until one has ended)" if speeds.of(kind) == Speed() else "")
+        for kind, count in plugins.items()
+    ]
+    total = f"to come: {' and '.join(what)}"
+    stages = [stage for stage in stages if stage.kind not in plugins or speeds.of(stage.kind) != Speed()]
+    if not stages:
+        return total
+    costs, unit = _costs(stages, speeds)
+    small = unit != GPU_HOURS
+    parts = ", ".join(f"{kind} {_rounded(cost)}" for kind, cost in costs.items() if cost)
+    total += f", estimated at {price(stages, speeds)}"
     wanted = [kind for kind, cost in costs.items() if cost]
     known = [kind for kind in wanted if (speeds.of(kind).processor if small else speeds.of(kind).gpu)]
     return f"{total} ({parts})\n{_basis(known, [kind for kind in wanted if kind not in known], small)}"
