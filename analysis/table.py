@@ -25,7 +25,7 @@ from fvar.machine import atomic
 if TYPE_CHECKING:
     import pandas as pd
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published.csv"
+PUBLISHED = Path(__file__).resolve().with_name("published.csv")
 
 
 def write(results: StudyResults) -> list[Path]:
@@ -47,7 +47,9 @@ def published(study: str, path: Path = PUBLISHED) -> dict[str, dict[str, str]]:
         with open(path, newline="", encoding="utf-8") as file:
             return {row["variant"]: row for row in csv.DictReader(file) if row["study"] == study}
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; restore it with `git checkout results/published.csv`") from None
+        raise UserError(
+            f"{path} is missing; restore it with `git checkout analysis/published.csv`, or install fvar again"
+        ) from None
 
 
 def tidy(results: StudyResults) -> pd.DataFrame:

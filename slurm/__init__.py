@@ -1,1 +1,1 @@
-"""Cluster profiles (`*.toml`) and the loopback cluster on which the SLURM backend is tested."""
+"""The loopback cluster on which the SLURM backend is tested, and its profile."""

@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--data", default="", metavar="DATASET[:ROOT]", help="other images than the preset's")
     add("--verify-data", action="store_true", help="read every byte of the images again, whatever their times say")
-    add("--profile", type=Path, default=DEFAULT, metavar="FILE", help="what to ask SLURM for")
+    add("--profile", type=Path, default=DEFAULT, metavar="FILE", help="what to ask SLURM for; a100 comes with fvar")
     add("--detach", action="store_true", help="queue everything in SLURM and return")
     add("--max-gpu-hours", type=float, default=0.0, metavar="N", help="submit nothing past this budget; 0: no limit")
     add("--hard", action="store_true", help="stop what runs after a checkpoint when the budget is spent")

@@ -1,4 +1,4 @@
-"""Cluster profiles: what to ask SLURM for, as TOML files in slurm/, checked key by key.
+"""Cluster profiles: what to ask SLURM for, as a TOML file, checked key by key; studies/profiles has one.
 
 partition = "gpu"
 gres = "gpu:8"
@@ -27,8 +27,8 @@ from fvar.config import STAGE_CONFIGS
 from fvar.errors import UserError, unknown
 from fvar.plain import Checked, from_dict
 
-FOLDER = Path(__file__).resolve().parents[2] / "slurm"
-DEFAULT = FOLDER / "a100.toml"
+FOLDER = Path(__file__).resolve().parents[1] / "profiles"  # of those that come with fvar
+DEFAULT = Path("a100")
 AUTO = "auto"
 OURS = ("job-name", "array", "dependency", "signal", "requeue", "chdir", "output", "open-mode", "kill-on-invalid-dep")
 COUNTS = ("nodes", "tasks_per_node", "cpus_per_task", "array_parallelism", "array_size", "packing", "side_by_side")
@@ -116,12 +116,19 @@ class Profile:
 
     @classmethod
     def read(cls, path: Path, changes: Iterable[tuple[str, Any]] = ()) -> Profile:
-        """Read a profile and apply `--set slurm.…`. Raises `UserError`, which lists the valid keys for a wrong one."""
+        """Read a profile, a file or the name of one that comes with fvar, and apply `--set slurm.…`.
+
+        Raises `UserError`, which lists the valid keys for a wrong one.
+        """
+        shipped = {file.stem: file for file in sorted(FOLDER.glob("*.toml"))}
+        file = shipped.get(str(path), path)
         try:
-            body = tomllib.loads(path.read_text())
+            body = tomllib.loads(file.read_text())
         except OSError as error:
-            known = ", ".join(str(file) for file in sorted(FOLDER.glob("*.toml")))
-            raise UserError(f"--profile {path} cannot be read ({error.strerror}); there are: {known}") from None
+            raise UserError(
+                f"--profile {path} cannot be read ({error.strerror}); name a file, or one that comes with fvar: "
+                f"{', '.join(shipped)}"
+            ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"--profile {path} is not valid TOML ({error})") from None
         for dotted, value in changes:
@@ -134,7 +141,7 @@ class Profile:
             if key not in keys and key not in STAGE_CONFIGS:
                 raise unknown(f"key in profile {path.stem}", key, [*keys, *STAGE_CONFIGS])
         kinds = {key: value for key, value in body.items() if key in STAGE_CONFIGS}
-        profile = cls(path.stem, _resources(body.keys() - kinds.keys(), body, path.stem), kinds)
+        profile = cls(file.stem, _resources(body.keys() - kinds.keys(), body, file.stem), kinds)
         for kind in kinds:
             profile.of(kind)
         return profile
