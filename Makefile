@@ -13,7 +13,7 @@ STAMP := .venv/installed
 # two jobs of one thread each: networks this small keep no two cores busy with one step
 DEMO := $(BIN)/python -m studies.run ablation_table2 --preset smoke --cluster local --jobs 2
 
-.PHONY: demo studies-smoke test test-slow test-slurm test-browser test-postgres lint format bench lock clean
+.PHONY: demo studies-smoke test test-slow test-slurm test-browser test-postgres test-wheel lint format bench lock clean
 .DEFAULT_GOAL := demo
 
 .venv: $(STAMP)
@@ -34,7 +34,7 @@ studies-smoke: $(STAMP)  ## every study to its table at the smallest preset: hou
 	  $(BIN)/python -m studies.run $$name --preset smoke --cluster local --jobs 2; done
 
 test: $(STAMP)  ## two at a time: every test computes on one thread
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not browser and not postgres"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not browser and not postgres and not wheel"
 
 test-slow: $(STAMP)  ## minutes each; those of the loopback cluster need root
 	$(BIN)/python -m pytest -m slow --timeout 3000
@@ -47,6 +47,9 @@ test-browser: $(STAMP)  ## needs Debian's chromium
 
 test-postgres: $(STAMP)  ## as root; needs Debian's postgresql and python3-psycopg2
 	$(BIN)/python -m pytest -m postgres --timeout 900
+
+test-wheel: $(STAMP)  ## builds the wheel, installs it in a fresh environment, runs a shortened Table 2 elsewhere
+	$(BIN)/python -m pytest -m wheel
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

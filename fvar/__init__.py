@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fvar.focus import pyramid as pyramid
     from fvar.focus import spectrum as spectrum
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 SHORTCUTS = ("optics", "pyramid", "spectrum")  # `from fvar import optics`: what a notebook reaches for first
 
