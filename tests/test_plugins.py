@@ -84,7 +84,7 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     folder = tmp_path / "plugins"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    monkeypatch.setenv(plugins.VARIABLE, "")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     registries: list[dict[str, Any]] = [plugins.KINDS, plugins.MODULES, config.PLUGINS, config.STAGE_CONFIGS]
     before = [dict(registry) for registry in registries]
