@@ -3,6 +3,7 @@
 # make test    the tests that need neither root nor a system package
 # make lint    ruff and mypy
 # make bench   speed, as ratios against what one would run instead
+# make gpu-check   what a new GPU has to show, in eight minutes and without a network; nothing is installed for it
 #
 # Every target makes .venv first when it is missing or older than requirements.lock.
 # PYTHON chooses the interpreter (>= 3.11):  make demo PYTHON=python3.12
@@ -13,7 +14,7 @@ STAMP := .venv/installed
 # two jobs of one thread each: networks this small keep no two cores busy with one step
 DEMO := $(BIN)/python -m studies.run ablation_table2 --preset smoke --cluster local --jobs 2
 
-.PHONY: demo studies-smoke test test-slow test-slurm test-browser test-postgres test-wheel lint format bench lock clean
+.PHONY: demo studies-smoke test test-slow test-slurm test-browser test-postgres test-wheel lint format bench gpu-check lock clean
 .DEFAULT_GOAL := demo
 
 .venv: $(STAMP)
@@ -34,7 +35,8 @@ studies-smoke: $(STAMP)  ## every study to its table at the smallest preset: hou
 	  $(BIN)/python -m studies.run $$name --preset smoke --cluster local --jobs 2; done
 
 test: $(STAMP)  ## two at a time: every test computes on one thread
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm and not browser and not postgres and not wheel"
+	$(BIN)/python -m pytest -n 2 --dist loadfile \
+	  -m "not slow and not slurm and not browser and not postgres and not wheel and not gpu"
 
 test-slow: $(STAMP)  ## minutes each; those of the loopback cluster need root
 	$(BIN)/python -m pytest -m slow --timeout 3000
@@ -64,6 +66,9 @@ format: $(STAMP)
 bench: $(STAMP)
 	@set -e; for file in tests/benchmarks/bench_*.py; do \
 	  $(BIN)/python -m tests.benchmarks.$$(basename $$file .py); done
+
+gpu-check:  ## on one GPU; ARGS="--original DIR" adds the original's own code
+	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m tests.gpu.check $(ARGS)
 
 lock: $(STAMP)  ## write what .venv holds now as exact pins
 	$(BIN)/python -m pip freeze --exclude-editable --all | $(PYTHON) .ci/pin.py > requirements.lock

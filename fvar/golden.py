@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fvar.config import RESIDUALS, TransformerConfig
 from fvar.errors import UserError, unknown
+from fvar.machine.precision import full_precision
 from fvar.models.loading import VarShape, build_var, new_var
 from fvar.sampling import decode, sample
 from fvar.tokenizer.loading import build_vqvae
@@ -39,14 +40,17 @@ TOLERANCES = {
 }
 
 
-def verify(path: Path) -> int:
+CPU = torch.device("cpu")
+
+
+def verify(path: Path, device: torch.device | str = "cpu") -> int:
     """Print name, largest absolute error and verdict of every output of the file; return 1 if one fails, else 0.
 
-    Raises `UserError` if the file is not of the golden format.
+    `device` is where the outputs are computed. Raises `UserError` if the file is not of the golden format.
     """
     config, tensors = read_golden(path)
     expected = {key.removeprefix("out."): value for key, value in tensors.items() if key.startswith("out.")}
-    computed = recompute(config, tensors, str(path))
+    computed = recompute(config, tensors, str(path), torch.device(device))
     failures = 0
     if not _has_tokenizer(tensors):
         del expected["var_input"]  # it is given
@@ -94,8 +98,18 @@ def _has_tokenizer(tensors: Mapping[str, Tensor]) -> bool:
     return any(key.startswith("vae.") for key in tensors)
 
 
-def recompute(config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Every output of a golden file, from its inputs and weights alone, in float32 on the CPU."""
+def recompute(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str, device: torch.device = CPU
+) -> dict[str, Tensor]:
+    """Every output of a golden file, from its inputs and weights alone, in float32 on `device`, and then on the CPU."""
+    tensors = {name: value.to(device) for name, value in tensors.items()}
+    with full_precision():
+        return {name: value.cpu() for name, value in _recompute(config, tensors, where, device).items()}
+
+
+def _recompute(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str, device: torch.device
+) -> dict[str, Tensor]:
     weights = _under("var", tensors)
     shape = VarShape.of(weights, where)
     if (mixer := config.get("mixer", shape.mixer)) not in RESIDUALS:
@@ -104,10 +118,10 @@ def recompute(config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: s
     cfg = shape.transformer(int(config.get("heads", 0)))
     cfg = dataclasses.replace(cfg, norm_eps=float(config["norm_eps"]))
     if _has_tokenizer(tensors):
-        return _with_tokenizer(config, tensors, weights, cfg, where)
+        return _with_tokenizer(config, tensors, weights, cfg, where, device)
     if shape.patch_nums != tuple(config["patch_nums"]):
         raise UserError(f"{where} does not fit: expected patch_nums {config['patch_nums']}, found {shape.patch_nums}")
-    var = new_var(shape, cfg, weights, where)
+    var = new_var(shape, cfg, weights, where).to(device)
     with torch.no_grad():
         return {"logits": var(tensors["in.label"], tensors["out.var_input"]).logits}
 
@@ -122,10 +136,11 @@ def _with_tokenizer(
     weights: Mapping[str, Tensor],
     cfg: TransformerConfig,
     where: str,
+    device: torch.device,
 ) -> dict[str, Tensor]:
     """What tokenizer and transformer compute together, sampling included."""
-    vqvae = build_vqvae(_under("vae", tensors), tuple(config["patch_nums"]), where)
-    var = build_var(weights, cfg, vqvae, where)
+    vqvae = build_vqvae(_under("vae", tensors), tuple(config["patch_nums"]), where).to(device)
+    var = build_var(weights, cfg, vqvae, where).to(device)
     image, labels = tensors["in.image"], tensors["in.label"]
     with torch.no_grad():
         quantised = vqvae.quantise(vqvae.latents([image]))

@@ -8,6 +8,8 @@ table made of it.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # configurations name precisions, and are read without torch
@@ -49,3 +51,19 @@ def asked_by(config: object) -> Precision | None:
 def shortfall(asked: Precision) -> str:
     """One line for whoever asked for a precision and gets float32."""
     return f"note: this processor has no {asked} matrix kernels; computing in float32"
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 matrices and convolve as float32, not as TF32, which GPUs do by default and FID would notice."""
+    import torch
+
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [part.fp32_precision for part in parts]
+    try:
+        for part in parts:
+            part.fp32_precision = "ieee"
+        yield
+    finally:
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision

@@ -19,6 +19,7 @@ import fvar.data
 from fvar.errors import UserError, unknown
 from fvar.machine import atomic
 from fvar.machine.arrays import DAMAGED
+from fvar.machine.precision import full_precision
 from fvar.machine.prefetch import prefetch
 from fvar.metrics import inception
 
@@ -130,20 +131,6 @@ def extract(extractor: Extractor, images: Images, batch_size: int = 64, progress
             if progress:
                 progress(indices.stop, len(images), indices.stop / (time.monotonic() - started))
     return features
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Multiply float32 matrices and convolve as float32, not as TF32, which GPUs do by default and FID would notice."""
-    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [part.fp32_precision for part in parts]
-    try:
-        for part in parts:
-            part.fp32_precision = "ieee"
-        yield
-    finally:
-        for part, precision in zip(parts, before, strict=True):
-            part.fp32_precision = precision
 
 
 def extract_cached(

@@ -80,7 +80,8 @@ def sample(var: VAR, vqvae: VQVAE, labels: Tensor, guidance: float, top_k: int, 
         drop = ranked.softmax(-1).cumsum(-1) <= 1 - top_p
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
         tokens = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1).view(batch, side * side)
-        f_hat, next_map = vqvae.next_input(k, f_hat, vqvae.quantize.code_map(k, tokens))
+        with torch.autocast(labels.device.type, enabled=False):  # f_hat adds up in float32, whatever the rest is in
+            f_hat, next_map = vqvae.next_input(k, f_hat, vqvae.quantize.code_map(k, tokens))
         position += side * side
         if next_map is not None:
             x = var.word_embed(next_map.flatten(2).mT).repeat(2, 1, 1)
