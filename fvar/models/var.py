@@ -8,7 +8,6 @@ tokenizer's latent and V its vocabulary.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,11 +42,17 @@ class VarOutput:
     logits: Tensor
     features: list[Tensor] = field(default_factory=list)
     trunk: Trunk | None = None
+    _log_probs: Tensor | None = field(default=None, init=False)
 
-    @functools.cached_property
+    @property
     def log_probs(self) -> Tensor:
-        """ln p of every token (B, L, V), float32; computed once for all losses."""
-        return self.logits.float().log_softmax(-1)
+        """ln p of every token (B, L, V), float32; computed once for all losses.
+
+        Not a `functools.cached_property`: before Python 3.12 its lock would break the graph of torch.compile.
+        """
+        if self._log_probs is None:
+            self._log_probs = self.logits.float().log_softmax(-1)
+        return self._log_probs
 
 
 class VAR(nn.Module):
