@@ -2,6 +2,7 @@
 # make studies-smoke    every study to its table at the smallest preset (hours; repeating it continues)
 # make test    the tests that need neither root nor a system package
 # make lint    ruff and mypy
+# make docs    the documentation, as a site of its own in site/
 # make bench   speed, as ratios against what one would run instead
 # make gpu-check   what a new GPU has to show, in eight minutes and without a network; nothing is installed for it
 #
@@ -14,7 +15,7 @@ STAMP := .venv/installed
 # two jobs of one thread each: networks this small keep no two cores busy with one step
 DEMO := $(BIN)/python -m studies.run ablation_table2 --preset smoke --cluster local --jobs 2
 
-.PHONY: demo studies-smoke test test-slow test-slurm test-browser test-postgres test-wheel lint format bench gpu-check lock clean
+.PHONY: demo studies-smoke test test-slow test-slurm test-browser test-postgres test-wheel lint docs format bench gpu-check lock clean
 .DEFAULT_GOAL := demo
 
 .venv: $(STAMP)
@@ -59,6 +60,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(STAMP)  ## without network; a warning is an error, a link that leads nowhere too
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -74,5 +78,5 @@ lock: $(STAMP)  ## write what .venv holds now as exact pins
 	$(BIN)/python -m pip freeze --exclude-editable --all | $(PYTHON) .ci/pin.py > requirements.lock
 
 clean:
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

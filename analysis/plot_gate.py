@@ -1,6 +1,6 @@
 """The teacher's gate beside the Wiener gain, by frequency: what study `wiener` measured, as a figure and a table.
 
-python analysis/plot_gate.py [STUDY] [--preset smoke] [--results results]
+`python analysis/plot_gate.py [STUDY] [--preset smoke] [--results results]`
 """
 
 from __future__ import annotations

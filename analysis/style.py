@@ -156,7 +156,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
 def command(
     description: str, draw: Callable[[StudyResults], Path | list[Path]], argv: Sequence[str] | None, study: str
 ) -> int:
-    """The command line that every figure has: STUDY [--preset] [--results]. Draws from results alone."""
+    """The command line that every figure has: `STUDY [--preset] [--results]`. Draws from results alone."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("study", nargs="?", default=study, help=f"name of a study that was run (default: {study})")
     parser.add_argument("--preset", default="smoke", help="preset it was run at (default: smoke)")

@@ -9,3 +9,6 @@ SETTINGS = (
 )  # fmt: skip
 
 ARGUMENTS = [word for setting in SETTINGS for word in ("--set", setting)]
+
+if __name__ == "__main__":  # for a shell: python -m studies.run STUDY $(python -m tests.shortened)
+    print(*ARGUMENTS)

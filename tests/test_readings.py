@@ -1,4 +1,4 @@
-"""READINGS.md tells the truth about where things are: every symbol, study and switch it names exists."""
+"""READINGS.md and docs/paper.md tell the truth: every symbol, study and switch that they name exists."""
 
 from __future__ import annotations
 
@@ -12,15 +12,24 @@ import pytest
 
 from studies.study import STUDIES
 
-TEXT = (Path(__file__).parents[1] / "READINGS.md").read_text()
+ROOT = Path(__file__).parents[1]
+READINGS = (ROOT / "READINGS.md").read_text()
+PAPER = (ROOT / "docs" / "paper.md").read_text()
 EQUATIONS = range(1, 14)
 
 
 def rows() -> list[list[str]]:
     """The table of equations, sections and tables."""
-    table = TEXT.partition("## Where it is computed")[2]
+    table = PAPER.partition("## Equations, sections and tables")[2].partition("## Numbers")[0]
     lines = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| in the paper")]
     return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
+
+
+def symbol(cell: str) -> str:
+    """The dotted path of a link to the API reference: [`fvar.focus.spectrum.fold`](api/...)."""
+    found = re.fullmatch(r"\[`([\w.]+)`\]\(api/[\w.]+\.md#[\w.]+\)", cell)
+    assert found, cell
+    return found[1]
 
 
 def resolve(path: str) -> Any:
@@ -43,14 +52,14 @@ def test_every_equation_has_its_row() -> None:
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row[0]}: {row[1]}")
 def test_what_a_row_names_exists(row: list[str]) -> None:
-    _, _, symbol, study, _ = row
-    assert resolve(symbol.strip("`")) is not None
+    _, _, link, study, _ = row
+    assert resolve(symbol(link)) is not None
     assert study == "-" or study.strip("`") in STUDIES
 
 
 @pytest.mark.parametrize("row", [row for row in rows() if row[0].startswith("Eq.")], ids=lambda row: row[0])
 def test_an_equation_stands_by_its_number_where_it_is_computed(row: list[str]) -> None:
-    documented = resolve(row[2].strip("`")).__doc__ or ""
+    documented = resolve(symbol(row[2])).__doc__ or ""
     assert re.search(rf"{re.escape(row[0])}(?![0-9]|-)", documented), f"{row[2]} does not name {row[0]}"
 
 
@@ -61,8 +70,7 @@ def test_every_switch_is_a_setting() -> None:
     parts = {
         name.removesuffix("Config").lower(): getattr(config, name) for name in dir(config) if name.endswith("Config")
     }
-    first = TEXT.partition("## Where it is computed")[0]
-    switches = [line.rsplit("|", 2)[1] for line in first.splitlines() if line.startswith("| ")]
+    switches = [line.rsplit("|", 2)[1] for line in READINGS.splitlines() if line.startswith("| ")]
     named = [name for cell in switches for name in re.findall(r"`([a-z]+\.[a-z_]+)`", cell)]
     assert len(named) > 10
     for name in named:

@@ -59,6 +59,11 @@ class FocusPyramid(nn.Module):
 
     The focus states k_rho_k * x of Eq. 1, sampled: `forward` computes Eq. 3 and Eq. 4.
 
+    Images are taken to continue as their mirror image (half-sample symmetric), under which a blur keeps the mean.
+    The sharpest state is not blurred: without noise, L_K = D_K = x, and A_K = 0. Kernels with negative entries
+    (bicubic, ideal) may take a view beyond [-1, 1].
+    The module has no parameters and no state to save. Blurs are computed in float32 (in float64 after `.double()`).
+
     Parameters
     ----------
     patch_nums
@@ -76,11 +81,6 @@ class FocusPyramid(nn.Module):
         How views are sampled, both L_k and D_k: "decimate", "area" or "bicubic", see `_resampling`.
     beta
         Standard deviation of the noise on the coarsest and on the finest L_k, linear in between; in training only.
-
-    Images are taken to continue as their mirror image (half-sample symmetric), under which a blur keeps the mean.
-    The sharpest state is not blurred: without noise, L_K = D_K = x, and A_K = 0. Kernels with negative entries
-    (bicubic, ideal) may take a view beyond [-1, 1].
-    The module has no parameters and no state to save. Blurs are computed in float32 (in float64 after `.double()`).
 
     Raises
     ------

@@ -72,7 +72,12 @@ def submit(
     dependency
         What must happen first, as sbatch takes it; where that cannot happen any more, these jobs are cancelled.
 
-    Raises `SubmissionRefused`, and `OSError` where the wave's files cannot be written.
+    Raises
+    ------
+    SubmissionRefused
+        Where SLURM does not take the jobs.
+    OSError
+        Where the wave's files cannot be written.
     """
     folder.mkdir(parents=True)
     atomic.write_text(folder / "runs", "".join(f"{os.path.relpath(run, folder)}\n" for run in runs))
