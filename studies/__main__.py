@@ -6,6 +6,7 @@
     python -m studies diff ablation_table2 full baseline
     python -m studies report ablation_table2 --html
     python -m studies retry ablation_table2
+    python -m studies promote full/seed0 --name emoji
     python -m studies claims
 
 Exit status: 0, or 1 where `status` finds failed cells or `report` could not draw a figure, or 2 for a wrong command.
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "gc": gc,
         "ui": ui,
         "sync": sync,
+        "promote": promote,
         "claims": claims,
     }[arguments.command]
     return handler(arguments)
@@ -268,12 +270,38 @@ def sync(arguments: argparse.Namespace) -> int:
 def _sync_all(places: Sequence[cells.Place], uri: str, quiet: bool = False) -> None:
     from analysis.results import StudyResults
     from studies.engine import outputs
+    from studies.tracking.local import absent
     from studies.tracking.sync import sync as bring_up_to_date
 
+    anew = [] if uri else [results for results in {place.results for place in places} if absent(results)]
     for place in places:
         changed = bring_up_to_date(place.results, StudyResults.at(place), outputs.written(place.folder), uri)
         if changed or not quiet:
             print(f"{place}: {'brought up to date' if changed else 'is up to date'}", flush=True)
+    for results in anew:
+        from studies.tracking.registry import restore
+
+        for version in restore(results):
+            print(f"registered again: {version.address}", flush=True)
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    from studies.tracking import model, registry
+    from studies.tracking import promote as promoting
+    from studies.tracking.store import address_of_server, shown
+
+    uri = address_of_server(arguments.tracking_uri)
+    name = arguments.name and promoting.require_name(arguments.name)
+    place, cell = finished = promoting.find(arguments.results, arguments.cell)
+    folder = model.make(arguments.results, name or finished.name, cells.read(place), cell)
+    _sync_all([place], uri, quiet=True)
+    version = registry.register(arguments.results, folder, uri)
+    print(f"{version.address} {'is registered' if version.new else 'holds these weights already'}, from {folder}")
+    where = shown(uri) if uri else registry.address_in(arguments.results)
+    print(f"""in Python:
+  mlflow.set_tracking_uri({where!r})
+  images = mlflow.pyfunc.load_model({version.address!r}).predict({{"class": [0], "count": 4}})""")
+    return 0
 
 
 def claims(arguments: argparse.Namespace) -> int:
@@ -346,6 +374,10 @@ def parser() -> argparse.ArgumentParser:
     part = add("sync", "Bring MLflow up to date with the run directories.")
     part.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     part.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="with --watch")
+    part.add_argument("--tracking-uri", **server)  # type: ignore[arg-type]
+    part = add("promote", "Make a finished cell's network a model in MLflow's registry.", study=False)
+    part.add_argument("cell", metavar="CELL", help="full/seed0, or ablation_table2/smoke/full/seed0 among several")
+    part.add_argument("--name", default="", help="of the model (default: study, preset and variant)")
     part.add_argument("--tracking-uri", **server)  # type: ignore[arg-type]
     part = add("claims", "What the papers claim, held against the results.", study=False)
     part.add_argument("--preset", default="", metavar="NAME", help="default: every one that a study was started at")

@@ -26,7 +26,7 @@ from urllib.request import url2pathname
 from fvar.errors import UserError, one_line
 from fvar.machine import atomic
 from studies.database import PATIENCE, address, complaint
-from studies.tracking.store import ENDED, KEY, MARK, RUN_NAME, Dataset, Entry, Known, Point
+from studies.tracking.store import ENDED, KEY, MARK, QUIET, RUN_NAME, Dataset, Entry, Known, Point
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 CACHE_KIB = 64 << 10  # the tables' keys begin with the name of a metric, so that each run is written all over them
@@ -255,11 +255,10 @@ def read_mark(text: str | None) -> dict[str, Any]:
 def make(database: Path) -> None:
     """An empty store, by MLflow, which takes seconds for it: as a whole, or not at all."""
     code = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
     try:
         with atomic.replacing(database) as temporary:
             command = [sys.executable, "-c", code, address(temporary)]
-            done = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True, errors="replace")
+            done = subprocess.run(command, env=os.environ | QUIET, capture_output=True, text=True, errors="replace")
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
                 raise UserError(f"MLflow cannot make {database} ({lines[-1]})")
@@ -299,6 +298,11 @@ def moved(results: Path) -> bool:
         if not (root.exists() and root.samefile(results)):
             return True
     return False
+
+
+def absent(results: Path) -> bool:
+    """Whether the next sync makes a store."""
+    return not (results / DATABASE).exists() or moved(results)
 
 
 def start_over(results: Path) -> None:

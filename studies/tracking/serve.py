@@ -14,6 +14,7 @@ from fvar.errors import UserError
 from studies.database import address, complaint
 from studies.tracking import describe
 from studies.tracking.local import DATABASE, experiments
+from studies.tracking.store import QUIET
 
 
 def ui(results: Path, port: int = 5000) -> None:
@@ -31,8 +32,7 @@ def ui(results: Path, port: int = 5000) -> None:
             raise UserError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address(database)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    environment = os.environ | quiet | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # it would start 8 processes
+    environment = os.environ | QUIET | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # it would start 8 processes
     print("starting MLflow ...", flush=True)
     server = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain `kill` must not leave the server behind

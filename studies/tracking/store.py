@@ -18,6 +18,12 @@ from fvar.errors import UserError
 KEY, MARK = "fvar.key", "fvar.synced"  # tags: which run this is, and how much of it is written
 RUN_NAME, NOTE, PARENT = "mlflow.runName", "mlflow.note.content", "mlflow.parentRunId"  # tags that MLflow's pages read
 VARIABLE = "MLFLOW_TRACKING_URI"
+QUIET = {  # environment of MLflow, whose hints and bars are not for our users
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore",
+}
 ENDED = frozenset({"FINISHED", "FAILED", "KILLED"})
 
 

@@ -63,6 +63,16 @@ def sync(results: Path, study: StudyResults, outputs: Sequence[Path] = (), uri: 
         raise UserError(f"writing to {where} failed ({one_line(error)})") from error
 
 
+def experiment_of(study: str, preset: str) -> str:
+    """The name of a study's experiment."""
+    return f"{study}/{preset}"
+
+
+def key_of(cell: str, stage: str) -> str:
+    """By which the run of a cell is known, with its own stage: of other settings, it is another run."""
+    return f"cell {cell}@{stage}"
+
+
 class Projection:
     """One study on its way into a store."""
 
@@ -71,14 +81,14 @@ class Projection:
         self.study = study
         self.outputs = outputs
         self.runs = results / cells_json.RUNS
-        self.cells = {f"cell {cell.name}@{cell.recorded[-1]}": cell for cell in study.cells}
+        self.cells = {key_of(cell.name, cell.recorded[-1]): cell for cell in study.cells}
         self.where = {"study": study.study, "preset": study.preset}
         self.settings: dict[str, dict[str, str]] = {}  # by stage
         self.written = False
 
     def write(self) -> bool:
         """Bring the store up to date; whether there was anything to do."""
-        self.experiment = self.store.experiment(f"{self.study.study}/{self.study.preset}")
+        self.experiment = self.store.experiment(experiment_of(self.study.study, self.study.preset))
         self.known = self.store.known(self.experiment)
         users: dict[str, list[str]] = {}
         for key, cell in self.cells.items():
