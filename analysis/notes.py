@@ -64,7 +64,7 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
     lines += _bill(results)
     cited = zip(frame["label"], frame["cited_note"], strict=True)
     lines += [f"{label}: {note}." for label, note in cited if note]
-    lines += [f"{row['label']} is {row['state']}: {row['detail']}." for row in rows if row["detail"]]
+    lines += [f"{row['label']} is {row['state']}: {row['detail'].rstrip('.')}." for row in rows if row["detail"]]
     return lines
 
 

@@ -98,8 +98,8 @@ def draw(results: StudyResults) -> list[Path]:
     """Write gate.png into the study's folder. Raises `NothingToDraw` where no teacher was measured."""
     rows = _rows(results)
     scales = sorted({row["scale"] for row in rows})
-    figure = style.new_figure(1.2 + 3.6 * len(scales), 5.8)
-    axes = figure.subplots(2, len(scales), sharex=True, squeeze=False)
+    figure = style.new_figure(style.PAGE, 3.6)
+    axes = figure.subplots(2, len(scales), sharex=True, sharey="row", squeeze=False)
     for column, scale in enumerate(scales):
         own = [row for row in rows if row["scale"] == scale]
         for ax, name, colour in ((axes[0, column], "wiener", WIENER), (axes[1, column], "gate", GATE)):
@@ -107,17 +107,16 @@ def draw(results: StudyResults) -> list[Path]:
             found = [spread(row[name] for row in own if row["frequency"] == x) for x in xs]
             means = [point.mean for point in found if point]
             halves = [point.half_width or 0.0 for point in found if point]
-            ax.plot(xs, means, "-o", color=colour, ms=4)
+            ax.plot(xs, means, "-o", color=colour)
             low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
             ax.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes[0, column].set_ylim(0, 1)
         axes[0, column].set_title(f"scale {scale}")
+    axes[0, 0].set_ylim(0, 1)
+    axes[1, 0].set_ylim(0, 1.15 * max(row["gate"] for row in rows))  # from 0: a gate that hardly moves looks like one
     axes[0, 0].set_ylabel("Wiener gain\n$S_{xx} / (S_{xx} + S_{nn})$")
     axes[1, 0].set_ylabel("opening of the gate\nfor energy of a frequency")
     told = ", ".join(f"{value:.2f}" for value in agreements(results.folder).values())
-    figure.supxlabel(
-        f"frequency (cycles per px of the view)\ncorrelation of the two, seed by seed: {told}", fontsize=11
-    )
+    figure.supxlabel(f"frequency (cycles per px of the view)\ncorrelation of the two, seed by seed: {told}", fontsize=8)
     figure.suptitle(style.heading(results), x=0.01, ha="left")
     return style.save(figure, results.folder / "gate.png")
 

@@ -67,7 +67,7 @@ def draw(results: StudyResults) -> list[Path]:
     counts = [score["count"] for cell in results.cells for score in cell.scores.values() if score.get("count")]
     metric = deciding(min(counts, default=0))
     found, unit = points(results, metric)
-    figure = style.new_figure(8.6, 5.2)
+    figure = style.new_figure(style.PAGE, 4.2)
     ax = figure.subplots()
     best = front(found, metric.better)
     ax.plot([p.hours.mean for p in best], [metric.scale * p.score.mean for p in best], color="#bbbbbb", zorder=1)
@@ -78,7 +78,7 @@ def draw(results: StudyResults) -> list[Path]:
             yerr=metric.scale * (point.score.half_width or 0) or None,
             xerr=point.hours.half_width,
             marker="o",
-            capsize=3,
+            capsize=2,
             linestyle="",
             color=colour,
             label=f"{point.label} ({point.score.n} seed{'s' * (point.score.n > 1)})",

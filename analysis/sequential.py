@@ -33,12 +33,19 @@ Five differences of 1 sd at K = 20 save 20 %, not the 30 % that were aimed at, a
     another exponent, 1.5 to 4; one for each share of alpha      16 to 22 %       4.5 %
     first look after 5, or 8 seeds                               20 to 22 %       4.4 %
     step-up (Hochberg 1988) in place of Holm                     25 to 27 %       4.5 %
+    closed test, 1/4 or 1/2 of alpha for the sum of differences  20, 26 %         3.9, 2.8 %
+    the same with 3/4                                            30 %             2.3 %
     no correction for the number of comparisons                  36 to 39 %       19 %
 
 Holm's correction is the difference: early on a comparison meets alpha / 5, while a fixed design, which rejects all at
 once, tests the last at alpha. Decided variants are dropped already; the reference, a sixth of the runs, stays to the
 end. Step-up is proven for one look at positively dependent statistics, not for repeated looks, and saves 22 to 23 %
-against a fixed design that uses it as well. Whoever wants the 30 % sets K = 24: the mean number of seeds hardly rises.
+against a fixed design that uses it as well. The closed test (Marcus, Peritz and Gabriel 1976; for repeated looks Tang
+and Geller 1999) is valid: a comparison is separated once every set of comparisons it belongs to is, each set by
+Bonferroni over its members or by a t test of their summed differences. With 3/4 of alpha for the sum it has the 30 %
+where all differences are equal, and pays for it everywhere else: of differences that alternate in sign it saves 1 %
+instead of 22 %, and where three of five are real it finds 77 % of them instead of 91 %. A study does not know
+beforehand which it is, so Holm stays. Whoever wants the 30 % sets K = 24: the mean number of seeds hardly rises.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # TrueType, embedded, as publishers ask; matplotlib's Type 3 is refused
 }
-CHARACTERS_PER_INCH = 17  # of a title, at most
+CHARACTERS_PER_INCH = 14  # of a title, at most: with capitals, 9 pt take 15
 AXES = {  # what a cell's parameter is called on an axis
     "rho_max": r"largest PSF radius $\rho_\mathrm{max}$ (px at 256 px)",
     "lambda_feat": r"$\lambda_\mathrm{feat}$",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import tokenizer_quality, training_cost
 from analysis.contrasts import Contrast, contrasts, leader, rulings
-from analysis.metrics import SAMPLED, TEACHER, Metric, metrics_of
+from analysis.metrics import MASKED, SAMPLED, TEACHER, Metric, metrics_of
 from analysis.provenance import of_one_revision
 from analysis.render import CITED, latex, markdown
 from analysis.results import CellResult, StudyResults
@@ -124,14 +124,22 @@ def _over_seeds(metric: Metric, found: Sequence[tuple[float | None, str]]) -> di
 
 
 def _shares_tokenizer(results: StudyResults, variant: str) -> bool:
-    """Whether another variant's tokens are of the same tokenizers: only then losses per token say anything.
+    """Whether another network has the tokens of the same tokenizers: only then losses per token say anything.
 
     Where no tokenizer is known yet there is nothing to compare either.
     """
-    own = results.tokenizers(variant)
-    return len(results.variants()) == 1 or any(
-        results.tokenizers(other) == own for other in results.variants() if other != variant
+    variants, own = results.variants(), results.tokenizers(variant)
+    network = _networks(variants[variant])
+    return len(variants) == 1 or any(
+        results.tokenizers(other) == own and _networks(cells) != network
+        for other, cells in variants.items()
+        if other != variant
     )
+
+
+def _networks(cells: Iterable[CellResult]) -> list[str]:
+    """The trained transformers of a variant's seeds."""
+    return [cell.chain["var"].name for cell in cells if "var" in cell.chain]
 
 
 def _by_variant(results: StudyResults) -> dict[str, dict[str, Any]]:
@@ -163,9 +171,12 @@ def _contrast(contrast: Contrast) -> dict[str, Any]:
 def _agreed(cells: Iterable[CellResult], key: str) -> Any:
     """The value under `key` shared by all scores of a variant's cells; None before any is done.
 
-    Raises `UserError` where they differ, since such scores must not be averaged.
+    Scores under a mask are left out: they compare each sample with its own original, not with the real images as a set.
+    Raises `UserError` where the others differ, since such scores must not be averaged.
     """
-    values = {score[key] for cell in cells for score in cell.scores.values() if score.get(key) is not None}
+    paired = {metric.key for metric in MASKED}
+    scores = [score for cell in cells for name, score in cell.scores.items() if name not in paired]
+    values = {score[key] for score in scores if score.get(key) is not None}
     if len(values) > 1:
         raise UserError(f"scores of one variant differ in {key}: {', '.join(map(str, sorted(values)))}")
     return next(iter(values), None)

@@ -29,8 +29,13 @@ BASIS = (
 
 def planned_gpu_hours(stage: Stage, speeds: Speeds | None = None) -> float:
     """What a stage is expected to cost; by measured speeds, what its job's GPUs were idle is counted, too."""
-    measured = speeds.of(stage.kind).gpu if speeds else None
-    return flops(stage) / (measured or DEVICE.peak * SHARES.get(stage.kind, TRAINING_SHARE)) / 3600
+    return flops(stage) / _gpu_speed(stage.kind, speeds) / 3600
+
+
+def _gpu_speed(kind: str, speeds: Speeds | None) -> float:
+    """FLOP/s of a GPU in stages of a kind."""
+    measured = speeds.of(kind).gpu if speeds else None
+    return measured or DEVICE.peak * SHARES.get(kind, TRAINING_SHARE)
 
 
 def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
@@ -68,8 +73,9 @@ def _costs(stages: Sequence[Stage], speeds: Speeds) -> tuple[dict[str, float], s
     """By kind, and in which unit."""
     hours, minutes = _nothing(), _nothing()
     for stage in stages:
-        hours[stage.kind] += planned_gpu_hours(stage, speeds)
-        minutes[stage.kind] += flops(stage) / (speeds.of(stage.kind).processor or CPU_SPEED) / 60
+        work = flops(stage)
+        hours[stage.kind] += work / _gpu_speed(stage.kind, speeds) / 3600
+        minutes[stage.kind] += work / (speeds.of(stage.kind).processor or CPU_SPEED) / 60
     return (minutes, MINUTES) if sum(hours.values()) < SMALL else (hours, GPU_HOURS)
 
 

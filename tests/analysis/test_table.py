@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import statistics
 import subprocess
@@ -262,6 +263,30 @@ def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
     ]
     columns = "ll" + "r" * (3 + len(METRICS))
     assert f"\\begin{{tabular}}{{{columns}}}" in render.latex(results, frame)
+
+
+def test_scores_under_a_mask_have_fewer_originals_than_samples(tmp_path: Path) -> None:
+    results = fakes.ablation(tmp_path, seeds=1)
+    for cell in results.cells:
+        path = cell.chain["scores"].path / "scores.json"
+        body = json.loads(path.read_text())
+        references = body["fid"]["reference_count"]
+        # every sample has its original, of which some were completed twice
+        body["masked_psnr"] = body["fid"] | {"value": 12.0, "reference_count": references + 5, "extractor": None}
+        path.write_text(json.dumps(body))
+    frame = table.tidy(StudyResults.read(tmp_path, results.study, results.preset))
+    assert set(frame["reference_count"].dropna()) == {references}
+
+
+def test_one_network_under_two_names_is_not_compared_with_itself(tmp_path: Path) -> None:
+    """As in in- and outpainting: a loss per token beside another tokenizer's alone would pass for a comparison."""
+    network, another = fakes.chain("full", 0), fakes.chain("full", 1)
+    for chain in (network, another):
+        fakes.finish(tmp_path, chain, 0.5, 0)
+    for third, reason in ((network, "no other variant shares its tokenizer"), (another, "")):
+        cells = [fakes.cell(str(index), 0, chain) for index, chain in enumerate([network, network, third])]
+        frame = table.tidy(fakes.write_cells(tmp_path, "inpainting", cells)).set_index("variant")
+        assert frame.loc["0", "cross_entropy_reason"] == reason
 
 
 def test_scores_of_one_variant_with_different_sample_counts_are_refused(tmp_path: Path) -> None:
