@@ -162,12 +162,24 @@ def find(results: Path, study: str, preset: str = "") -> Place:
 
 def content(place: Place) -> str:
     """The content of the data set that a study's cells.json was written for; empty where it names none."""
-    part: Any = None
+    part = _part(place, "row", "data", "content")
+    return part if isinstance(part, str) else ""
+
+
+def rule(place: Place) -> Mapping[str, Any] | None:
+    """The rule by which a study adds seeds, without a look at its cells; None where there is none."""
+    part = _part(place, "until")
+    return part if isinstance(part, dict) else None
+
+
+def _part(place: Place, *keys: str) -> object:
+    """What stands below these keys, one below the other; None where there is nothing."""
+    part: object = None
     with contextlib.suppress(records.Damaged):  # which whoever reads the cells will say
         part = records.read_object(place.file)
-    for key in ("row", "data", "content"):
+    for key in keys:
         part = part.get(key) if isinstance(part, dict) else None
-    return part if isinstance(part, str) else ""
+    return part
 
 
 def reference_of(pattern: str, params: Mapping[str, Any]) -> str:

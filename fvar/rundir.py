@@ -67,7 +67,7 @@ class Status:
     note: str = ""  # one line for the live view, e.g. "checkpoint 400 was damaged; continued from 300"
 
 
-def read_status(path: Path) -> Status:
+def read_status(path: Path | str) -> Status:
     """The status in a run directory, without opening it.
 
     A directory that does not exist is waiting, and so is one whose status cannot be read: its `note` says so.

@@ -7,6 +7,7 @@ imports torch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from fvar.config import (
     DataConfig,
@@ -56,12 +57,15 @@ def images(data: DataConfig) -> int:
 
 
 def _forward(tokenizer: Stage, *, coding: bool) -> float:
-    """FLOPs per image of the half of a tokenizer that makes tokens, or of that which makes images of them.
-
-    Coarse views are decoded in training alone, and never where only the sharp view is read.
-    """
+    """FLOPs per image of the half of a tokenizer that makes tokens, or of that which makes images of them."""
     config = tokenizer.config
     assert isinstance(config, TokenizerConfig)
+    return _half(config, coding)
+
+
+@functools.cache  # asked for each seed of a plan
+def _half(config: TokenizerConfig, coding: bool) -> float:
+    """Coarse views are decoded in training alone, and never where only the sharp view is read."""
     if config.signal == "structure" and not coding:
         config = dataclasses.replace(config, quantiser=dataclasses.replace(config.quantiser, reading="latent_area"))
     bill = estimate(Stage(config))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -94,6 +94,13 @@ class Preset:
     readability: ReadabilityConfig = field(default_factory=ReadabilityConfig)
     speed_batches: tuple[int, ...] = SpeedConfig.batches
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property  # of all fields; asked for each seed of a plan
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, item.name) for item in fields(self)))
+
     def on(self, dataset: str, root: str = "") -> Preset:
         """The preset with other images. Raises `UserError` for an unknown data set."""
         if dataset not in DATASETS:
@@ -154,19 +161,9 @@ class Preset:
         From d24 on the rate falls to 1 % instead of 10 %, as VAR's README has it (`--wpe`); its weight decay of d24 is
         d16's, and its lower rate (`--tblr 8e-5`) is replaced by the paper's.
         """
-        depth = depth or self.transformer.depth
-        size = self.sized(depth)
-        return VarConfig(
-            transformer=replace(size, mixer=mixer or size.mixer),
-            teacher=teacher,
-            distill=distill or DistillConfig(),
-            train=replace(self.var_train, seed=seed, final=0.01 if depth >= 24 else self.var_train.final),
-            curve=CurveConfig(
-                every=self.curve_every,
-                samples=replace(self.samples(seed), count=self.curve_samples),
-                scores=self.scores(),
-            ),
-        )
+        plain = _of_seed_0(self, teacher, distill, depth or self.transformer.depth, mixer)
+        samples = replace(plain.curve.samples, seed=seed)
+        return replace(plain, train=replace(plain.train, seed=seed), curve=replace(plain.curve, samples=samples))
 
     def sized(self, depth: int) -> TransformerConfig:
         """The transformer at another depth, with the width of a head as it is."""
@@ -199,6 +196,25 @@ class Preset:
     @functools.cached_property  # the same for every seed of a plan
     def _scores(self) -> ScoresConfig:
         return replace(self.scoring, reference=replace(self.data, crop="center", crops=1))
+
+
+@functools.cache  # seeds of a large plan share the parts, whose identities are then worked out once
+def _of_seed_0(
+    preset: Preset, teacher: TeacherConfig | None, distill: DistillConfig | None, depth: int, mixer: Mixer | None
+) -> VarConfig:
+    """What `Preset.var` gives, with seed 0."""
+    size = preset.sized(depth)
+    return VarConfig(
+        transformer=replace(size, mixer=mixer or size.mixer),
+        teacher=teacher,
+        distill=distill or DistillConfig(),
+        train=replace(preset.var_train, seed=0, final=0.01 if depth >= 24 else preset.var_train.final),
+        curve=CurveConfig(
+            every=preset.curve_every,
+            samples=replace(preset.samples(0), count=preset.curve_samples),
+            scores=preset.scores(),
+        ),
+    )
 
 
 # What smoke and desk train, alike but for the number of steps and averaged weights: networks of under a million

@@ -85,10 +85,9 @@ def require_no_rule(ctx: Context) -> None:
 
     What was found by repeated looks would then pass for a study of as many seeds as were asked for from the start.
     """
-    before = _recorded(ctx)
-    if before is None or before.until is None:
+    kept = cells_json.rule(ctx.place)
+    if kept is None:
         return
-    kept = before.until
     rule = " ".join(f"{option} {kept[key]:g}" for key, option in OPTIONS.items() if kept.get(key) is not None)
     raise UserError(
         f"{ctx.place} adds seeds by a rule, for which its intervals account; continue it with "

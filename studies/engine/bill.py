@@ -6,7 +6,7 @@ Assumed is what a GPU reaches of its peak (data sheet) in stages of a kind, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fvar.config import PLUGINS, STAGE_CONFIGS, Stage
 from fvar.estimate import DEVICES
@@ -29,13 +29,12 @@ BASIS = (
 
 def planned_gpu_hours(stage: Stage, speeds: Speeds | None = None) -> float:
     """What a stage is expected to cost; by measured speeds, what its job's GPUs were idle is counted, too."""
-    return flops(stage) / _gpu_speed(stage.kind, speeds) / 3600
+    return _gpu_hours(stage.kind, flops(stage), speeds)
 
 
-def _gpu_speed(kind: str, speeds: Speeds | None) -> float:
-    """FLOP/s of a GPU in stages of a kind."""
+def _gpu_hours(kind: str, work: float, speeds: Speeds | None) -> float:
     measured = speeds.of(kind).gpu if speeds else None
-    return measured or DEVICE.peak * SHARES.get(kind, TRAINING_SHARE)
+    return work / (measured or DEVICE.peak * SHARES.get(kind, TRAINING_SHARE)) / 3600
 
 
 def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
@@ -44,20 +43,21 @@ def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
     if not stages:
         return "to come: nothing"
     plugins = Counter(stage.kind for stage in stages if stage.kind in PLUGINS)
-    work = sum(flops(stage) for stage in stages if stage.kind not in plugins)
-    what = [f"{work:.2g} FLOP"] if work else []
+    work = _work(stages)
+    counted = sum(flop for kind, flop in work.items() if kind not in plugins)
+    what = [f"{counted:.2g} FLOP"] if counted else []
     what += [
         f"{count} {kind}" + (" (of unknown cost until one has ended)" if speeds.of(kind) == Speed() else "")
         for kind, count in plugins.items()
     ]
     total = f"to come: {' and '.join(what)}"
-    stages = [stage for stage in stages if stage.kind not in plugins or speeds.of(stage.kind) != Speed()]
-    if not stages:
+    priced = {kind: flop for kind, flop in work.items() if kind not in plugins or speeds.of(kind) != Speed()}
+    if not any(priced.values()):
         return total
-    costs, unit = _costs(stages, speeds)
+    costs, unit = _costs(priced, speeds)
     small = unit != GPU_HOURS
     parts = ", ".join(f"{kind} {_rounded(cost)}" for kind, cost in costs.items() if cost)
-    total += f", estimated at {price(stages, speeds)}"
+    total += f", estimated at {_rounded(sum(costs.values()))} {unit}"
     wanted = [kind for kind, cost in costs.items() if cost]
     known = [kind for kind in wanted if (speeds.of(kind).processor if small else speeds.of(kind).gpu)]
     return f"{total} ({parts})\n{_basis(known, [kind for kind in wanted if kind not in known], small)}"
@@ -65,22 +65,26 @@ def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
 
 def price(stages: Iterable[Stage], speeds: Speeds) -> str:
     """What stages are expected to cost together, in a few words."""
-    costs, unit = _costs(list(stages), speeds)
+    costs, unit = _costs(_work(stages), speeds)
     return f"{_rounded(sum(costs.values()))} {unit}"
 
 
-def _costs(stages: Sequence[Stage], speeds: Speeds) -> tuple[dict[str, float], str]:
-    """By kind, and in which unit."""
-    hours, minutes = _nothing(), _nothing()
+def _work(stages: Iterable[Stage]) -> dict[str, float]:
+    """FLOPs of all stages of each kind."""
+    work = dict.fromkeys(STAGE_CONFIGS, 0.0)
     for stage in stages:
-        work = flops(stage)
-        hours[stage.kind] += work / _gpu_speed(stage.kind, speeds) / 3600
-        minutes[stage.kind] += work / (speeds.of(stage.kind).processor or CPU_SPEED) / 60
-    return (minutes, MINUTES) if sum(hours.values()) < SMALL else (hours, GPU_HOURS)
+        work[stage.kind] += flops(stage)
+    return work
 
 
-def _nothing() -> dict[str, float]:
-    return dict.fromkeys(STAGE_CONFIGS, 0.0)
+def _costs(work: Mapping[str, float], speeds: Speeds) -> tuple[dict[str, float], str]:
+    """By kind, and in which unit."""
+    hours = {kind: _gpu_hours(kind, flop, speeds) if flop else 0.0 for kind, flop in work.items()}
+    if sum(hours.values()) >= SMALL:
+        return hours, GPU_HOURS
+    return {
+        kind: flop / (speeds.of(kind).processor or CPU_SPEED) / 60 if flop else 0.0 for kind, flop in work.items()
+    }, MINUTES
 
 
 def _basis(measured: Sequence[str], assumed: Sequence[str], small: bool) -> str:

@@ -16,8 +16,10 @@ from analysis import cells, standing
 from analysis.cells import CellRecord, StudyRecord
 from analysis.results import CellResult
 from analysis.standing import SETTLED, Standing
+from fvar.config import STAGE_CONFIGS
 from fvar.errors import UserError, unknown
 from fvar.job import JobRecord
+from fvar.machine import records
 from fvar.plain import differences, to_dict
 from fvar.rundir import RunDir, locked, read_status
 from fvar.usage import gpu_hours
@@ -189,8 +191,8 @@ def _stop_all(open_runs: Iterable[RunDir], backend_for: Callable[[str], Backend]
             jobs.setdefault(record.cluster, []).append((run, record))
         elif run.locked:
             _interrupt(run)
-    for cluster, records in jobs.items():
-        backend_for(cluster).cancel(records)
+    for cluster, own in jobs.items():
+        backend_for(cluster).cancel(own)
     for run in open_runs:
         _settle_when_idle(run)
 
@@ -221,9 +223,34 @@ def unreferenced(results: Path, old_revisions: bool = False) -> list[Path]:
     Raises `UserError` where a cells.json cannot be read, since nobody knows then what it names.
     """
     named = {stage for place in cells.started(results) for stage in cells.read(place).stages()}
-    found = [path for path in (results / cells.RUNS).glob("*-*") if (path / "config.json").exists()]
-    unnamed = [path for path in found if path.name not in named or (old_revisions and outdated(path))]
-    return sorted(path for path in unnamed if not locked(path))
+    runs, known = results / cells.RUNS, dict[str, bool]()
+
+    def goes(path: Path) -> bool:
+        return path.name not in named or (
+            old_revisions and _says_it_is_old(runs, path.name, known) and bool(outdated(path))
+        )
+
+    found = (path for path in runs.glob("*-*") if (path / "config.json").exists())
+    return sorted(path for path in found if goes(path) and not locked(path))
+
+
+def _says_it_is_old(runs: Path, name: str, known: dict[str, bool]) -> bool:
+    """Whether a run directory, or one above it, is of an older revision by its own words, which are not checked here.
+
+    Opening a directory checks all it says: too much for thousands, most of which are of today.
+    """
+    if name not in known:
+        try:
+            body = records.read_object(runs / name / "config.json") or {}
+        except records.Damaged:
+            body = {}
+        kind, revision, inputs = (body.get(key) for key in ("kind", "revision", "inputs"))
+        newest = STAGE_CONFIGS[kind].REVISION if kind in STAGE_CONFIGS else 1
+        above = inputs.values() if isinstance(inputs, dict) else ()
+        known[name] = (revision or 1) != newest or any(
+            _says_it_is_old(runs, str(upstream), known) for upstream in above
+        )
+    return known[name]
 
 
 def outdated(path: Path) -> str:

@@ -25,7 +25,8 @@ class Plan:
     @classmethod
     def of(cls, ctx: Context, cells: Sequence[Cell]) -> Plan:
         stages = {stage.name: stage for cell in cells for stage in cell.stage.chain()}
-        return cls(ctx, cells, stages, {name: read_status(ctx.results / "runs" / name) for name in stages})
+        runs = ctx.results / "runs"
+        return cls(ctx, cells, stages, {name: read_status(f"{runs}/{name}") for name in stages})
 
     def to_run(self) -> list[Stage]:
         """The stages that are not done and that an unfinished cell needs."""

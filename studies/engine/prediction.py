@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from fvar.workload import flops
 from studies.engine.profile import AUTO, Resources
 
 LOOKED_AT = 256  # directories of a kind, whichever; a folder may hold a hundred thousand
-REMEMBERED = 32  # stages of these that are done, the latest, whose speed counts
+REMEMBERED = 16  # stages of these that are done, the latest, whose speed counts
 FRESH_SECONDS = 300.0  # between two looks at what was measured
 SPARE = 1.5  # of the predicted time is asked for
 LEAST_MINUTES = 15
@@ -46,22 +47,32 @@ def work(run: RunDir) -> float:
 def speed(runs: Path, kind: str) -> Speed:
     """How fast the stages of a kind were."""
     done = []
-    for path in itertools.islice(runs.glob(f"{kind}-*"), LOOKED_AT):
-        status = read_status(path)
+    for name in _some(runs, kind):
+        status = read_status(f"{runs}/{name}")
         if status.state == "done" and status.seconds > 0:
-            done.append((status.updated or 0.0, status.seconds, path))
+            done.append((status.updated or 0.0, status.seconds, name))
     job, gpu, processor = [], [], []
-    for _, seconds, path in sorted(done)[-REMEMBERED:]:
+    for _, seconds, name in sorted(done)[-REMEMBERED:]:
         try:
-            total = work(RunDir.open(path))
+            total = work(RunDir.open(runs / name))
         except UserError:  # its inputs are gone, or it was made by other code
             continue
         job.append(total / seconds)
-        if held := gpu_hours([path]) * 3600:
+        if held := gpu_hours([runs / name]) * 3600:
             gpu.append(total / held)
         else:
             processor.append(total / seconds)
     return Speed(*(statistics.median(found) if found else None for found in (job, gpu, processor)))
+
+
+def _some(runs: Path, kind: str) -> list[str]:
+    """Names of run directories of a kind, as many as are looked at."""
+    try:
+        with os.scandir(runs) as entries:
+            own = (entry.name for entry in entries if entry.name.startswith(f"{kind}-"))
+            return list(itertools.islice(own, LOOKED_AT))
+    except FileNotFoundError:
+        return []
 
 
 class Speeds:

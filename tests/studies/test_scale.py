@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from analysis import cells, standing
-from fvar.config import RuntimeConfig, Stage
+from fvar.config import RuntimeConfig, SamplesConfig, Stage
 from fvar.machine import records
 from fvar.rundir import RunDir
 from studies.engine import commands, preflight
@@ -60,7 +60,7 @@ def test_a_cell_of_a_plan_costs_some_hundred_calls(tmp_path: Path) -> None:
         return calls(lambda: Plan.of(ctx, list(ctx.study.cells(ctx))).text())
 
     plan(1)
-    assert (plan(20) - plan(10)) / 60 < 900  # of three stages, priced, and of a network configured in nine parts
+    assert (plan(20) - plan(10)) / 60 < 400  # of three stages, priced, and of a network configured in nine parts
 
 
 def test_status_dry_run_and_gc_read_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,25 @@ def test_status_dry_run_and_gc_read_each_file_once(tmp_path: Path, monkeypatch: 
     read.clear()
     list(commands.status_rows(cells.read(ctx.place)))
     assert read == {str(ctx.place.file): 1} | {f"{tmp_path}/runs/{cell.stage.name}/status.json": 1 for cell in made}
+
+
+def test_gc_of_old_revisions_opens_only_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = finished(tmp_path, seeds=2)
+    opened: list[str] = []
+    real = RunDir._open
+
+    def counted(path: Path) -> RunDir:
+        opened.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(RunDir, "_open", counted)
+    monkeypatch.setattr("fvar.rundir._OPENED", {})
+    assert commands.unreferenced(tmp_path, old_revisions=True) == []
+    assert opened == []
+    monkeypatch.setattr(SamplesConfig, "REVISION", SamplesConfig.REVISION + 1)
+    old = {stage.name for cell in made for stage in cell.stage.chain() if stage.kind in ("samples", "scores")}
+    assert {path.name for path in commands.unreferenced(tmp_path, old_revisions=True)} == old
+    assert max(Counter(opened).values()) == 1
 
 
 def test_evaluations_are_read_without_the_records_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
