@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from analysis import standing
 from analysis.standing import State
+from fvar.machine import troubles
 from fvar.rundir import Status
 from studies.engine.scheduler import Node
 from studies.study import Cell
@@ -210,11 +211,15 @@ class View:
             thread.join()
 
     def say(self, text: str) -> None:
-        """One line; on a terminal the table moves down for it."""
+        """One line; on a terminal the table moves down for it. A full disk that holds the output ends no study."""
         if self._console:
             self._console.print(text, markup=False, highlight=False)
-        else:
+            return
+        try:
             print(f"[{duration(time.monotonic() - self.started)}] {text}", file=self.out, flush=True)
+        except OSError as error:
+            if not troubles.passing(error):
+                raise
 
     def changed(self, node: Node, before: State) -> None:
         """A stage went from one state to another."""

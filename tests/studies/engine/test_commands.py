@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
@@ -169,6 +170,15 @@ def test_warning_of_a_stage_reaches_a_driver_without_a_terminal(tmp_path: Path) 
     out = io.StringIO()
     View("title", out).changed(Node(stage, run, None, state="done", status=run.status), "running")
     assert out.getvalue() == f"[0:00] done      {run.name} in 0:03; checkpoint 75 is damaged; continued from 35\n"
+
+
+def test_a_full_disk_under_the_output_costs_lines_and_never_the_study() -> None:
+    out = open("/dev/full", "w")  # noqa: SIM115
+    View("title", out).say("x" * 100_000)
+    with pytest.raises(OSError, match="No space left"):
+        print("what others write", file=out, flush=True)
+    with contextlib.suppress(OSError):
+        out.close()
 
 
 @pytest.mark.parametrize("name", ["../up", "a//b", "", "a b", "/abs", "a/../b"])
