@@ -60,6 +60,11 @@ def _one_per_class(labels: Sequence[int]) -> list[tuple[int, int]]:
     ]
 
 
+def places(labels: Sequence[int]) -> list[int]:
+    """Which samples of a variant may be shown, where the other variant's have the same labels."""
+    return [place for _, place in _one_per_class(labels)]
+
+
 def detail(first: Image, second: Image) -> tuple[int, int, int]:
     """Top, left and side in px of the square in which the less varied of two images varies the most."""
     import numpy as np

@@ -5,6 +5,7 @@
     python -m studies logs ablation_table2 full -f
     python -m studies diff ablation_table2 full baseline
     python -m studies report ablation_table2 --html
+    python -m studies export ablation_table2 --preset desk --to results/reference
     python -m studies retry ablation_table2
     python -m studies promote full/seed0 --name emoji
     python -m studies claims
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "logs": logs,
         "diff": diff,
         "report": report,
+        "export": export,
         "retry": retry,
         "cancel": cancel,
         "gc": gc,
@@ -197,6 +199,16 @@ def _report(place: Place, arguments: argparse.Namespace, say: Callable[[str], No
     if arguments.html:
         return draw_each({f"{place}: {page.FILE}": write}, say)
     return outputs.draw(StudyResults.at(place), study(place.study), say, arguments.price)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from studies.engine.export import export as write
+
+    place = cells.find(arguments.results, arguments.study, arguments.preset)
+    plugins.require(cells.read(place).plugin, f"the study {place.study}")
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    print("\n".join(map(str, write(place, arguments.to, study(place.study), say))))
+    return 0
 
 
 def retry(arguments: argparse.Namespace) -> int:
@@ -360,6 +372,8 @@ def parser() -> argparse.ArgumentParser:
     part.add_argument("--all", action="store_true", help="all studies, and the page over them")
     part.add_argument("--html", action="store_true", help="the page alone, index.html: the tables and figures stay")
     part.add_argument("--price", type=float, default=2.0, metavar="USD", help="of a GPU hour (default: 2)")
+    part = add("export", "Keep what a study shows, and what it is drawn from, without weights.")
+    part.add_argument("--to", type=Path, default=Path("results/reference"), metavar="DIR", help="a results folder")
     add("retry", "Let failed and cancelled stages be started again.").add_argument("cells", **chosen)  # type: ignore[arg-type]
     part = add("cancel", "Stop stages for good.")
     part.add_argument("cells", **chosen)  # type: ignore[arg-type]

@@ -60,32 +60,27 @@ class Samples:
 
 def samples(results: StudyResults, budget: int = BUDGET) -> Samples | None:
     """The first samples of each class, as many as fit the budget; None where no variant has any."""
-    import numpy as np
-
     cells = [cell for group in results.variants().values() if (cell := gallery.first_sampled(group))]
     cells = [cell for cell in cells if (cell.chain["samples"].path / gallery.SAMPLES).exists()]
     if not cells:
         return None
     archives = {cell.variant: gallery.read(cell) for cell in cells}
     labels = archives[cells[0].variant][1]
-    classes = sorted(set(labels.tolist()))
-    count = min(CLASSES, len(classes))
-    shown = [classes[index * len(classes) // count] for index in range(count)]
-    places = {label: np.flatnonzero(labels == label)[:EACH].tolist() for label in shown}
-    needed = [place for own in places.values() for place in own]
+    chosen = places(labels)
+    needed = [place for own in chosen.values() for place in own]
     same = [cell for cell in cells if _agree(archives[cell.variant][1], labels, needed)]
     names = gallery.class_names(cells[0])
     groups = [
         Group(label, names.get(label, f"class {label}"), [Row(cell.label, cell.seed) for cell in same])
-        for label in shown
+        for label in chosen
     ]
     spent = _add_films(groups, same)
     full = 0
     for rank in range(EACH):
         made = []
         for group in groups:
-            if rank < len(places[group.label]):
-                place = places[group.label][rank]
+            if rank < len(chosen[group.label]):
+                place = chosen[group.label][rank]
                 made += [
                     (row, encoded(archives[cell.variant][0][place])) for row, cell in zip(group.rows, same, strict=True)
                 ]
@@ -97,6 +92,16 @@ def samples(results: StudyResults, budget: int = BUDGET) -> Samples | None:
         full = rank + 1
     lossless = archives[cells[0].variant][0].shape[1] <= LOSSLESS
     return Samples(groups, [cell.label for cell in cells if cell not in same], lossless, full)
+
+
+def places(labels: NDArray[np.int64]) -> dict[int, list[int]]:
+    """Which samples may be shown: the first `EACH` of evenly spaced classes, by class."""
+    import numpy as np
+
+    classes = sorted(set(labels.tolist()))
+    count = min(CLASSES, len(classes))
+    shown = [classes[index * len(classes) // count] for index in range(count)]
+    return {label: np.flatnonzero(labels == label)[:EACH].tolist() for label in shown}
 
 
 def _agree(labels: NDArray[np.int64], others: NDArray[np.int64], places: Sequence[int]) -> bool:

@@ -21,6 +21,7 @@ from tests import fakes
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST = 5_000_000  # bytes of a page
+REFERENCE = ROOT / "results" / "reference"
 WEIGHTS = ("*.safetensors", "checkpoints", "snapshots", "train", "heldout", "lock", "log")
 
 
@@ -209,6 +210,19 @@ def test_everything_is_redrawn_byte_for_byte_from_a_copy_without_weights(tmp_pat
     assert {path.name for path in drawn} >= {"index.html", "table.md", "samples.png", "pairs.pdf", "convergence.pdf"}
     for path in drawn:
         assert (copy / path).read_bytes() == (original / path).read_bytes(), path
+
+
+def test_what_is_committed_is_drawn_again_byte_for_byte(tmp_path: Path) -> None:
+    """Where a figure was changed on purpose: python -m studies report --all --results results/reference."""
+    if not cells.started(REFERENCE):
+        pytest.skip("results/reference holds no export yet: python -m studies export STUDY --preset P")
+    shutil.copytree(REFERENCE, tmp_path / "copy")
+    for place in cells.started(tmp_path / "copy"):
+        assert main(["report", place.study, "--preset", place.preset, "--results", str(tmp_path / "copy")]) == 0
+        for path in place.folder.iterdir():
+            if path.suffix in (".md", ".tex", ".csv", ".png", ".pdf", ".html"):
+                committed = REFERENCE / path.relative_to(tmp_path / "copy")
+                assert path.read_bytes() == committed.read_bytes(), path.relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["report"], ["report", "ablation_table2", "--all"]])

@@ -1,0 +1,121 @@
+"""Results kept without weights: what is in them, where they are from, and that they draw the same."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import gallery, table
+from analysis.report import browser
+from analysis.results import StudyResults
+from fvar.errors import UserError
+from fvar.machine import atomic
+from studies.__main__ import main
+from studies.engine import outputs
+from tests import fakes
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two variants at two seeds with weights, commands and paths; the report is the table, the gallery and the page."""
+
+    def report(results: StudyResults) -> dict[str, object]:
+        return {"table.md": partial(table.write, results), "samples.png": partial(gallery.draw, results)}
+
+    monkeypatch.setattr(outputs, "report", report)
+    monkeypatch.setattr("fvar.machine.atomic.sync", lambda path: None)  # a busy disk takes its time
+    monkeypatch.setattr(browser, "EACH", 1)
+    folder, cells = tmp_path / "results", []
+    for variant in ("baseline", "full"):
+        for seed in range(2):
+            stage = fakes.chain(variant, seed)
+            fakes.finish(folder, stage, 0.5, seed)
+            cells.append(fakes.cell(variant, seed, stage))
+    fakes.write_cells(folder, "ablation_table2", cells)
+    for run in (folder / "runs").iterdir():
+        (run / "model.safetensors").write_bytes(b"weights")
+        (run / "log").write_text(f"{run}\n")
+        attempt = {"command": [f"{folder}/x"], "commit": "c0ffee" * 6, "host": "node7", "device": "cpu", "threads": 2}
+        (run / "attempts.jsonl").write_text(json.dumps(attempt) + "\n")
+    return folder
+
+
+def export(results: Path, to: Path) -> int:
+    return main(["export", "ablation_table2", "--results", str(results), "--to", str(to)])
+
+
+def test_an_export_draws_the_same_and_holds_neither_weights_nor_logs_nor_paths(results: Path, tmp_path: Path) -> None:
+    to = tmp_path / "reference"
+    assert export(results, to) == 0
+    kept = {path.relative_to(to) for path in to.rglob("*") if path.is_file()}
+    assert {path.suffix for path in kept} == {".json", ".jsonl", ".npz", ".md", ".tex", ".csv", ".png", ".pdf", ".html"}
+    place = Path("ablation_table2/smoke")
+    for name in ("table.md", "table.tex", "table.csv", "samples.png", "samples.pdf", "index.html"):
+        assert (to / place / name).read_bytes() == (results / place / name).read_bytes()
+    for path in kept:
+        if path.suffix not in (".npz", ".png", ".pdf"):
+            assert str(tmp_path) not in (to / path).read_text(), path
+    readme = (to / place / "README.md").read_text()
+    assert "python -m studies.run ablation_table2 --preset smoke --seeds 2" in readme
+    assert "c0ffeec0ff" in readme
+    assert "node7" in readme
+
+    (to / place / "table.md").unlink()
+    (to / place / "samples.png").unlink()
+    assert main(["report", "ablation_table2", "--results", str(to)]) == 0
+    for name in ("table.md", "samples.png"):
+        assert (to / place / name).read_bytes() == (results / place / name).read_bytes()
+
+
+def test_of_the_samples_those_shown_are_kept_in_their_places(results: Path, tmp_path: Path) -> None:
+    to = tmp_path / "reference"
+    assert export(results, to) == 0
+    (before, after) = (StudyResults.read(folder, "ablation_table2", "smoke") for folder in (results, to))
+    for variant, cells in after.variants().items():
+        (images, labels), (all_images, _) = gallery.read(cells[0]), gallery.read(before.variants()[variant][0])
+        shown = gallery.columns(labels)
+        np.testing.assert_array_equal(images[shown], all_images[shown])
+        assert len(images) == fakes.COUNT
+        assert not (cells[1].chain["samples"].path / "samples.npz").exists()  # figures show the first seed
+
+
+def test_what_would_be_drawn_otherwise_is_not_exported(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dated(results: StudyResults) -> dict[str, object]:
+        def write() -> list[Path]:
+            atomic.write_text(results.folder / "clock.md", str(results.folder))
+            return [results.folder / "clock.md"]
+
+        return {"clock.md": write}
+
+    monkeypatch.setattr(outputs, "report", dated)
+    with pytest.raises(UserError, match=r"would draw another clock\.md than the original"):
+        export(results, tmp_path / "reference")
+    assert list((tmp_path / "reference").iterdir()) == []
+
+
+def test_an_export_replaces_the_one_before_it(results: Path, tmp_path: Path) -> None:
+    to = tmp_path / "reference"
+    assert export(results, to) == 0
+    cells = [fakes.cell("full", 0, fakes.chain("full", 0, rho_max=6.0))]
+    fakes.finish(results, fakes.chain("full", 0, rho_max=6.0), 0.5, 0)
+    fakes.write_cells(results, "ablation_table2", cells)
+    assert export(results, to) == 0
+    assert {path.name for path in (to / "runs").iterdir()} == set(cells[0]["chain"])  # type: ignore[call-overload]
+
+
+def test_an_unfinished_study_and_a_folder_of_other_results_are_refused(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder that studies are run in"):
+        export(results, results)
+    (tmp_path / "other" / "runs" / "var-0").mkdir(parents=True)
+    (tmp_path / "other" / "runs" / "var-0" / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(UserError, match="is a folder that studies are run in"):
+        export(results, tmp_path / "other")
+    StudyResults.read(results, "ablation_table2", "smoke").cells[0].chain["scores"].update(state="failed")
+    with pytest.raises(UserError, match="not done"):
+        export(results, tmp_path / "reference")
