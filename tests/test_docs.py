@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from analysis.metrics import MASKED, METRICS, SFID, SIZES, TEACHER
+from fvar import rundir
+from fvar.rundir import Status
 from studies.claims import CLAIMS
 from studies.study import STUDIES
 
@@ -59,15 +64,51 @@ def test_the_claims_page_has_a_row_for_every_claim_with_its_function_and_study()
 
 
 def test_every_module_stands_once_in_the_api_reference() -> None:
-    listed = re.findall(r"^::: ([\w.]+)$", "".join(page.read_text() for page in DOCS.glob("api/*.md")), re.M)
+    listed = [name for names in script("pages").modules().values() for name in names]
     assert len(listed) == len(set(listed))
-    modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for package in ("fvar", "analysis", "studies")
-        for path in (ROOT / package).rglob("*.py")
-        if path.stem != "__main__"
+    assert {"fvar", "fvar.run", "fvar.focus.optics", "studies.engine.driver", "analysis.report.page"} <= set(listed)
+
+
+def test_every_page_of_the_reference_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert [name for name, modules in script("pages").modules().items() if not modules] == []
+    assert [name for name in script("pages").modules() if f"- api/{name}.md" not in navigation] == []
+
+
+# -------------------------------------------------------------------------------------------------------- run directory
+
+RUN_DIRECTORY = (DOCS / "run-directory.md").read_text()
+
+
+def named(name: str) -> bool:
+    """Whether the page has a name in backticks, its numbers as the page writes them: usage/4 is `usage/<side>`."""
+    name = re.sub(r"scale\d+$", "scale<k>", name)
+    name = re.sub(r"/\d+$", "/<side>", name)
+    return f"`{name}`" in RUN_DIRECTORY
+
+
+def test_the_page_names_every_metric_of_the_tables() -> None:
+    metrics = (*METRICS, SFID, TEACHER, *MASKED, *SIZES)
+    assert [metric.key for metric in metrics if not named(metric.key)] == []
+
+
+def test_the_page_names_every_metric_that_a_stage_left_in_the_canary() -> None:
+    recorded = json.loads((ROOT / "tests" / "golden" / "canary" / "values.json").read_text())
+    names = {
+        name.partition("/")[2] if kind.startswith(("tokenizer", "var")) else name
+        for kind, body in recorded.items()
+        if kind.startswith(("tokenizer", "var", "scores"))
+        for name in body["values"]
     }
-    assert set(listed) == modules, "each module has a line `::: name` in the page of its package in docs/api"
+    assert len(names) > 50
+    assert sorted(name for name in names if not named(name)) == []
+
+
+def test_the_page_names_every_field_of_the_status_and_every_file() -> None:
+    assert [field.name for field in fields(Status) if f"`{field.name}`" not in RUN_DIRECTORY] == []
+    docstrings = "".join(path.read_text() for path in (ROOT / "fvar" / "stages").glob("*.py"))
+    files = set(re.findall(r"\b\w+\.(?:npz|safetensors|png|json|jsonl)\b", docstrings + (rundir.__doc__ or "")))
+    assert sorted(file for file in files if f"`{file}`" not in RUN_DIRECTORY) == []
 
 
 # ------------------------------------------------------------------------------------------------------------- commands
@@ -75,8 +116,14 @@ def test_every_module_stands_once_in_the_api_reference() -> None:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
 def test_every_study_that_a_page_runs_exists(page: Path) -> None:
-    named = set(re.findall(r"python -m studies\.run ([a-z_0-9]+)", page.read_text()))
-    assert named <= {*STUDIES, "my_study"}
+    text = page.read_text()
+    of_plugins = set(re.findall(r"python -m studies\.run ([a-z_0-9]+) --plugin", text))
+    assert set(re.findall(r"python -m studies\.run ([a-z_0-9]+)", text)) - of_plugins <= set(STUDIES)
+
+
+def test_the_page_on_plugins_quotes_the_example_as_it_is() -> None:
+    code = (DOCS / "examples" / "classifier_study.py").read_text()
+    assert f"```python\n{code}```\n" in (DOCS / "your-model.md").read_text()
 
 
 # --------------------------------------------------------------------------------------------- what pages say to type
