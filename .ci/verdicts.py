@@ -1,4 +1,4 @@
-"""Copies the verdicts of results/claims.md into the last column of the claims in docs/paper.md.
+"""Copies the verdicts of results/claims.md into the table of claims in docs/paper.md.
 
 python .ci/verdicts.py          after `python -m studies claims`; tests/test_docs.py fails until it was done
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER, PAGE = ROOT / "results" / "claims.md", ROOT / "docs" / "paper.md"
 CLAIMS = "## Claims"
+SAID = 2  # the column of what our runs say
 
 
 def verdicts(ledger: str) -> dict[str, str]:
@@ -35,7 +36,8 @@ def updated(page: str, ledger: str) -> str:
     for number, line in enumerate(lines):
         if line.startswith("| ") and not line.startswith(("| claim |", "|---")):
             row = cells(line)
-            lines[number] = "| " + " | ".join([*row[:-1], known[row[0]]]) + " |"
+            row[SAID] = known[row[0]]
+            lines[number] = f"| {' | '.join(row)} |"
     return before + title + "\n".join(lines) + "\n"
 
 

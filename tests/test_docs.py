@@ -60,7 +60,7 @@ def test_the_claims_page_has_a_row_for_every_claim_with_its_function_and_study()
     ]
     for row, claim in zip(rows, CLAIMS, strict=True):
         judge = getattr(claim.judge, "func", claim.judge)
-        assert row[2].endswith(f"#{judge.__module__}.{judge.__qualname__})"), row[2]
+        assert row[4].endswith(f"#{judge.__module__}.{judge.__qualname__})"), row[4]
 
 
 def test_every_module_stands_once_in_the_api_reference() -> None:

@@ -26,10 +26,10 @@ def rows() -> list[list[str]]:
 
 
 def symbol(cell: str) -> str:
-    """The dotted path of a link to the API reference: [`fvar.focus.spectrum.fold`](api/...)."""
-    found = re.fullmatch(r"\[`([\w.]+)`\]\(api/[\w.]+\.md#[\w.]+\)", cell)
+    """The dotted path of a link to the API reference, such as [`optics.disk_psf`](api/fvar.focus.md#...)."""
+    found = re.fullmatch(r"\[`([\w.]+)`\]\(api/([\w.]+)\.md#[\w.]+\)", cell)
     assert found, cell
-    return found[1]
+    return f"{found[2]}.{found[1]}"
 
 
 def resolve(path: str) -> Any:
