@@ -38,6 +38,8 @@ from studies.study import names, study
 if TYPE_CHECKING:
     from rich.table import Table
 
+COMPLETION = """Completion in the shell: eval "$(python -m studies.completion bash)", or zsh."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
@@ -341,7 +343,9 @@ def _recorded(arguments: argparse.Namespace) -> StudyRecord:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m studies", description="Look at studies and tidy up after them.")
+    made = argparse.ArgumentParser(
+        prog="python -m studies", description="Look at studies and tidy up after them.", epilog=COMPLETION
+    )
     command = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, explanation: str, study: bool = True) -> argparse.ArgumentParser:

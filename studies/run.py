@@ -125,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m studies.run",
         description="Run a study, or continue it.",
+        epilog='Completion in the shell: eval "$(python -m studies.completion bash)", or zsh.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
