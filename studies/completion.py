@@ -62,9 +62,9 @@ def candidates(words: Sequence[str]) -> list[str]:
         plugins.load(line.values.get("plugin", []))
     if start.startswith("-"):
         return _beginning(start, (name for action in parser._actions for name in action.option_strings))
-    values = VALUES.get(line.expected, lambda line: ())
     with contextlib.suppress(UserError):  # of a study or a results folder that are not there
-        return _beginning(start, values(line))
+        if values := VALUES.get(line.expected):
+            return _beginning(start, values(line))
     return []
 
 
