@@ -83,6 +83,7 @@ class CellRecord:
     seed: int
     params: Mapping[str, Any]
     chain: tuple[str, ...]  # at least one
+    pruned: str = ""  # why a search gave it up half-way
 
     @property
     def own(self) -> str:
@@ -213,6 +214,7 @@ def write(record: StudyRecord) -> None:
                 "params": dict(cell.params),
                 "stages": cell.stages,
                 "chain": list(cell.chain),
+                **({"pruned": cell.pruned} if cell.pruned else {}),
             }
             for cell in record.cells
         ],
@@ -264,6 +266,7 @@ def _cell(entry: object, where: str) -> CellRecord:
         _get(entry, "seed", int, where, 0),
         _get(entry, "params", dict, where, {}),
         tuple(chain),
+        _get(entry, "pruned", str, where, ""),
     )
 
 

@@ -22,6 +22,7 @@ from fvar.config import ScoresConfig, VarConfig
 from fvar.errors import UserError
 from fvar.machine import records
 from fvar.rundir import RunDir
+from fvar.usage import gpu_hours
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class CellResult:
     stages: Mapping[str, str]
     runs: Path  # the folder of all run directories
     recorded: tuple[str, ...]  # names of its run directories, inputs first
+    pruned: str = ""  # why a search gave it up half-way
 
     @classmethod
     def of(cls, cell: CellRecord, runs: Path) -> CellResult:
         """What a cell has come to, whose run directories lie in the folder `runs`."""
-        return cls(cell.name, cell.variant, cell.label, cell.seed, cell.params, cell.stages, runs, cell.chain)
+        recorded = (cell.stages, runs, cell.chain, cell.pruned)
+        return cls(cell.name, cell.variant, cell.label, cell.seed, cell.params, *recorded)
 
     @cached_property
     def chain(self) -> dict[str, RunDir]:
@@ -67,6 +70,8 @@ class CellResult:
         *_, own = self.recorded
         found = {own: standing.of_stage(self.runs / own)}
         if found[own].state != "done":
+            if self.pruned:
+                return "pruned", self.pruned
             found = {name: standing.of_stage(self.runs / name) for name in self.recorded}
         state, stage = standing.of_cell({name: at.state for name, at in found.items()})
         return state, standing.detail(state, stage, found[stage].status)
@@ -114,6 +119,15 @@ class CellResult:
         """Records of one stage's metrics.jsonl."""
         run = self.chain.get(role)
         return [] if run is None else run.metrics(split)
+
+    @property
+    def hours(self) -> tuple[float, str]:
+        """What its stages took, those shared with other cells in full, and of what: GPU hours, or hours of processes
+        where no job held a GPU."""
+        paths = {run.path: run for run in self.chain.values()}
+        if held := gpu_hours(paths):
+            return held, "GPU hours"
+        return sum(run.status.seconds for run in paths.values()) / 3600, "hours of a process, without GPUs"
 
     def heldout(self, key: str) -> float | None:
         """The deployment network's last held-out value of a metric, once its training is done."""

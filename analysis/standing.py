@@ -9,7 +9,8 @@ One look at a stage's status, lock and job gives its state:
     waiting                    none of these
 
 A driver knows two more, `ready` (nothing is in its way) and `blocked` (something above it failed), and asks its cluster
-what has become of a job that is queued here. A cell has the state of the stage that stops it, or else moves it.
+what has become of a job that is queued here. A cell has the state of the stage that stops it, or else moves it; one
+that a search gave up half-way is `pruned`, and its stages, whose checkpoints are kept, are interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import Literal, NamedTuple
 from fvar.job import JobRecord
 from fvar.rundir import Status, locked, read_status
 
-State = Literal["waiting", "ready", "queued", "running", "interrupted", "done", "failed", "cancelled", "blocked"]
+State = Literal[
+    "waiting", "ready", "queued", "running", "interrupted", "done", "failed", "cancelled", "blocked", "pruned"
+]
 SETTLED: frozenset[State] = frozenset({"done", "failed", "cancelled"})  # nothing changes these but a user
 STOPPING: tuple[State, ...] = ("failed", "cancelled", "blocked")  # whatever needs the stage; the cause first
 MOVING: tuple[State, ...] = ("running", "queued", "ready", "interrupted")  # the liveliest first

@@ -28,7 +28,7 @@ class JobRecord:
     born: str = ""  # local: tells the process from a later one with the same id
     losses: int = 0  # jobs lost in a row without a step gained
     step: int = 0  # when the last one was lost
-    ended: str = ""  # why the driver itself ended the job, which then counts as lost
+    ended: str = ""  # why the driver itself ended the job, which then counts as lost, or gave the stage up with it
 
     @classmethod
     def read(cls, run: RunDir) -> JobRecord | None:

@@ -8,6 +8,8 @@
     python -m studies.run table1 --recompute tokenizer
     python -m studies.run table1 --cluster slurm --detach --max-gpu-hours 500
     python -m studies.run digits --plugin docs.examples.classifier_study --seeds 3
+    python -m studies.run search_training --trials 32 --parallel 4 --pruner median --cluster slurm
+    python -m studies.run grid --variant full --grid var.distill.lambda_feat=0.5,1,2 --grid var.train.lr=1e-4,3e-4
 
 Exit status: 0 all cells done, 1 some failed, 2 the command is wrong or nothing could be started, 75 stopped by a
 signal, 130 by Ctrl-C.
@@ -29,10 +31,11 @@ from studies.engine.budget import Budget
 from studies.engine.driver import Driver
 from studies.engine.plan import Plan
 from studies.engine.profile import DEFAULT, Profile
+from studies.engine.search.samplers import PRUNERS, SAMPLERS
 from studies.engine.settings import Settings
 from studies.engine.watch import Watch
 from studies.presets import PRESETS, preset
-from studies.study import STUDIES, Cell, Context, study
+from studies.study import OF_GRIDS, OF_SEARCHES, STUDIES, Cell, Context, Options, study
 from studies.tracking.store import address_of_server
 
 SLURM_WIDTH = 8  # trials an adaptive study leaves open on a cluster
@@ -43,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     plugins.load(arguments.plugin)
     if arguments.cluster not in CLUSTERS:
         raise unknown("cluster", arguments.cluster, CLUSTERS)
-    for name in ("seeds", "jobs"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    for name, least in (("seeds", 1), ("jobs", 1), ("trials", 0), ("parallel", 0)):
+        if getattr(arguments, name) < least:
+            raise UserError(f"--{name} must be at least {least}, got {getattr(arguments, name)}")
     if arguments.detach and arguments.cluster != "slurm":
         raise UserError("--detach leaves the study to SLURM; add --cluster slurm")
     if arguments.max_gpu_hours < 0:
@@ -53,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.parse(arguments.set)
     chosen = settings.on_data(preset(arguments.preset, arguments.data, arguments.verify_data), arguments.verify_data)
     same_data = chosen.data == PRESETS[arguments.preset].data
+    chosen = settings.on_preset(chosen)
     asked = study(arguments.study)
     label = settings.label(chosen.name if same_data else f"{chosen.name}-{chosen.data.title}")
     if arguments.tokenizer_seeds and not chosen.tokenizers_by_seed:
@@ -64,10 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds=arguments.seeds,
         results=arguments.results,
         label=label,
-        trials=arguments.trials,
-        width={"inline": 1, "local": arguments.jobs, "slurm": SLURM_WIDTH}[arguments.cluster],
+        width=arguments.parallel or {"inline": 1, "local": arguments.jobs, "slurm": SLURM_WIDTH}[arguments.cluster],
         dry=arguments.dry_run,
+        options=_options(arguments),
+        changed=settings.apply,
     )
+    if asked.prepare:
+        ctx = asked.prepare(ctx)
+    else:
+        ctx.options.refuse(asked.name, (*OF_SEARCHES, *OF_GRIDS))
     plain = ctx.study
     if arguments.until:
         plain = until.among(plain, arguments.only)
@@ -114,6 +123,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _options(arguments: argparse.Namespace) -> Options:
+    """What searches and the grid read of a command line."""
+    return Options(
+        trials=arguments.trials,
+        sampler=arguments.sampler,
+        pruner=arguments.pruner,
+        objectives=tuple(filter(None, arguments.objectives.split(","))),
+        storage=arguments.storage,
+        variant=arguments.variant,
+        grid=tuple(arguments.grid),
+    )
+
+
 def _recompute(ctx: Context, kinds: Sequence[str], cells: Sequence[Cell], dry: bool = False) -> list[str]:
     """Set aside what `--recompute` names; the names of the run directories."""
     if not kinds:
@@ -138,7 +160,14 @@ def parser() -> argparse.ArgumentParser:
     add("--max-seeds", type=int, default=20, metavar="N", help="of any variant, with --until")
     add("--margin", type=float, metavar="M", help="with --until: a difference below M, as in the table, counts as none")
     add("--jobs", type=int, default=2, metavar="N", help="stages at once on this machine, with --cluster local")
-    add("--trials", type=int, default=0, metavar="N", help="cells a search may propose; 0: its own choice")
+    add("--trials", type=int, default=0, metavar="N", help="points a search may hand out; 0: its own choice")
+    add("--parallel", type=int, default=0, metavar="N", help="trials of a search at once; 0: what the cluster suggests")
+    add("--sampler", default="", metavar="NAME", help=f"of a search: {', '.join(SAMPLERS)}")
+    add("--pruner", default="", metavar="NAME", help=f"of a search, ends poor trials early: {', '.join(PRUNERS)}")
+    add("--objectives", default="", metavar="NAMES", help="of a search: score, or score,hours")
+    add("--storage", default="", metavar="URL", help="of a search's trials; default: optuna.db in the results folder")
+    add("--variant", default="", metavar="NAME", help="of Table 2, in a grid")
+    add("--grid", action="append", default=[], metavar="KIND.PATH=V,V", help="values of a setting; repeatable")
     add("--only", action="append", default=[], metavar="VARIANT", help="a variant or cell, * allowed; repeatable")
     add("--set", action="append", default=[], metavar="KIND.PATH=VALUE", help="change a setting; repeatable")
     add("--recompute", action="append", default=[], metavar="KIND", help="compute a stage kind anew; repeatable")

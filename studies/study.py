@@ -17,7 +17,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,10 @@ STUDIES: tuple[str, ...] = (
     "inpainting",
     "cost",
     "search_distillation",
+    "search_pyramid",
+    "search_tokenizer",
+    "search_training",
+    "grid",
     "text_readability",
     "wiener",
     "speed",
@@ -73,6 +77,7 @@ class Cell:
     stage: Stage  # usually the scores; the stages above it come with it
     name: str = ""  # unique in the study; "<variant>/seed<seed>" if not given
     optional: bool = False  # part of the study only where `--only` names it, by more than a leading wildcard
+    pruned: str = ""  # why a search gave it up half-way; nothing more is computed for it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or f"{self.variant}/seed{self.seed}")
@@ -90,7 +95,30 @@ class Cell:
     def record(self) -> CellRecord:
         """The cell as cells.json has it."""
         names = tuple(stage.name for stage in self.stage.chain())
-        return CellRecord(self.name, self.variant, self.label, self.seed, self.params, names)
+        return CellRecord(self.name, self.variant, self.label, self.seed, self.params, names, self.pruned)
+
+
+OF_SEARCHES = ("sampler", "pruner", "objectives", "storage")
+OF_GRIDS = ("variant", "grid")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What only some studies read of a command line: searches, and the grid. Empty: the study's own choice."""
+
+    trials: int = 0  # points a search may hand out
+    sampler: str = ""
+    pruner: str = ""
+    objectives: tuple[str, ...] = ()
+    storage: str = ""  # address of the search's data base; empty: the file beside the results
+    variant: str = ""
+    grid: tuple[str, ...] = ()  # KIND.PATH=VALUE,VALUE
+
+    def refuse(self, study: str, names: Iterable[str]) -> None:
+        """Raise `UserError` where one of these was given: the study does not read it."""
+        for name in names:
+            if getattr(self, name):
+                raise UserError(f"--{name} means nothing to {study}; leave it out")
 
 
 @dataclass(frozen=True)
@@ -102,9 +130,10 @@ class Context:
     seeds: int = 1
     results: Path = Path("results")
     label: str = ""  # folder of this preset's results; differs from its name where settings were changed
-    trials: int = 0  # cells an adaptive study may propose; 0: its own choice
     width: int = 1  # cells that can run at once: as many may be open in an adaptive study
     dry: bool = False  # only a plan is wanted: write nothing
+    options: Options = Options()
+    changed: Callable[[Sequence[Cell]], list[Cell]] = list  # what the command's `--set` make of cells
 
     @property
     def place(self) -> Place:
@@ -126,7 +155,7 @@ class Context:
         return StudyResults.at(self.place)
 
     def result(self, cell: Cell) -> CellResult:
-        """What a cell has come to, recorded or not."""
+        """What a cell, as it is after `changed`, has come to, recorded or not."""
         from analysis.results import CellResult
 
         return CellResult.of(cell.record(), self.place.runs)
@@ -145,6 +174,10 @@ class Study:
     references: tuple[str, ...] = REFERENCES  # variants that the others are compared with, where it has them
     columns: tuple[Metric, ...] = ()  # what is measured of its cells, the deciding one first; empty: of samples
     until: Until | None = None  # the rule by which it adds seeds, see `studies.until`
+    # Of studies that read `Options`: what these make of the context, or `UserError` where they are wrong.
+    prepare: Callable[[Context], Context] | None = None
+    stirred: Callable[[Context], bool] | None = None  # whether running stages ask for another look at the cells
+    publish: Callable[[Context, Sequence[Path]], None] | None = None  # the files it left for people, elsewhere, too
 
 
 def names() -> tuple[str, ...]:

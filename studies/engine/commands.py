@@ -25,7 +25,7 @@ from fvar.rundir import RunDir, locked, read_status
 from fvar.usage import gpu_hours
 from studies.engine.backends import Backend, submitting
 from studies.engine.driver import log_tail
-from studies.engine.scheduler import settle
+from studies.engine.scheduler import allow_again, settle
 
 if TYPE_CHECKING:
     from studies.engine.live import Row
@@ -61,7 +61,7 @@ def status_rows(
     statuses = {name: at.status for name, at in found.items()}
     for cell in study.cells:
         hours = sum(bill[name] for name in cell.chain) if bill else 0.0
-        line = row(cell.name, cell.chain, states, statuses)
+        line = row(cell.name, cell.chain, states, statuses, cell.pruned)
         yield line._replace(gpu_hours=f"{hours:.3g}") if hours else line
 
 
@@ -160,9 +160,7 @@ def retry(study: StudyRecord, names: Iterable[str]) -> list[str]:
     for stage in dict.fromkeys(stage for cell in study.select(names) for stage in cell.chain):
         path = study.place.runs / stage
         if read_status(path).state in ("failed", "cancelled"):
-            run = RunDir.open(path)
-            settle(run, "waiting", "")
-            (path / "job.json").unlink(missing_ok=True)
+            allow_again(RunDir.open(path))
             changed.append(stage)
     return changed
 

@@ -9,18 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from analysis.contrasts import closing_in
+from analysis.standing import State
 from fvar import plugins
 from fvar.config import data_of
 from fvar.errors import DataChanged, Interrupted, UserError, unknown
 from fvar.machine.signals import Stopped
 from studies.engine import outputs, preflight
 from studies.engine.backends import Backend
+from studies.engine.backends.answers import NotNow
 from studies.engine.budget import Budget, OverBudget
 from studies.engine.live import View
 from studies.engine.notify import Notifier
 from studies.engine.patience import Patience
 from studies.engine.scheduler import FINAL, Node, Scheduler
-from studies.engine.search import dashboard_command
+from studies.engine.search.store import dashboard_command
 from studies.engine.settings import Settings
 from studies.engine.watch import Watch
 from studies.study import Cell, Context, plugin_of, record
@@ -110,7 +112,7 @@ class Driver:
                 raise
             Patience(view.say).until_it_works(lambda: self._conclude(scheduler, chosen, view, tracker))
             notifier.end(scheduler.nodes.values())
-            return 0 if all(scheduler.nodes[cell.stage.name].state == "done" for cell in chosen) else 1
+            return 0 if all(_state(cell, scheduler) in ("done", "pruned") for cell in chosen) else 1
 
     def detach(self, make_backend: Callable[[str], Backend], view: View) -> int:
         """Queue everything in SLURM, each stage after its inputs, and leave; returns the exit status 0."""
@@ -171,12 +173,18 @@ class Driver:
         cells = self.cells()
         chosen = self.selected(cells)
         record(self.ctx, cells, self.settings.science)
-        scheduler.add(cell.stage for cell in chosen)
         view.follow(chosen)
+        scheduler.add(cell.stage for cell in chosen if not cell.pruned)
+        kept = {stage.name for cell in chosen if not cell.pruned for stage in cell.stage.chain()}
+        for cell in chosen:
+            if cell.pruned:
+                alone = [stage for stage in cell.stage.chain() if stage.name not in kept]
+                scheduler.give_up(alone, f"{cell.name} was pruned {cell.pruned}")
         if self.ctx.study.until:
             view.report(closing_in(self.ctx.read()))
         scheduler.look()
-        still_open = {cell.stage.name for cell in chosen} & {node.run.name for node in scheduler.open()}
+        wanted = {cell.stage.name for cell in chosen if not cell.pruned}
+        still_open = wanted & {node.run.name for node in scheduler.open()}
         if still_open:
             self.budget.require(scheduler.nodes.values())
             scheduler.backend.check(view.say)
@@ -197,7 +205,8 @@ class Driver:
                 continue
             # What an adaptive study proposes next may depend on any cell that ends.
             count = 1 if self.ctx.study.adaptive else len(still_open)
-            while sum(scheduler.nodes[name].state in FINAL for name in still_open) < count:
+            stirred = False
+            while not stirred and sum(scheduler.nodes[name].state in FINAL for name in still_open) < count:
                 try:
                     self.budget.require_left(scheduler.nodes.values())
                     moved = patience.until_it_works(scheduler.step)
@@ -209,8 +218,19 @@ class Driver:
                 if tracker.due:
                     self._require_same_data(scheduler.nodes)
                     tracker.start(view.say)
-                if not moved:
-                    _wait(scheduler)
+                stirred = self._stirred(patience)
+                if not moved and not stirred:
+                    stirred = _wait(scheduler, lambda: self._stirred(patience))
+
+    def _stirred(self, patience: Patience) -> bool:
+        """Whether what running stages have come to asks for other cells. Jobs go on while that cannot be told."""
+        if self.ctx.study.stirred is None:
+            return False
+        try:
+            return self.ctx.study.stirred(self.ctx)
+        except NotNow as error:
+            patience.remind(f"not now: {error}; jobs go on")
+            return False
 
     def _run_out(self, scheduler: Scheduler, reason: str, patience: Patience, view: View) -> None:
         """The budget is spent: stop what runs after a checkpoint, where it is hard, and else let that end."""
@@ -219,7 +239,7 @@ class Driver:
         if self.budget.hard:
             patience.until_it_works(lambda: scheduler.end(running, "the budget was spent"))
         while any(node.job for node in scheduler.open()):
-            _wait(scheduler)
+            _wait(scheduler, lambda: False)
             patience.until_it_works(scheduler.look)
 
     def _report(self, scheduler: Scheduler, patience: Patience) -> None:
@@ -231,21 +251,24 @@ class Driver:
         """Write tables and figures, tell MLflow, and say how it went and where to look."""
         view.say("writing tables, figures and MLflow")
         written = outputs.write(self.ctx, view.say)
+        if self.ctx.study.publish and written:
+            self.ctx.study.publish(self.ctx, written)
         if chosen:
             tracker.conclude(view.say)
-        states = [scheduler.nodes[cell.stage.name].state for cell in chosen]
+        states = [_state(cell, scheduler) for cell in chosen]
         done = f"{states.count('done')} of {len(chosen)} cells done"
+        done += f", {count} pruned" if (count := states.count("pruned")) else ""
         lines = [f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {done}" if chosen else self.ctx.study.title]
         for node in scheduler.nodes.values():
             if node.state in ("failed", "cancelled") or (node.state == "blocked" and not node.reason.startswith("by ")):
                 lines += ["", f"{node.state} {node.run.name}: {node.reason}", *log_tail(node.run.path / "log")]
-        if any(state != "done" for state in states):
+        if any(state not in ("done", "pruned") for state in states):
             lines += ["", "once the cause is gone: " + self._command("retry") + ", then repeat the command"]
         if written:
             lines += ["", *_shown(written[0]), "", "look next at:", *(f"  {path}" for path in written)]
             lines += [f"  python -m studies ui{self._where()}{self._plugin()}   (all runs in MLflow, on 127.0.0.1)"]
             if self.ctx.study.adaptive and not self.ctx.study.until:
-                lines += [f"  {dashboard_command(self.ctx.results)}   (the search, likewise)"]
+                lines += [f"  {dashboard_command(self.ctx.results, self.ctx.options.storage)}   (the search, likewise)"]
         print("\n".join(lines), file=view.out, flush=True)
 
     def _command(self, verb: str) -> str:
@@ -260,13 +283,25 @@ class Driver:
         return "" if self.ctx.results == Path("results") else f" --results {shlex.quote(str(self.ctx.results))}"
 
 
-def _wait(scheduler: Scheduler) -> None:
-    """Wait until the next poll, or until one of the last few stages says by itself that it has ended."""
+def _state(cell: Cell, scheduler: Scheduler) -> State:
+    """Where a selected cell stands at the end."""
+    node = scheduler.nodes.get(cell.stage.name)
+    return (
+        "pruned" if cell.pruned and (node is None or node.state != "done") else scheduler.nodes[cell.stage.name].state
+    )
+
+
+def _wait(scheduler: Scheduler, stirred: Callable[[], bool]) -> bool:
+    """Wait until the next poll, or until one of the last few stages says by itself that it has ended, or something is
+    `stirred`: whether that is so."""
     deadline = time.monotonic() + scheduler.backend.interval
     while (left := deadline - time.monotonic()) > 0:
         time.sleep(min(GLANCE_SECONDS, left))
+        if stirred():
+            return True
         if scheduler.some_of_few_ended():
-            return
+            break
+    return False
 
 
 def log_tail(path: Path, lines: int = LOG_LINES) -> list[str]:

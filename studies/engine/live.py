@@ -31,8 +31,9 @@ COLOURS = {
     "blocked": "red",
     "cancelled": "yellow",
     "interrupted": "yellow",
+    "pruned": "magenta",
 }
-ORDER = ("failed", "blocked", "cancelled", "interrupted", "running", "queued", "ready", "waiting", "done")
+ORDER = ("failed", "blocked", "cancelled", "interrupted", "running", "queued", "ready", "waiting", "pruned", "done")
 MANY = 200  # rows above which a drawn table is slow
 LEFT_OUT = ("GPU h", "images/s", "loss", "stage", "ETA", "")  # in this order, where a terminal is narrow
 NAME, NOTE = 18, 12  # columns that a cell's name and its note are sure to get
@@ -54,12 +55,16 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def row(name: str, chain: Sequence[str], states: Mapping[str, State], statuses: Mapping[str, Status]) -> Row:
+def row(
+    name: str, chain: Sequence[str], states: Mapping[str, State], statuses: Mapping[str, Status], pruned: str = ""
+) -> Row:
     """A cell's line: the stage that stops it or moves it, and how far that is. `chain` names its run directories.
 
-    A stage without a state is done: nobody looks above a finished one.
+    A stage without a state is done: nobody looks above a finished one. `pruned` says why a search gave the cell up.
     """
     state, stage = standing.of_cell({stage: states.get(stage, "done") for stage in chain})
+    if pruned and state != "done":
+        return Row(name, "pruned", note=pruned)
     status = statuses.get(stage, Status())
     if state in ("done", "waiting"):
         return Row(name, state, note=_first_note(chain, states, statuses) if state == "waiting" else "")
@@ -169,6 +174,7 @@ class View:
         self.terminal = self.out.isatty()
         self.nodes: Mapping[str, Node] = {}
         self._chains: dict[str, list[str]] = {}  # cell -> run directories, inputs first
+        self._pruned: dict[str, str] = {}  # cell -> why a search gave it up
         self._users: dict[str, list[str]] = {}  # run directory -> cells
         self._console: Console | None = None
         self.started = time.monotonic()
@@ -177,6 +183,8 @@ class View:
 
     def follow(self, cells: Iterable[Cell]) -> None:
         """Show these cells."""
+        cells = list(cells)
+        self._pruned = {cell.name: cell.pruned for cell in cells if cell.pruned}
         self._chains = {cell.name: [stage.name for stage in cell.stage.chain()] for cell in cells}
         self._users = {}
         for name, chain in self._chains.items():
@@ -239,7 +247,7 @@ class View:
         states = {name: node.shown for name, node in nodes.items()}
         statuses = {name: node.run.status if node.state == "running" else node.status for name, node in nodes.items()}
         for name, chain in self._chains.items():
-            yield row(name, chain, states, statuses)
+            yield row(name, chain, states, statuses, self._pruned.get(name, ""))
 
     def _table(self) -> Table:
         from rich.markup import escape

@@ -55,7 +55,7 @@ class Plan:
         if self.ctx.study.until:
             lines.append("The first look is shown; undecided comparisons take more seeds.")
         elif self.ctx.study.adaptive:
-            lines.append("The first cell is shown; the others are proposed as scores come in and share its tokenizers.")
+            lines.append("The first cell is shown; the others are proposed as scores come in.")
         cost = bill(self.to_run(), Speeds(self.ctx.results / "runs"))
         lines += ["", *self._kinds(run), "", *self._cells(run), "", cost]
         return "\n".join(lines)

@@ -9,6 +9,7 @@ One look at a stage gives its state:
                                that cannot be asked from this machine
     ready                      its inputs are done and nobody works on it: it is submitted
     waiting                    neither of these
+    pruned                     a search gave up all cells that need it: its job is ended, its checkpoint kept
 
 What its directory alone says of a stage is `analysis.standing`'s to tell; here comes on top what backends know.
 """
@@ -27,7 +28,7 @@ from analysis import standing
 from analysis.standing import SETTLED, STOPPING, State
 from fvar.config import RuntimeConfig, Stage
 from fvar.errors import UserError
-from fvar.job import JobRecord
+from fvar.job import JOB_FILE, JobRecord
 from fvar.rundir import RunDir, Status
 from studies.engine import packs
 from studies.engine.backends import Backend, Job, in_parallel, submitting
@@ -35,7 +36,7 @@ from studies.engine.backends.answers import NotNow, require_room
 from studies.engine.patience import LONGEST_PAUSE, Patience
 from studies.engine.watch import Watch
 
-FINAL: frozenset[State] = SETTLED | {"blocked"}
+FINAL: frozenset[State] = SETTLED | {"blocked", "pruned"}
 FEW = 64  # stages whose directories are looked at between polls
 FIRST_PAUSE = 5.0  # seconds until a stage that the disk failed is started again, doubled each time
 MAX_LOSSES = 3  # jobs lost in a row without a step gained, before a stage is given up
@@ -102,6 +103,7 @@ class Scheduler:
         in_parallel(lambda stage: RunDir.create(self.root, stage, self.runtime), self._missing(stages))
         for stage in stages:
             if stage.name in self.nodes:
+                self._want_again(stage)
                 continue
             path = self.root / stage.name
             run = RunDir.open(path) if (path / "config.json").exists() else None
@@ -115,6 +117,34 @@ class Scheduler:
             run.follow(stage)
             self.nodes[stage.name] = Node(stage, run, JobRecord.read(run))
 
+    def _want_again(self, stage: Stage) -> None:
+        """What was given up, or failed and was allowed to start again since, is looked at like any other."""
+        for part in stage.chain():
+            node = self.nodes.get(part.name)
+            if node is None or node.state not in FINAL or node.state == "done":
+                continue
+            if node.state in ("blocked", "pruned") or node.run.status.state not in SETTLED:
+                node.state, node.seen, node.record, node.job = "waiting", False, JobRecord.read(node.run), None
+
+    def give_up(self, stages: Iterable[Stage], reason: str) -> None:
+        """Want these stages no more: the next steps end their jobs, as lost, so that whoever wants one continues it.
+
+        Jobs of earlier drivers are ended, too: one may have died right after a search gave up a trial.
+        """
+        for stage in stages:
+            node, path = self.nodes.get(stage.name), self.root / stage.name
+            if node is None and (path / "config.json").exists():
+                run = RunDir.open(path)
+                node = self.nodes[stage.name] = Node(stage, run, JobRecord.read(run))
+                node.on_disk, node.status = standing.of_stage(path)
+                if node.record and node.record.cluster and node.on_disk not in SETTLED:
+                    node.job = Job("running")  # until its cluster says otherwise
+            if node is None or node.state in SETTLED | {"pruned"} or node.on_disk in SETTLED:
+                continue
+            before, node.state, node.reason = node.state, "pruned", reason
+            if before in ("queued", "running"):
+                self.on_change(node, before)
+
     def _missing(self, stages: Iterable[Stage]) -> list[Stage]:
         """The distinct stages among these without a directory; `RunDir.create` makes those of their inputs."""
         named = {stage.name: stage for stage in stages if stage.name not in self.nodes}
@@ -126,6 +156,8 @@ class Scheduler:
         Raises `NotNow` while the disk has no room for what stages write: each would be lost, again and again.
         """
         self.look()
+        if given_up := [node for node in self.nodes.values() if node.state == "pruned" and node.job]:
+            self.end(given_up, "pruned")
         self._end_what_hangs()
         if not self._fitting() and not any(map(self._is_lost, self.open())):
             return False
@@ -196,7 +228,10 @@ class Scheduler:
         records = {name: node.record for name, node in self.nodes.items() if node.record}
         self._begun = packs.begun(jobs, [(self.nodes[name].run, record) for name, record in records.items()])
         for node in self.nodes.values():
-            if node.state not in FINAL:
+            if node.state == "pruned" and node.job:
+                job = jobs.get(node.run.name)
+                node.job = job if job and job.state in ("queued", "running") else None
+            elif node.state not in FINAL:
                 self._update(node, jobs.get(node.run.name), deciding)
 
     def open(self) -> list[Node]:
@@ -269,7 +304,8 @@ class Scheduler:
     def _poll(self) -> dict[str, Job]:
         """What backends say of recorded jobs; one question to each."""
         asked: dict[str, list[tuple[RunDir, JobRecord]]] = {}
-        for node in self.open():
+        given_up = [node for node in self.nodes.values() if node.state == "pruned" and node.job]
+        for node in (*self.open(), *given_up):
             if node.record and node.record.cluster and not self._is_settled_elsewhere(node):
                 own = node.record.cluster in self.backend.clusters
                 asked.setdefault(self.backend.name if own else node.record.cluster, []).append((node.run, node.record))
@@ -366,6 +402,8 @@ class Scheduler:
             return "ready", f"again, since {job.reason}"
         reason = job.reason if job.state != "lost" else f"{job.reason}, {losses} times without progress"
         state: Literal["cancelled", "failed"] = "cancelled" if job.state == "cancelled" else "failed"
+        node.record = dataclasses.replace(node.record, ended=reason)
+        node.record.write(node.run)  # first: it tells that the stage did not fail by itself
         settle(node.run, state, reason)
         return state, reason
 
@@ -410,6 +448,12 @@ class Scheduler:
 def counts(nodes: Iterable[Node]) -> Counter[str]:
     """How many stages are in each state."""
     return Counter(node.state for node in nodes)
+
+
+def allow_again(run: RunDir) -> None:
+    """Let a stage that failed or was cancelled be started again."""
+    settle(run, "waiting", "")
+    (run.path / JOB_FILE).unlink(missing_ok=True)
 
 
 def settle(run: RunDir, state: Literal["waiting", "failed", "cancelled"], error: str) -> None:

@@ -3,6 +3,7 @@
     --set var.train.steps=50           one setting of one kind of stage
     --set train.steps=50               both networks; `data.` likewise reaches every stage that reads images
     --set scores.reference=adm:/f.npz  statistics that ADM published, in place of the preset's images; adds sFID
+    --set preset.alias_vocab=128       a field of the preset, for what is not one setting of one kind of stage
     --set runtime.compile=true         how stages run, not what they compute
     --set slurm.time=12:00:00          the cluster profile
 
@@ -31,6 +32,7 @@ SHORTHANDS: dict[str, dict[str, str]] = {
     "data": {"tokenizer": "data", "tokens": "data", "scores": "reference", "var": "curve.scores.reference"},
 }
 ELSEWHERE = ("runtime", "slurm")
+PRESET = "preset"
 T = TypeVar("T", bound=StageConfig | DataConfig)
 
 
@@ -39,7 +41,7 @@ class Change:
     """One `--set`, as typed and taken apart."""
 
     text: str
-    head: str  # stage kind, shorthand, "runtime" or "slurm"
+    head: str  # stage kind, shorthand, "runtime", "slurm" or "preset"
     path: str
     value: Any
 
@@ -50,7 +52,7 @@ class Change:
         head, dot, path = target.strip().partition(".")
         if not (equals and dot and path):
             raise UserError(f"--set {text}: write KIND.PATH=VALUE, for example --set var.train.steps=50")
-        valid = [*STAGE_CONFIGS, *SHORTHANDS, *ELSEWHERE]
+        valid = [*STAGE_CONFIGS, *SHORTHANDS, *ELSEWHERE, PRESET]
         if head not in valid:
             raise unknown("first part of --set", head, valid)
         try:
@@ -102,6 +104,13 @@ class Settings:
             return preset
         return dataclasses.replace(preset, data=_replace_all(preset.data, changed).found(verify))
 
+    def on_preset(self, preset: Preset) -> Preset:
+        """The preset with its own fields changed, as `preset.` settings say. Raises `UserError` for an unknown one."""
+        for change in self.changes:
+            if change.head == PRESET:
+                preset = replace_path(preset, change.path, change.value)
+        return preset
+
     def runtime(self) -> RuntimeConfig:
         config = RuntimeConfig()
         for change in self.changes:
@@ -120,9 +129,9 @@ class Settings:
         memo: dict[str, Stage] = {}
         used: set[str] = set()
         changed = [dataclasses.replace(cell, stage=self._stage(cell.stage, memo, used)) for cell in cells]
-        for text in self.science:
-            if cells and text not in used:
-                raise UserError(f"--set {text}: no stage of this study has this setting")
+        for change in self.changes:
+            if cells and change.head not in (*ELSEWHERE, PRESET) and change.text not in used:
+                raise UserError(f"--set {change.text}: no stage of this study has this setting")
         return changed
 
     def _stage(self, stage: Stage, memo: dict[str, Stage], used: set[str]) -> Stage:
@@ -148,6 +157,11 @@ class Settings:
                 if isinstance(data, DataConfig):
                     made = replace_path(made, ".".join(parents), data.found())
         return made
+
+
+def option(path: str, value: Any) -> str:
+    """What follows `--set` for a value: "var.train.lr=0.0003"."""
+    return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _published(value: Any) -> PublishedConfig:

@@ -265,6 +265,8 @@ def state_of(cell: CellResult, looks: Mapping[str, Look], statuses: Mapping[str,
     """Where a cell stands, and one line saying how far, or why not."""
     states: dict[str, Any] = {name: looks[name].state if name in looks else "waiting" for name in cell.recorded}
     state, stage = standing.of_cell(states)
+    if cell.pruned and state != "done":
+        return "pruned", cell.pruned
     return state, standing.detail(state, stage, statuses.get(stage, Status()))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import cells as cells_json
+from analysis import standing
 from analysis.cells import StudyRecord
 from analysis.results import CellResult, StudyResults
 from fvar.errors import UserError, one_line
@@ -142,7 +143,8 @@ class Projection:
         """Bring the run of a stage up to date: history first, in pieces, then all else."""
         key, seen = f"stage {name}", self.looks[name]
         parent = self.known[keys[0]].run_id
-        place = digest((parent, keys))  # where it stands among the runs
+        given_up = seen.state not in (*standing.SETTLED, "running") and all(self.cells[user].pruned for user in keys)
+        place = digest((parent, keys, given_up))  # where it stands among the runs
         mark = self._mark(key)
         if (mark.get("stamp"), mark.get("state"), mark.get("place")) == (*seen, place):
             return
@@ -159,7 +161,8 @@ class Projection:
             self.store.append(self.known[key].run_id, points, {"progress": progress.as_mark()})
         pictures = self._upload(key, run, mark.get("pictures", {}))
         users = [self.cells[user] for user in keys]
-        entry = entries.stage_entry(run, seen.state, facts, users, parent, progress.non_finite)
+        state = "pruned" if given_up else seen.state
+        entry = entries.stage_entry(run, state, facts, users, parent, progress.non_finite)
         mark = {"stamp": seen.stamp, "state": seen.state, "place": place, "facts": facts}
         mark |= {"progress": progress.as_mark(), "pictures": pictures}
         self._put(key, entry, mark)
@@ -182,7 +185,7 @@ class Projection:
         varies = self._varies()
         for key, cell in self.cells.items():
             stages = [(name, self.looks.get(name)) for name in cell.recorded]
-            stamp = digest((cell.name, cell.label, cell.seed, cell.params, self.where, stages, varies))
+            stamp = digest((cell.name, cell.label, cell.seed, cell.params, cell.pruned, self.where, stages, varies))
             if self._mark(key).get("stamp") == stamp:
                 continue
             statuses = self._statuses(cell)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from studies.database import address, complaint
-from studies.engine.search import dashboard_command
+from studies.engine.search.store import dashboard_command
 
 ODD = (
     *("plain", "q?x", "pct%20x", "50%", "h#y", "a b", "{x}", "[x]", "*", "it's", 'say "x"', "a&b=c;d", "at@x:y"),
@@ -29,7 +29,8 @@ def test_an_address_leads_to_the_very_file(name: str, tmp_path: Path) -> None:
 def test_the_dashboard_s_command_can_be_pasted_into_a_shell(name: str, tmp_path: Path) -> None:
     words = shlex.split(dashboard_command(tmp_path / name))
     assert words[:3] == ["optuna-dashboard", "--host", "127.0.0.1"]
-    assert make_url(words[3]).database == str(tmp_path / name / "optuna.db")
+    assert words[3:5] == ["--artifact-dir", str(tmp_path / name / "optuna-artifacts")]
+    assert make_url(words[5]).database == str(tmp_path / name / "optuna.db")
 
 
 def test_what_is_wrong_with_a_file_is_said_and_what_can_be_used_is_left_alone(
