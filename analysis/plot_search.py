@@ -94,7 +94,7 @@ def importances(found: SearchResults) -> Figure:
 
 
 def slices(found: SearchResults) -> Figure:
-    """The first objective over each axis; the later a trial, the darker."""
+    """The first objective over each axis; the later a trial, the darker its point."""
     done = _some(found, 2)
     rows = -(-len(found.axes) // ACROSS)
     figure = style.new_figure(style.PAGE, 0.7 + 1.9 * rows)
@@ -102,11 +102,9 @@ def slices(found: SearchResults) -> Figure:
     best = found.best()[0]
     for ax, axis in zip(grid.flat, found.axes, strict=False):
         xs = [_shown(axis, trial) for trial in done]
-        shade = ax.scatter(
-            xs, [t.values[0] for t in done], c=[t.number for t in done], cmap="Blues", vmin=-len(found.trials) / 2, s=14
-        )
+        shade = ax.scatter(xs, [t.values[0] for t in done], c=[t.number for t in done], cmap="viridis_r", vmin=0, s=14)
         ax.plot(_shown(axis, best), best.values[0], "o", markersize=8, mfc="none", mec=BEST, mew=1.5)
-        _scale(ax, axis)
+        _scale(ax, ax.xaxis, axis)
         ax.set_xlabel(axis.label)
     for ax in grid.flat[len(found.axes) :]:
         ax.set_visible(False)
@@ -137,13 +135,10 @@ def contour(found: SearchResults) -> Figure:
     ax.plot(xs, ys, "o", color="white", mec="black", mew=0.5)
     best = found.best()[0]
     ax.plot(best.params[across.name], best.params[up.name], "o", markersize=8, mfc="none", mec=BEST, mew=1.5)
-    for each, set_scale, set_label, set_limits in (
-        (across, ax.set_xscale, ax.set_xlabel, ax.set_xlim),
-        (up, ax.set_yscale, ax.set_ylabel, ax.set_ylim),
-    ):
-        set_scale("log" if each.log else "linear")
-        set_label(each.label)
-        set_limits(each.low, each.high)
+    _scale(ax, ax.xaxis, across)
+    _scale(ax, ax.yaxis, up)
+    ax.set_xlabel(across.label)
+    ax.set_ylabel(up.label)
     figure.colorbar(filled, ax=ax, label=found.objectives[0].name)
     return figure
 
@@ -222,7 +217,7 @@ def pareto(found: SearchResults) -> Figure:
     )
     for trial in kept:
         ax.annotate(f"{trial.number}", (xs[trial.number], trial.values[0]), xytext=(3, 4), textcoords="offset points")
-    ax.set_xlabel(f"{found.unit} of a trial, its tokenizers included")
+    ax.set_xlabel(f"{found.unit}\n(a trial with its tokenizers)")
     ax.set_ylabel(found.objectives[0].name)
     ax.legend()
     return figure
@@ -241,17 +236,22 @@ def _shown(axis: Axis, trial: Trial) -> Any:
     return axis.options.index(value) if axis.options else value
 
 
-def _scale(ax: Axes, axis: Axis) -> None:
+def _scale(ax: Axes, side: Any, axis: Axis) -> None:
+    """Give one side of a panel (`ax.xaxis` or `ax.yaxis`) the scale, ends and ticks of an axis of the space."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    margin = 0.04
     if axis.options:
-        ax.set_xticks(range(len(axis.options)), [str(option) for option in axis.options])
-        ax.set_xlim(-0.5, len(axis.options) - 0.5)
-    elif axis.log:
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(numticks=4, subs=(1.0, 2.0, 5.0)))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        side.set_ticks(range(len(axis.options)), [str(option) for option in axis.options])
+        ends = (-0.5, len(axis.options) - 0.5)
+    else:
+        ends = (_along(axis, -margin), _along(axis, 1 + margin))
+    if axis.log:
+        (ax.set_xscale if side is ax.xaxis else ax.set_yscale)("log")
+        side.set_major_locator(LogLocator(numticks=4, subs=(1.0, 3.0)))
+        side.set_major_formatter("{x:g}")
+        side.set_minor_formatter(NullFormatter())
+    (ax.set_xlim if side is ax.xaxis else ax.set_ylim)(*ends)
 
 
 def _integers(ax: Axes) -> None:
@@ -266,7 +266,7 @@ def _number(value: Any) -> str:
 
 def _draw(make: Callable[[SearchResults], Figure], name: str, results: StudyResults) -> list[Path]:
     figure = make(SearchResults.of(results))
-    figure.suptitle(style.heading(results, figure.get_figwidth()), x=0.01, ha="left")
+    figure.suptitle(style.heading(results, 0.85 * figure.get_figwidth()), x=0.01, ha="left")
     return style.save(figure, results.folder / name)
 
 

@@ -10,5 +10,5 @@ prediction.py how fast stages were; time limits by that     bill.py     what sta
 plan.py       what a command would do, and what that costs      budget.py   --max-gpu-hours
 preflight.py  what is checked before anything is trained        settings.py --set, profile.py --profile
 commands.py   status, logs, diff, retry, cancel, gc             live.py     the table while it runs
-outputs.py    table, figures and MLflow at the end              search.py   Optuna as a proposer of cells
+outputs.py    table, figures and MLflow at the end              search/     Optuna as a proposer of cells
 """

@@ -1,4 +1,4 @@
-"""`python -m studies.run`, with one study more: `toy`, whose stages cost nothing.
+"""`python -m studies.run`, with two studies more whose stages cost nothing: `toy`, and `toy_search` for one number.
 
     python -m tests.slurm.drive run toy --cluster slurm --profile FILE --results DIR --seeds CELLS
     python -m tests.slurm.drive command status toy --results DIR
@@ -14,6 +14,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 
 import studies.engine.outputs
 import studies.engine.preflight
@@ -31,6 +32,9 @@ from fvar.config import (
     TrainConfig,
 )
 from fvar.errors import run_main
+from studies.engine.search.definition import Search
+from studies.engine.search.space import Uniform
+from studies.presets import Preset
 from studies.study import Cell, Context, Study
 
 DATA = DataConfig(dataset="emoji", image_size=16)
@@ -62,6 +66,21 @@ def cells(ctx: Context) -> Iterator[Cell]:
         yield Cell("toy", "toy", seed, {}, stage)
 
 
+def searched(preset: Preset) -> Stage:
+    """A network and its scores, with nothing in between: as short as a chain with a curve and a score can be."""
+    return Stage(preset.scores(), {"samples": Stage(preset.var(None, 0))})
+
+
+SEARCH = Search(
+    "toy_search",
+    "Toy search",
+    space=lambda preset: {"lambda_feat": Uniform(0.1, 10.0, log=True)},
+    first=lambda preset: [{"lambda_feat": 1.0}],
+    settings=lambda preset, point: {"var.distill.lambda_feat": point["lambda_feat"]},
+    base=searched,
+)
+
+
 def die_after_sbatch() -> None:
     """Let sbatch come through, then die before its answer is written into the run directories."""
     from studies.engine.backends import sbatch
@@ -77,10 +96,12 @@ def die_after_sbatch() -> None:
 
 
 def main() -> int:
-    module = types.ModuleType("studies.toy")
-    module.STUDY = Study("toy", "Toy study", cells, outputs=lambda ctx: {})  # type: ignore[attr-defined]
-    sys.modules["studies.toy"] = module
-    studies.study.STUDIES += ("toy",)
+    search = replace(SEARCH.study(), report=lambda results: {}, publish=None)  # figures have tests of their own
+    for study in (Study("toy", "Toy study", cells, outputs=lambda ctx: {}), search):
+        module = types.ModuleType(f"studies.{study.name}")
+        module.STUDY = study  # type: ignore[attr-defined]
+        sys.modules[f"studies.{study.name}"] = module
+        studies.study.STUDIES += (study.name,)
     studies.engine.preflight.require_space = lambda results, stages: None  # toys write next to nothing
     studies.engine.outputs.Tracker.start = lambda self, say: None  # type: ignore[method-assign]
     if "TOY_DIES" in os.environ:

@@ -43,6 +43,8 @@ class ToyStudy:
         Seconds between two questions to the cluster.
     real
         Train real, if tiny, networks instead.
+    study
+        Which of `tests.slurm.drive`.
     probed
         Pretend that the nodes were asked whether they see the results folder.
     """
@@ -57,7 +59,9 @@ class ToyStudy:
         poll: float = 0.5,
         real: bool = False,
         probed: bool = True,
+        study: str = "toy",
     ) -> None:
+        self.study = study
         self.cluster = cluster
         self.folder = folder
         self.cells = cells
@@ -80,7 +84,7 @@ class ToyStudy:
         """Start a driver (under another command) and return at once; its output goes to a file of its own."""
         out = open(self.folder / f"driver-{len(self.drivers)}.out", "w")  # noqa: SIM115
         command = [
-            *prefix, sys.executable, "-m", "tests.slurm.drive", "run", "toy", "--cluster", "slurm",
+            *prefix, sys.executable, "-m", "tests.slurm.drive", "run", self.study, "--cluster", "slurm",
             "--profile", str(self.profile), "--results", str(self.results), "--seeds", str(self.cells), *arguments,
         ]  # fmt: skip
         driver = subprocess.Popen(

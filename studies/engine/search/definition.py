@@ -39,7 +39,7 @@ TRIALS = 16
 
 @dataclass(frozen=True)
 class Search:
-    """A space of settings of one variant, and how points of it are judged.
+    """A space of settings of one chain of stages, and how points of it are judged.
 
     Parameters
     ----------
@@ -50,6 +50,8 @@ class Search:
         the same tokens, else the KID of samples that `var.curve` draws.
     objectives, sampler, pruner, trials
         Unless the command says otherwise.
+    base
+        The chain whose settings are varied, of a preset; Table 2's `full`.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Search:
     sampler: str = "tpe"
     pruner: str = "none"
     trials: int = TRIALS
-    variant: str = "full"
+    base: Callable[[Preset], Stage] = lambda preset: chain(preset, "full", 0)
 
     def study(self) -> Study:
         """The search as the studies' commands know it."""
@@ -159,7 +161,7 @@ class Search:
 
     def _cell(self, ctx: Context, number: int, point: Point) -> Cell:
         settings = Settings.parse(option(path, value) for path, value in self.settings(ctx.preset, point).items())
-        stage = chain(settings.on_preset(ctx.preset), self.variant, 0)
+        stage = self.base(settings.on_preset(ctx.preset))
         name = f"trial{number:03d}"
         cell = Cell(name, f"Trial {number}", 0, dict(point), stage, name=name)
         return settings.apply([cell])[0]

@@ -115,7 +115,7 @@ class Judge:
             return False
         trial = optuna.trial.Trial(self._study, frozen._trial_id)
         for step, value in sorted(values.items()):
-            if step in frozen.intermediate_values or not math.isfinite(value):
+            if step in frozen.intermediate_values or step <= 0 or not math.isfinite(value):  # 0: nothing is learnt yet
                 continue
             trial.report(value, step)
             with quiet():

@@ -2,11 +2,14 @@
 
 What a stage does stands in RESULTS/toy.json, by run name, else by kind, else under "*":
 
-    {"steps": 4, "seconds": 0.1, "hang": 3,
+    {"steps": 4, "seconds": 0.1, "hang": 3, "measured": true,
      "then": "done" | "raise" | "eat memory" | "die" | "ignore signals" | "listen" | "no space"}
 
 `hang` names the step after which it only pretends to work: its heartbeat goes on. Who listens to signals ends as a real
 stage does, and who does not is killed by them.
+
+`measured`: a var logs a held-out loss after each step, and scores have a KID, both |ln(lambda_feat / 2)|: what a search
+of one known function needs.
 
 A list gives an order to each attempt; the last one holds for all that follow.
 
@@ -15,6 +18,7 @@ step its number to `steps`.
 """
 
 import json
+import math
 import os
 import signal
 import socket
@@ -23,6 +27,7 @@ import time
 from pathlib import Path
 
 import fvar
+from fvar.config import VarConfig
 from fvar.rundir import RunDir, Status
 
 
@@ -46,7 +51,15 @@ def execute(path: str) -> Status:
         except Exception as error:
             run.update(state="failed", error=f"{type(error).__name__}: {error}", pid=0)
             raise
+        if order.get("measured") and run.kind == "scores":
+            scores = {"kid": {"value": _known(run.input("samples")), "reason": "", "count": 1, "extractor": "toy"}}
+            (run.path / "scores.json").write_text(json.dumps(scores))
         return run.update(state="done", pid=0)
+
+
+def _known(run: RunDir) -> float:
+    """The function that a toy search minimises."""
+    return abs(math.log(run.config_as(VarConfig).distill.lambda_feat / 2))
 
 
 def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
@@ -64,6 +77,8 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
         time.sleep(seconds)
         _note(run, "steps", str(step + 1))
         run.update(step=step + 1)
+        if order.get("measured") and run.kind == "var":
+            run.log_metrics(step + 1, {"cross_entropy": _known(run)}, split="heldout")
     if order.get("then") == "raise":
         with open(run.path / "log", "a") as log:
             log.write("about to divide\nZeroDivisionError: division by zero\n")

@@ -25,7 +25,7 @@ from fvar.job import JobRecord
 from fvar.rundir import RunDir
 from studies.engine.backends import Job, submitting
 from studies.engine.backends.answers import NotNow
-from studies.engine.scheduler import MAX_LOSSES, Node, Scheduler
+from studies.engine.scheduler import MAX_LOSSES, Node, Scheduler, allow_again
 from tests.studies.toy import stage as toy
 
 
@@ -491,3 +491,56 @@ def test_a_stage_that_is_ended_alone_is_started_again_while_its_job_goes_on(tmp_
     assert record is not None
     assert (record.wave, record.losses) == ("", 1)
     assert other.state == "queued"
+
+
+def test_what_a_search_gives_up_is_cancelled_until_it_is_gone_and_what_others_need_goes_on(tmp_path: Path) -> None:
+    """Also a job that an earlier driver left, which died right after it had given the trial up."""
+    backend = Recorder("slurm", room=9)
+    kept, given_up = cell(0), cell(1)
+    cancelled: list[str] = []
+    backend.cancel = lambda records: cancelled.extend(run.name for run, _ in records)  # type: ignore[method-assign]
+    first = scheduler(tmp_path / "runs", backend, kept, given_up)
+    first.step()
+    for name in list(backend.submitted):
+        RunDir.open(tmp_path / "runs" / name).update(state="done")
+    while not any(name.startswith("var-") for name in backend.submitted):
+        first.step()
+        for name in backend.submitted:
+            if not name.startswith("var-"):
+                RunDir.open(tmp_path / "runs" / name).update(state="done")
+    (ours,) = [stage for stage in given_up.chain() if stage.kind == "var"]
+    needed = {stage.name for stage in kept.chain()}
+    for driver in (first, scheduler(tmp_path / "runs", backend, kept)):
+        cancelled.clear()
+        driver.give_up([stage for stage in given_up.chain() if stage.name not in needed], "pruned")
+        driver.step()
+        driver.step()
+        assert cancelled == [ours.name] * 2
+        backend.answers[ours.name] = Job("cancelled")
+        driver.step()
+        driver.step()
+        assert cancelled == [ours.name] * 2
+        assert driver.nodes[ours.name].state == "pruned"
+        assert backend.submitted.count(ours.name) == 1
+        backend.answers.clear()
+    assert JobRecord.read(RunDir.open(tmp_path / "runs" / ours.name)).ended == "pruned"  # type: ignore[union-attr]
+    backend.answers[ours.name] = Job("cancelled")
+    driver.add([given_up])  # somebody wants it after all: it continues
+    driver.step()
+    assert backend.submitted.count(ours.name) == 2
+
+
+def test_a_stage_that_may_start_again_is_noticed_when_it_is_wanted_again(tmp_path: Path) -> None:
+    backend, stage = Recorder(room=9), cell(0)
+    made = scheduler(tmp_path / "runs", backend, stage)
+    (var,) = [part for part in stage.chain() if part.kind == "var"]
+    run = RunDir.open(tmp_path / "runs" / var.name)
+    run.update(state="failed", error="out of memory")
+    while made.step():
+        pass
+    assert made.nodes[stage.name].state == "blocked"
+    allow_again(run)
+    made.add([stage])
+    while made.open():
+        made.step()
+    assert made.nodes[stage.name].state == "done"
