@@ -84,6 +84,8 @@ def prepare(ctx: Context) -> Context:
 def cells(ctx: Context) -> Iterator[Cell]:
     variant = ctx.options.variant or DEFAULT
     axes = varied(ctx)
+    if not axes:  # `prepare` says what is missing
+        return
     for values in itertools.product(*(axis.values for axis in axes)):
         chosen = dict(zip((axis.name for axis in axes), values, strict=True))
         settings = Settings.parse(f"{axis.path}={chosen[axis.name]}" for axis in axes)

@@ -13,7 +13,8 @@ from studies.engine.search.space import Uniform
 from studies.engine.search.store import Store
 from studies.run import main
 from tests.studies.test_run import toys
-from tests.studies.tracking.test_server import free_port, postgres
+from tests.studies.tracking.serving import free_port
+from tests.studies.tracking.test_server import postgres
 
 __all__ = ["postgres", "toys"]
 pytestmark = pytest.mark.postgres
