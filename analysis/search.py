@@ -45,7 +45,7 @@ class Axis:
             return self.options.index(value) / max(1, len(self.options) - 1)
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+        return float((value - self.low) / (self.high - self.low))
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ class SearchResults:
 
     def _frozen(self, trial: Trial) -> optuna.trial.FrozenTrial:
         import optuna
-        from optuna.distributions import CategoricalDistribution, FloatDistribution
+        from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-        distributions = {
+        distributions: dict[str, BaseDistribution] = {
             axis.name: CategoricalDistribution(axis.options)
             if axis.options
             else FloatDistribution(axis.low, axis.high, log=axis.log)

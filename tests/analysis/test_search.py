@@ -28,7 +28,7 @@ SCORE = {"key": "score", "name": "KID@36 ×10³ (lower is better)", "scale": 1e3
 
 def value(params: dict[str, Any]) -> float:
     """What the trials score: lambda_feat decides, the best is 1."""
-    return abs(math.log(params["lambda_feat"])) + 0.01 * abs(params["gate_bias"])
+    return abs(math.log(params["lambda_feat"])) + 0.01 * float(abs(params["gate_bias"]))
 
 
 def found(results: Path, objectives: tuple[dict[str, Any], ...] = (SCORE,), **changes: Any) -> StudyResults:

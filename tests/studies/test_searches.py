@@ -223,7 +223,7 @@ def test_a_grid_is_every_combination_and_named_after_what_varies(tmp_path: Path,
     assert results.references == (results.cells[0].variant,)
     values = {(c.params["lambda_feat"], c.params["var.train.lr"]) for c in results.cells}
     assert values == {(0.5, 1e-4), (0.5, 3e-4), (1, 1e-4), (1, 3e-4)}
-    trained = {c.chain["var"].config.train.lr for c in results.cells}  # type: ignore[union-attr]
+    trained = {c.chain["var"].config.train.lr for c in results.cells}  # type: ignore[attr-defined]
     assert trained == {1e-4, 3e-4}
 
 
@@ -237,7 +237,7 @@ def test_a_field_of_the_preset_can_be_set(tmp_path: Path, toys: None) -> None:
     arguments = ["ablation_table2", "--only", "full", "--set", "preset.alias_vocab=32", "--results", str(tmp_path)]
     assert main(arguments) == 0
     sizes = {
-        RunDir.open(path).config.quantiser.vocab_size  # type: ignore[union-attr]
+        RunDir.open(path).config.quantiser.vocab_size  # type: ignore[attr-defined]
         for path in (tmp_path / "runs").glob("tokenizer-*")
     }
     assert sizes == {512, 32}

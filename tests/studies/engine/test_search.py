@@ -16,7 +16,7 @@ from fvar.errors import UserError
 from studies.engine.backends.answers import NotNow
 from studies.engine.search import samplers
 from studies.engine.search.judge import Judge
-from studies.engine.search.space import Choice, Uniform, grid, require_inside
+from studies.engine.search.space import Choice, Space, Uniform, grid, require_inside
 from studies.engine.search.store import Store, dashboard_command
 
 FIRST = {"x": 1.0, "side": 2}
@@ -30,7 +30,7 @@ def results(tmp_path: Path, blank_optuna: bytes) -> Path:
 
 def open_search(results: Path, identity: str = "sig", high: float = 10.0, **more: Any) -> Judge:
     """As a freshly started driver sees it."""
-    space = {"x": Uniform(0.1, high, log=True), "side": Choice((1, 2))}
+    space: Space = {"x": Uniform(0.1, high, log=True), "side": Choice((1, 2))}
     return Judge(Store(results), "s/smoke", space, [FIRST], identity, **more)
 
 
@@ -207,7 +207,7 @@ def test_another_configuration_or_space_is_another_search(results: Path) -> None
 
 
 def test_a_point_outside_the_space_is_named_with_what_the_axis_holds() -> None:
-    space = {"x": Uniform(0.1, 10.0, log=True), "side": Choice((1, 2))}
+    space: Space = {"x": Uniform(0.1, 10.0, log=True), "side": Choice((1, 2))}
     require_inside(space, [FIRST])
     with pytest.raises(UserError, match=r"outside the space: x 20.0 is not in \[0.1, 10\]"):
         require_inside(space, [FIRST | {"x": 20.0}])
