@@ -137,11 +137,11 @@ class Scheduler:
                 run = RunDir.open(path)
                 node = self.nodes[stage.name] = Node(stage, run, JobRecord.read(run))
                 node.on_disk, node.status = standing.of_stage(path)
-                if node.record and node.record.cluster and node.on_disk not in SETTLED:
-                    node.job = Job("running")  # until its cluster says otherwise
             if node is None or node.state in SETTLED | {"pruned"} or node.on_disk in SETTLED:
                 continue
             before, node.state, node.reason = node.state, "pruned", reason
+            if node.record and node.record.cluster:
+                node.job = Job("running")  # until its cluster says otherwise
             if before in ("queued", "running"):
                 self.on_change(node, before)
 
