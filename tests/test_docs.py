@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -17,6 +18,7 @@ import pytest
 from analysis.metrics import MASKED, METRICS, SFID, SIZES, TEACHER
 from fvar import rundir
 from fvar.rundir import Status
+from studies import __main__, run
 from studies.claims import CLAIMS
 from studies.study import STUDIES
 
@@ -119,6 +121,15 @@ def test_every_study_that_a_page_runs_exists(page: Path) -> None:
     text = page.read_text()
     of_plugins = set(re.findall(r"python -m studies\.run ([a-z_0-9]+) --plugin", text))
     assert set(re.findall(r"python -m studies\.run ([a-z_0-9]+)", text)) - of_plugins <= set(STUDIES)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_command_line_of_a_block_is_understood(page: Path) -> None:
+    """Lines such as `python -m studies status STUDY   where it stands`: what follows three spaces explains."""
+    text = re.sub(r"\$\(.*?\)", "", page.read_text())
+    for module, line in re.findall(r"^(?:    )?python -m (studies|studies\.run) (.*)$", text, re.M):
+        parser = run.parser() if module == "studies.run" else __main__.parser()
+        parser.parse_args(shlex.split(re.split(r" {3,}", line)[0]))  # exits where it does not
 
 
 def test_the_page_on_plugins_quotes_the_example_as_it_is() -> None:
