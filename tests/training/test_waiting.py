@@ -1,7 +1,6 @@
 """A training step computes on its device alone, and waits for it only where a line is logged.
 
-Meta tensors have a shape, a type and a device of their own, but no numbers. A step on them runs here as it would on a
-GPU nobody has; whoever asks one of them for a number gets an error, and so does who mixes them with the CPU's.
+A step on meta tensors (`tests.meta`) runs here as it would on a GPU nobody has.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fvar.config import RuntimeConfig, Stage, TrainConfig
 from fvar.plain import replace_path
@@ -25,24 +22,9 @@ from fvar.stages.var import build_task
 from fvar.tasks.tokenizer import TokenizerTask
 from fvar.tasks.var import VarTask
 from fvar.training.loop import Trainer
+from tests.meta import META, OneDevice
 from tests.tasks.test_tokenizer import config as tokenizer_config
 from tests.training import tiny
-
-META = torch.device("meta")
-COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
-
-
-class OneDevice(TorchDispatchMode):
-    """Refuses operations that take tensors of two devices, 0-d ones aside: torch lets those of the CPU pass."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()]
-        if func not in COPIES and len({tensor.device for tensor in tensors}) > 1:
-            raise RuntimeError(f"{func} mixes devices")
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)
