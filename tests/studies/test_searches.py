@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import wsgiref.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,37 @@ def test_running_trials_are_pruned_by_what_their_training_logs(tmp_path: Path, b
     states = {cell.name: cell.state for cell in ctx.read().cells}
     assert states[poor.name] == ("pruned", cells[poor.name].pruned)
     assert len([name for name, (state, _) in states.items() if state == "waiting"]) == 2  # another one was asked for
+
+
+def get(app: Any, path: str) -> tuple[str, bytes]:
+    """What a WSGI application answers: status and body."""
+    environment: dict[str, Any] = {"PATH_INFO": path}
+    wsgiref.util.setup_testing_defaults(environment)
+    statuses: list[str] = []
+    body = b"".join(app(environment, lambda status, headers, *_: statuses.append(status)))
+    return statuses[0], body
+
+
+def test_optuna_dashboard_lists_the_search_with_its_figures_and_table(ctx: Context) -> None:
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna_dashboard import wsgi
+
+    drive(ctx, ends=2)
+    list(ctx.study.cells(ctx))
+    table, figure = ctx.folder / "trials.md", ctx.folder / "search_history.png"
+    assert ctx.study.publish
+    for picture in (b"first", b"second"):  # drawn again, a figure takes the place of the earlier one
+        table.write_text(f"# The best of {picture.decode()}")
+        figure.write_bytes(picture)
+        ctx.study.publish(ctx, [table, figure])
+    app = wsgi(f"sqlite:///{ctx.results}/optuna.db", FileSystemArtifactStore(ctx.results / "optuna-artifacts"))
+    (listed,) = json.loads(get(app, "/api/studies")[1])["study_summaries"]
+    assert listed["study_name"].startswith("search_distillation/smoke@")
+    shown = json.loads(get(app, f"/api/studies/{listed['study_id']}")[1])
+    assert [trial["state"] for trial in shown["trials"]] == ["Complete", "Complete", "Running", "Running"]
+    assert shown["note"]["body"] == "# The best of second"
+    (artifact,) = shown["artifacts"]
+    assert get(app, f"/artifacts/{listed['study_id']}/{artifact['artifact_id']}") == ("200 OK", b"second")
 
 
 def test_a_dry_run_opens_no_store(tmp_path: Path) -> None:

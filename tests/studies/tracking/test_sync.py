@@ -474,3 +474,21 @@ def test_a_driver_says_once_what_mlflow_fails_at(monkeypatch: pytest.MonkeyPatch
     assert line.startswith("warning: MLflow is not up to date: ")
     assert "mlflow.db cannot be opened" in line
     assert line.endswith("the next sync catches up")
+
+
+def test_a_pruned_cell_and_what_was_trained_for_it_alone_are_killed(results: Path) -> None:
+    kept, given_up = fakes.chain("full", 0), fakes.chain("full", 1)
+    fakes.finish(results, kept, 0.5, 0)
+    RunDir.create(results / "runs", given_up, RuntimeConfig())
+    (var,) = [stage for stage in given_up.chain() if stage.kind == "var"]
+    RunDir.open(results / "runs" / var.name).update(state="interrupted", step=40)
+    why = {"pruned": "by median at step 40, with 5.9"}
+    cells = [fakes.cell("full", 0, kept), fakes.cell("full", 1, given_up) | why]
+    study = fakes.write_cells(results, "ablation_table2", cells)
+    tracking.sync(results, study)
+    found = runs(client(results))
+    assert found["full/seed1"].info.status == "KILLED"
+    assert found["full/seed1"].data.tags["state"] == "pruned: by median at step 40, with 5.9"
+    assert found["var full/seed1"].info.status == "KILLED"
+    assert found["tokens (2 cells)"].info.status == "FINISHED"  # the other cell needs it, too
+    assert not tracking.sync(results, reread(study))
