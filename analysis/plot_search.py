@@ -266,7 +266,10 @@ def _number(value: Any) -> str:
 
 def _draw(make: Callable[[SearchResults], Figure], name: str, results: StudyResults) -> list[Path]:
     figure = make(SearchResults.of(results))
-    figure.suptitle(style.heading(results, 0.85 * figure.get_figwidth()), x=0.01, ha="left")
+    title = style.heading(results, 0.85 * figure.get_figwidth())
+    if title.count("\n") > 1:  # it lists the settings of the command, for which a figure has no room
+        title = f"{results.study} · preset {results.preset} · 1 seed"
+    figure.suptitle(title, x=0.01, ha="left")
     return style.save(figure, results.folder / name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def markdown(found: SearchResults) -> str:
         )
         heading = "Best" if len(found.objectives) == 1 else "On the Pareto front"
         lines += [f"{heading}: trial {trial.number}, {values}.", ""]
-        lines += ["    " + " ".join(f"--set {text}" for text in trial.settings), f"    {trial.row}", ""]
+        lines += ["    " + " ".join(f"--set {shlex.quote(text)}" for text in trial.settings), f"    {trial.row}", ""]
     if found.done:
         lines += [
             "One seed each: the best of many trials is partly luck. Run it beside the first with `--seeds 3` or more.",

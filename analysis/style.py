@@ -58,6 +58,14 @@ AXES = {  # what a cell's parameter is called on an axis
     "gate_bias": "initial gate bias",
     "blocks": "blocks with AG-XAttn",
     "depth": "depth",
+    "lr": "learning rate",
+    "warmup": "warm-up (share of steps)",
+    "drop_path": "peak drop path",
+    "label_drop": "label drop",
+    "scales": "scales $K$",
+    "beta": r"noise $\beta$ of the last scale",
+    "alias_codes": "alias codes",
+    "coarse_views": "weight of coarse views",
 }
 
 

@@ -179,7 +179,7 @@ class Driver:
         for cell in chosen:
             if cell.pruned:
                 alone = [stage for stage in cell.stage.chain() if stage.name not in kept]
-                scheduler.give_up(alone, f"{cell.name} was pruned {cell.pruned}")
+                scheduler.give_up(alone, cell.pruned)
         if self.ctx.study.until:
             view.report(closing_in(self.ctx.read()))
         scheduler.look()

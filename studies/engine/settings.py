@@ -161,7 +161,7 @@ class Settings:
 
 def option(path: str, value: Any) -> str:
     """What follows `--set` for a value: "var.train.lr=0.0003"."""
-    return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
+    return f"{path}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
 
 
 def _published(value: Any) -> PublishedConfig:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sqlite3
 import subprocess
 import sys
+import threading
 import wsgiref.util
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +19,18 @@ from analysis.results import StudyResults
 from fvar.config import RuntimeConfig, SamplesConfig
 from fvar.errors import UserError
 from fvar.job import JobRecord
-from fvar.rundir import RunDir, read_status
+from fvar.rundir import RunDir, Status, read_status
 from studies import presets, search_distillation, search_pyramid, search_tokenizer, search_training
 from studies.engine.search.definition import Search
+from studies.engine.search.record import row
 from studies.engine.search.space import Uniform, require_inside
-from studies.engine.settings import Settings
+from studies.engine.settings import Settings, option
 from studies.run import main
 from studies.study import Cell, Context, Options, record
 from studies.variants import chain
 from tests import fakes
 from tests.studies.test_run import ROOT, toys
+from tests.studies.toy import stage as toy
 
 __all__ = ["toys"]
 SEARCHES = [module.SEARCH for module in (search_distillation, search_pyramid, search_tokenizer, search_training)]
@@ -202,6 +207,50 @@ def test_every_search_starts_from_the_preset_itself_and_ends_of_its_space_are_va
         }
         stage = search._cell(ctx, 0, point).stage
         assert stage.signature != chain(preset, "full", 0).signature
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.name)
+def test_the_best_as_a_preset_s_row_and_its_set_options_give_the_trial_s_very_stage(
+    search: Search, tmp_path: Path
+) -> None:
+    smoke = presets.PRESETS["smoke"]
+    ctx = Context(search.study(), smoke, results=tmp_path, dry=True)
+    point = dict(search.first(smoke)[0])
+    for name, axis in search.space(smoke).items():
+        point[name] = (axis.low + axis.high) / 2 if isinstance(axis, Uniform) else axis.options[-1]
+    wanted = search._cell(ctx, 0, point).stage
+    settings = search.settings(smoke, point)
+    text, _, left = row("smoke", 7, settings).partition("  # and ")
+    made = eval(text, {"replace": replace, "PRESETS": presets.PRESETS})  # what a user pastes into presets.py
+    assert made.name == "smoke-trial007"
+    rest = Settings.parse(word for word in shlex.split(left) if word != "--set")
+    whole = Settings.parse(option(path, value) for path, value in settings.items())
+    for preset, options in ((made, rest), (whole.on_preset(smoke), whole)):
+        (cell,) = options.apply([Cell("full", "", 0, {}, chain(preset, "full", 0))])
+        assert cell.stage.signature == wanted.signature
+
+
+def test_a_store_that_goes_away_on_the_way_is_waited_for_and_nothing_is_lost(
+    tmp_path: Path, blank_optuna: bytes, toys: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("studies.database.PATIENCE", "studies.engine.search.store.PATIENCE"):
+        monkeypatch.setattr(place, 0.1)
+    (tmp_path / "optuna.db").write_bytes(blank_optuna)
+    held = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None, check_same_thread=False)
+
+    def holding(path: Path, *, echo: bool = False) -> Status:
+        """The store is held from the end of the first trial's training on, for a while."""
+        done = toy.execute(path, echo=echo)
+        if path.name.startswith("var-") and not list(tmp_path.glob("runs/scores-*/attempts")):
+            held.execute("BEGIN EXCLUSIVE")
+            threading.Timer(2.0, held.execute, ["ROLLBACK"]).start()
+        return done
+
+    monkeypatch.setattr("fvar.run.execute", holding)
+    assert main(["search_training", "--trials", "2", "--pruner", "median", "--results", str(tmp_path)]) == 0
+    assert "not now: the search's store" in capsys.readouterr().out
+    (file,) = (tmp_path / "search_training").glob("*/search.json")
+    assert [trial["state"] for trial in json.loads(file.read_text())["trials"]] == ["done", "done"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ died is told as failed and asked for once more, as a new trial that goes on from
 from __future__ import annotations
 
 import dataclasses
+import functools
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from analysis import standing
 from analysis.metrics import deciding
 from analysis.results import CellResult, StudyResults
 from analysis.style import Drawings
-from fvar.config import Stage, VarConfig
+from fvar.config import SamplesConfig, Stage, StageConfig, VarConfig
 from fvar.errors import UserError, unknown
 from fvar.job import JobRecord
 from fvar.rundir import RunDir, read_status
@@ -133,7 +134,8 @@ class Search:
                 cells.pop(asked.again_of, None)
             self._open(ctx, session, asked, cells[asked.number])
         now = {trial.number: trial for trial in judge.trials()}
-        record.write(ctx, session.judge, now.values(), cells, lambda point: self.settings(ctx.preset, point))
+        settings = functools.partial(self.settings, ctx.preset)
+        record.write(ctx, session.judge, session.samples, now.values(), cells, settings)
         for number, cell in cells.items():
             pruned = now[number].state == "pruned"
             yield dataclasses.replace(cell, pruned=now[number].reason or "by the pruner") if pruned else cell
@@ -172,7 +174,7 @@ class Search:
         state, detail = result.state
         if state == "done":  # its curve is what later trials are pruned by
             session.judge.report(trial.number, self._curve(ctx, session, trial.number, cell).new(), prune=False)
-            session.judge.tell(trial.number, [self._value(ctx, result, name) for name in session.judge.objectives])
+            session.judge.tell(trial.number, [_value(session, result, name) for name in session.judge.objectives])
         elif state in ("failed", "blocked", "cancelled"):
             failed = _failed_stage(result)
             if any(other.stage.name != cell.stage.name and failed in _names(ctx, other) for other in others):
@@ -199,15 +201,9 @@ class Search:
             session.curves[number] = Curve(ctx.place.runs / var, self.judged)
         return session.curves[number]
 
-    def _value(self, ctx: Context, result: CellResult, objective: str) -> float | None:
-        if objective == "score":
-            return result.score(deciding(ctx.preset.sampling.count).key)
-        return result.hours[0]
-
     def _rhythm(self, ctx: Context, stage: Stage) -> tuple[int, int]:
         """Steps between two intermediate values of a trial, and steps of its training."""
-        cell = ctx.changed([Cell("trial", "", 0, {}, stage)])[0]
-        config = next(part.config for part in cell.stage.chain() if isinstance(part.config, VarConfig))
+        config = next(part for part in _configs(ctx, stage) if isinstance(part, VarConfig))
         return config.curve.every if self.judged == "kid" else config.train.eval_every, config.train.steps
 
     def _session(self, ctx: Context) -> Session:
@@ -230,7 +226,8 @@ class Search:
                 steps,
                 owner=f"{socket.gethostname()}:{ctx.results.resolve()}" if ctx.options.storage else "",
             )
-            SESSIONS[key] = Session(judge)
+            samples = [part.count for part in _configs(ctx, first.stage) if isinstance(part, SamplesConfig)]
+            SESSIONS[key] = Session(judge, samples[0] if samples else ctx.preset.sampling.count)
         return SESSIONS[key]
 
 
@@ -239,12 +236,24 @@ class Session:
     """What a driver keeps of a search while it lives; all of it can be found again in the store and on disk."""
 
     judge: Judge
+    samples: int  # that a trial is scored on
     curves: dict[int, Curve] = dataclasses.field(default_factory=dict)
     open: dict[int, Curve] = dataclasses.field(default_factory=dict)  # trials that run or wait, by number
     unreported: dict[int, dict[int, float]] = dataclasses.field(default_factory=dict)  # read, while the store was away
 
 
 SESSIONS: dict[tuple[object, ...], Session] = {}
+
+
+def _value(session: Session, result: CellResult, objective: str) -> float | None:
+    """What a finished trial came to."""
+    return result.hours[0] if objective == "hours" else result.score(deciding(session.samples).key)
+
+
+def _configs(ctx: Context, stage: Stage) -> list[StageConfig]:
+    """The configurations of a trial's stages, as the command's settings leave them."""
+    (cell,) = ctx.changed([Cell("trial", "", 0, {}, stage)])
+    return [part.config for part in cell.stage.chain()]
 
 
 def _names(ctx: Context, cell: Cell) -> list[str]:

@@ -6,6 +6,7 @@ The file is a projection of Optuna's store, written anew whenever a trial began 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,18 +35,20 @@ FIELDS = {
     "var.train": "var_train",
     "var.transformer": "transformer",
 }
+OF_VARIANTS = ("tokenizer.pyramid.kernel", "tokenizer.quantiser.reading")  # which a preset's fields do not decide
 
 
 def write(
     ctx: Context,
     judge: Judge,
+    samples: int,
     trials: Iterable[Trial],
     cells: Mapping[int, Cell],
     settings: Callable[[Point], Mapping[str, Any]],
 ) -> None:
-    """Write search.json where it would say something new."""
-    metric = deciding(ctx.preset.sampling.count)
-    name = metric.axis.format(n=ctx.preset.sampling.count)
+    """Write search.json where it would say something new. `samples`: how many a trial is scored on."""
+    metric = deciding(samples)
+    name = metric.axis.format(n=samples)
     named = {"score": {"name": name, "scale": metric.scale}, "hours": {"name": "hours", "scale": 1.0}}
     axes = {
         key: {"options": list(axis.options)}
@@ -92,10 +95,10 @@ def row(preset: str, number: int, settings: Mapping[str, Any]) -> str:
     for path, value in settings.items():
         group, _, leaf = path.rpartition(".")
         value = tuple(value) if isinstance(value, list) else value
-        if group in FIELDS:
+        if group in FIELDS and path not in OF_VARIANTS:
             parts.setdefault(FIELDS[group], {})[leaf] = value
         else:
-            left.append(f"--set {option(path, value)}")
+            left.append(f"--set {shlex.quote(option(path, value))}")
     base = f'PRESETS["{preset}"]' if preset in PRESETS else f'preset("{preset}")'
     fields = [f'name="{preset}-trial{number:03d}"']
     for field, values in parts.items():
