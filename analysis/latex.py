@@ -6,19 +6,22 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+LONG = 10  # characters of a heading above which it takes two lines
+
 
 def document(title: str, label: str, tabulars: Sequence[str], notes: Sequence[str]) -> str:
-    """A table float: caption, tabulars under each other, the notes in small print."""
+    """A table float, caption and tabulars under each other; the notes follow it in small print, on as many pages."""
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
-        "\\centering",
+        "\\centering\\footnotesize",
         f"\\caption{{{tex(title)}}}",
         f"\\label{{{label}}}",
         "\n\\par\\medskip\n".join(tabulars),
-        "\\par\\smallskip\\footnotesize",
-        *map(tex, notes),
         "\\end{table}",
+        "{\\raggedright\\scriptsize",
+        *map(tex, notes),
+        "\\par}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -35,7 +38,7 @@ def tabular(
     ]
     if groups:
         lines += [_group_row(groups), _rules(groups)]
-    lines += [_row(headings), "\\midrule", *map(_row, rows), "\\bottomrule", "\\end{tabular}}"]
+    lines += [_heading_row(headings, left), "\\midrule", *map(_row, rows), "\\bottomrule", "\\end{tabular}}"]
     return "\n".join(lines)
 
 
@@ -53,6 +56,19 @@ def _rules(groups: Sequence[tuple[str, int]]) -> str:
     return " ".join(rules)
 
 
+def _heading_row(headings: Sequence[str], left: int) -> str:
+    """Headings in two lines where they are long: a column is as wide as its numbers."""
+    return " & ".join(_stacked(text, "l" if index < left else "r") for index, text in enumerate(headings)) + " \\\\"
+
+
+def _stacked(heading: str, side: str) -> str:
+    spaces = [match.start() for match in re.finditer(" (?![↓↑])", heading)]  # an arrow stays with its metric
+    if len(heading) <= LONG or not spaces:
+        return tex(heading)
+    middle = min(spaces, key=lambda index: abs(index - len(heading) / 2))
+    return f"\\shortstack[{side}]{{{tex(heading[:middle])}\\\\{tex(heading[middle + 1 :])}}}"
+
+
 def _row(cells: Sequence[str]) -> str:
     return " & ".join(map(tex, cells)) + " \\\\"
 
@@ -62,8 +78,8 @@ _TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\textasciigrave{}", "<": r"$<$", ">": r"$>$",
     "|": r"$|$", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$", "−": r"$-$", "≤": r"$\le$", "≥": r"$\ge$",
     "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\to$", "∞": r"$\infty$", "²": r"$^2$", "³": r"$^3$",
-    "–": "--", "—": "---", "…": r"\ldots{}", "ρ": r"$\rho$", "λ": r"$\lambda$", "σ": r"$\sigma$", "α": r"$\alpha$",
-    "β": r"$\beta$", "φ": r"$\phi$",
+    "–": r"\textendash{}", "—": r"\textemdash{}", "…": r"\ldots{}", "ρ": r"$\rho$", "λ": r"$\lambda$", "σ": r"$\sigma$",
+    "α": r"$\alpha$", "β": r"$\beta$", "φ": r"$\phi$",
 }  # fmt: skip
 
 
@@ -83,7 +99,8 @@ def tex(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(_TEX.get(char, char if char.isascii() else _plain(char)) for char in text)
+    typeset = "".join(_TEX.get(char, char if char.isascii() else _plain(char)) for char in text)
+    return re.sub("-(?=-)", "-{}", typeset)  # of an option's name: two hyphens would be set as one dash
 
 
 def _plain(char: str) -> str:

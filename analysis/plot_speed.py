@@ -96,7 +96,10 @@ def machines(results: StudyResults) -> list[str]:
         if run is None or not run.done:
             continue
         attempts = run.attempts()
-        ran = f"{attempts[-1]['device']}, {attempts[-1]['threads']} threads" if attempts else "an unknown device"
+        ran = "an unknown device"
+        if attempts:
+            threads = attempts[-1]["threads"]
+            ran = f"{attempts[-1]['device']}, {threads} thread{'s' * (threads > 1)}"
         precision = json.loads((run.path / "speed.json").read_text())["precision"]
         told[f"{ran}, {precision}"] = None
     return list(told)

@@ -6,6 +6,7 @@ what training took, the differences to each reference, and the verdicts of a stu
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ CITED = {
     "steps": "Steps",
     "relative_time": "Relative time",
 }
+LATEX_COLUMNS = 8  # numbers side by side that can be read on a page of text
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,21 @@ class Grid:
     rows: Sequence[Sequence[str]]
     groups: Sequence[tuple[str, int]] = ()
     left: int = 2
+
+    def parts(self, most: int) -> list[Grid]:
+        """The grid as several, as wide as each other, of at most `most` columns beside those that say what a row is."""
+        count = len(self.headings) - self.left
+        width = math.ceil(count / math.ceil(count / most))
+        names = [name for name, span in self.groups for _ in range(span)]
+        found = []
+        for first in range(self.left, len(self.headings), width):
+            kept = [*range(self.left), *range(first, min(first + width, len(self.headings)))]
+            named = itertools.groupby(names[index] for index in kept) if names else ()
+            groups = [(name, len(list(columns))) for name, columns in named]
+            rows = [[row[index] for index in kept] for row in self.rows]
+            title = "" if found else self.title
+            found.append(Grid(title, [self.headings[index] for index in kept], rows, groups, self.left))
+        return found
 
 
 def grids(results: StudyResults, frame: pd.DataFrame) -> list[Grid]:
@@ -245,5 +262,6 @@ def pipe_row(cells: Sequence[str]) -> str:
 def latex(results: StudyResults, frame: pd.DataFrame) -> str:
     """The table for a paper; needs the packages booktabs and graphicx."""
     label = f"tab:{results.study.replace('_', '-')}-{results.preset}"
-    bodies = [tabular(grid.title, grid.groups, grid.headings, grid.rows, grid.left) for grid in grids(results, frame)]
+    parts = [part for grid in grids(results, frame) for part in grid.parts(LATEX_COLUMNS)]
+    bodies = [tabular(part.title, part.groups, part.headings, part.rows, part.left) for part in parts]
     return document(results.title, label, bodies, notes(results, frame))

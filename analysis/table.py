@@ -96,7 +96,7 @@ def _measured(results: StudyResults, cells: Sequence[CellResult]) -> dict[str, A
     for metric in metrics_of(results):
         found = [metric.of(cell, results.cells) for cell in done]
         if metric.source == "heldout" and not comparable:
-            found = [(None, reason or "no other variant shares its tokenizer") for _, reason in found]
+            found = [(None, reason or "no other network shares its tokenizer") for _, reason in found]
         row |= _over_seeds(metric, found)
     for key in SAMPLED:
         spreads = [cell.scores.get(key, {}).get("spread") for cell in done]

@@ -163,10 +163,11 @@ def expectation(ctx: Context, study: Study, rule: Until) -> str:
     base = _planned(first, speeds)
     per_seed = _planned(study.cells(replace(ctx, seeds=FEWEST + 1)), speeds) - base  # of one more for every variant
     theirs = {cell.variant: cells_json.reference_of(rule.reference, cell.params) for cell in first}
-    comparisons = sum(other in theirs and other != variant for variant, other in theirs.items())
-    name = f"{rule.metric.short} against {rule.reference}"
+    references = [other for variant, other in theirs.items() if other in theirs and other != variant]
+    comparisons, named = len(references), " and ".join(dict.fromkeys(references))
     lines = [
-        f"{comparisons} comparisons in {name}, looked at after {FEWEST}, {FEWEST + 1}, ... {rule.max_seeds} seeds each",
+        f"{comparisons} comparison{'s' * (comparisons > 1)} in {rule.metric.short} against {named}, looked at after "
+        f"{FEWEST} seeds and after each one more, {rule.max_seeds} at most",
         f"expected GPU hours in all ({BASIS}), where every true difference is",
     ]
     for effect in EFFECTS:

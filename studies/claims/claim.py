@@ -169,7 +169,7 @@ def worst(findings: Sequence[Finding]) -> Finding:
     return Finding(
         next(verdict for verdict in order if verdict in verdicts),
         "; ".join(finding.effect for finding in findings),
-        "; ".join(finding.interval for finding in findings),
+        "; ".join(finding.interval for finding in findings if finding.interval),
         "; ".join(finding.note for finding in findings),
         max(finding.seeds for finding in findings),
     )

@@ -86,18 +86,18 @@ def summary(lines: Sequence[Line]) -> str:
 
 
 def show(name: str, lines: Sequence[Line]) -> None:
-    """Print a preset's ledger as a table, and under it the commands that would decide what is open."""
+    """Print a preset's ledger as a table, and under it the commands that would decide what is open, by key."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Claims at preset {name}: {summary(lines)}", title_justify="left")
-    for heading in ("where", "claim", "verdict", "effect, 95 % interval, basis"):
+    for heading in ("key, where", "claim", "verdict", "effect, 95 % interval, basis"):
         table.add_column(heading, overflow="fold")
     for line in lines:
         claim, finding = line.claim, line.finding
         said = " ".join(filter(None, (finding.effect, finding.interval)))
         said = "" if finding.verdict == "not measured" else "; ".join(filter(None, (said, finding.note)))
-        table.add_row(claim.where, claim.text, finding.verdict, said.replace("[", "\\["))
+        table.add_row(f"{claim.key}\n{claim.where}", claim.text, finding.verdict, said.replace("[", "\\["))
     console = Console()
     console.print(table)
     commands: dict[tuple[str, str], list[str]] = {}

@@ -170,7 +170,7 @@ def test_the_teachers_loss_stands_beside_the_students_where_the_teacher_is_varie
     columns = [name.strip() for name in head.split("|")]
     assert columns.index("Teacher's held-out CE ↓") == columns.index("Held-out CE ↓") + 1
     (row,) = [line for line in text.splitlines() if line.startswith("| FVAR (full) | 3 seeds |")]
-    assert "| 4.500 ± 0.000 | 4.250 ± 0.000 |" in row  # side by side, though no other variant shares its tokenizer
+    assert "| 4.500 ± 0.000 | 4.250 ± 0.000 |" in row  # side by side, though no other network shares its tokenizer
     assert "Teacher's held-out CE is blank: VAR (baseline) has no teacher." in text
 
 
@@ -218,7 +218,7 @@ def test_cross_entropy_stands_only_beside_variants_that_share_a_tokenizer(tmp_pa
     assert list(frame.loc[["full", "no_teacher", "gaussian"], "tokenizer"]) == ["A", "A", "B"]
     assert frame.loc["full", "cross_entropy_n"] == 1
     assert frame.loc["gaussian", "cross_entropy_n"] == 0
-    assert frame.loc["gaussian", "cross_entropy_reason"] == "no other variant shares its tokenizer"
+    assert frame.loc["gaussian", "cross_entropy_reason"] == "no other network shares its tokenizer"
     assert contrast_reason(results, "gaussian", "cross_entropy") == "they do not share a tokenizer"
     assert contrast_reason(results, "gaussian", "fid") == ""
 
@@ -283,7 +283,7 @@ def test_fid_and_kid_carry_their_sampling_spread(tmp_path: Path) -> None:
 def test_every_grid_has_as_many_columns_as_declared(three: StudyResults) -> None:
     text = render.latex(three, table.tidy(three))
     tabulars = text.split("\\begin{tabular}")[1:]
-    assert len(tabulars) == 5  # what was measured, tokenizers, training, two references
+    assert len(tabulars) == 6  # what was measured in two parts, tokenizers, training, two references
     for body in tabulars:
         declared = re.match(r"\{([lr]+)\}", body)
         assert declared
