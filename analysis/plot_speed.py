@@ -153,7 +153,7 @@ def _csv(found: Sequence[Timing]) -> str:
 def draw(results: StudyResults) -> list[Path]:
     """Write speed.png into the study's folder. Raises `NothingToDraw` where no cell is done yet."""
     found = [timing for timing in timings(results) if timing.seconds]
-    figure = style.new_figure(style.PAGE, 3.4)
+    figure = style.new_figure(style.PAGE, 4.2)
     by_batch, by_depth = figure.subplots(1, 2)
     depths = list(dict.fromkeys(timing.depth for timing in found))
     for mixer, label in NETWORKS.items():
@@ -178,14 +178,13 @@ def draw(results: StudyResults) -> list[Path]:
     by_batch.set_xlabel("images at once")
     by_batch.set_title("images per second")
     by_batch.set_ylim(bottom=0)
-    by_batch.legend()
+    figure.legend(*by_batch.get_legend_handles_labels(), loc="outside lower center", ncols=len(NETWORKS))
     by_depth.set_xticks(depths, [str(depth) for depth in depths])
     by_depth.set_xlabel("depth")
     by_depth.set_title(f"latency of {min(batches)} image{'s' * (min(batches) > 1)} (s), median and quartiles")
     by_depth.set_ylim(bottom=0)
     by_depth.legend()
-    figure.suptitle(style.heading(results), x=0.01, ha="left")
-    figure.supxlabel("; ".join(machines(results)), fontsize=8)
+    figure.suptitle(f"{style.heading(results)}\n{'; '.join(machines(results))}", x=0.01, ha="left")
     return style.save(figure, results.folder / "speed.png")
 
 
