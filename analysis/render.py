@@ -55,7 +55,7 @@ class Grid:
         count = len(self.headings) - self.left
         width = math.ceil(count / math.ceil(count / most))
         names = [name for name, span in self.groups for _ in range(span)]
-        found = []
+        found: list[Grid] = []
         for first in range(self.left, len(self.headings), width):
             kept = [*range(self.left), *range(first, min(first + width, len(self.headings)))]
             named = itertools.groupby(names[index] for index in kept) if names else ()
