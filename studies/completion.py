@@ -34,7 +34,7 @@ _fvar() {
   if [ "${COMP_WORDS[1]}" = -m ] && [ "$COMP_CWORD" -gt 2 ]; then
     case "${COMP_WORDS[2]}" in studies|studies.run)
       local IFS=$'\\n'
-      COMPREPLY=($("${COMP_WORDS[0]}" -m studies.completion "${COMP_WORDS[@]:2:COMP_CWORD-1}" 2>/dev/null)) ;;
+      COMPREPLY=($("${COMP_WORDS[0]}" -m studies.completion "${COMP_WORDS[@]:2:$((COMP_CWORD - 1))}" 2>/dev/null)) ;;
     esac
   fi
 }
