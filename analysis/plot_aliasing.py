@@ -64,7 +64,7 @@ def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:
     scales = sorted(table.k.unique())
     columns = 3
     rows = len(sets) * -(-len(scales) // columns)
-    figure = style.new_figure(11, 2.6 * rows + 1)
+    figure = style.new_figure(style.PAGE, 1.55 * rows + 1)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     panels = [(name, k) for name in sets for k in scales]
     for axis, (name, k) in zip(axes, panels, strict=True):
@@ -73,22 +73,22 @@ def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:
             found = here[here.recipe == recipe]
             if recipe in BLURRING:
                 axis.plot(
-                    found.rho_max, found.aliasing.clip(FLOOR), "o-", ms=4, color=colour, label=LABELS[recipe], zorder=3
+                    found.rho_max, found.aliasing.clip(FLOOR), "o-", color=colour, label=LABELS[recipe], zorder=3
                 )
             else:
                 axis.axhline(max(found.aliasing.item(), FLOOR), color=colour, ls="--", label=LABELS[recipe])
         disks = here[(here.recipe == "disk") & (here.rho > 0)]
         if len(disks):
             axis.axvline(ESTIMATE * (disks.rho_max / disks.rho_over_s).iloc[0], color="black", lw=0.8, ls=":")
-        axis.set_title(f"{SETS[name].split(',')[0]}, scale {k}: ÷ {here.s.iloc[0]:.3g}", fontsize=10.5)
+        axis.set_title(f"{SETS[name].split(',')[0]}, scale {k}: ÷ {here.s.iloc[0]:.3g}")
         axis.set_yscale("log")
         axis.set_ylim(FLOOR * 0.8, 2)
         axis.set_xlim(-0.6, 24.6)
         axis.set_xticks([0, 3, 6, 9, 12, 18, 24])
     axes[-columns + 1].set_xlabel(style.AXES["rho_max"])
-    figure.supylabel(SHARE, fontsize=11)
+    figure.supylabel(SHARE)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=10)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
     figure.suptitle(f"Aliasing per scale, K = {table.K.iloc[0]}; dotted: ρ = {ESTIMATE} s", x=0.01, ha="left")
     return figure
 
@@ -98,14 +98,14 @@ def _crossover(sweep: DataFrame) -> Figure:
     sets = ("emoji", "text", "zone_plate", "white_noise")
     here = sweep[sweep.s == 4]
     levels = [name for name in LABELS if name in set(here.recipe) - set(BLURRING)]  # of what has no radius
-    figure = style.new_figure(12, 6)
+    figure = style.new_figure(style.PAGE, 4)
     axes = figure.subplots(2, len(sets), sharex=True, sharey="row")
     for column, name in enumerate(sets):
         for axis, value in zip(axes[:, column], ("aliasing", "kept"), strict=True):
             found = here[here.images == name]
             for recipe in BLURRING:
                 curve = found[found.recipe == recipe]
-                axis.plot(curve.rho_over_s, curve[value].clip(FLOOR), color=COLOURS[recipe], label=LABELS[recipe], lw=2)
+                axis.plot(curve.rho_over_s, curve[value].clip(FLOOR), color=COLOURS[recipe], label=LABELS[recipe])
             for fixed in levels:
                 level = max(found[found.recipe == fixed][value].item(), FLOOR)
                 axis.axhline(level, color=COLOURS[fixed], ls="--", label=LABELS[fixed])
@@ -115,22 +115,22 @@ def _crossover(sweep: DataFrame) -> Figure:
         axes[1, column].set_ylim(0, 1.05)
     axes[0, 0].set_ylabel("alias in the view\n(share of energy)")
     axes[1, 0].set_ylabel("energy kept of what\nthe view can hold")
-    axes[1, -1].legend(loc="upper right", fontsize=9)
-    figure.supxlabel("blur per decimation, ρ / s", fontsize=11)
+    axes[1, -1].legend(loc="upper right")
+    figure.supxlabel("blur per decimation, ρ / s")
     figure.suptitle(f"What blur buys and costs, decimation by 4; dotted: ρ = {ESTIMATE} s", x=0.01, ha="left")
     return figure
 
 
 def _otf(curves: DataFrame) -> Figure:
     """Transfer functions on a linear scale, signs shown, and in decibels."""
-    figure = style.new_figure(12, 4.6)
+    figure = style.new_figure(style.PAGE, 2.8)
     linear, decibels = figure.subplots(1, 2)
     for name, curve in curves.groupby("filter", sort=False):
         kind = str(name).split(",")[0]
         dash = {"0.57": ":", "0.285": ":", "0.75": "--", "0.375": "--"}.get(
             str(name).split("= ")[-1].split(" ")[0], "-"
         )
-        look: dict[str, Any] = {"color": COLOURS[kind], "ls": dash, "lw": 1.8}
+        look: dict[str, Any] = {"color": COLOURS[kind], "ls": dash}
         label = str(name).replace("rho", "ρ").replace("sigma", "σ").replace("gaussian", "Gaussian")
         label = label.replace("disk_pixel", "disk * pixel")
         linear.plot(curve.frequency_times_s, curve.otf, label=label, **look)
@@ -140,12 +140,12 @@ def _otf(curves: DataFrame) -> Figure:
         axis.axvspan(0.5, 2, color="#f4f4f4", zorder=0)
         axis.set_xlim(0, 2)
         axis.set_xlabel("frequency × s (cycles per pixel of the view)")
-    linear.text(0.53, 1.02, "folds →", fontsize=10)
+    linear.text(0.53, 1.02, "folds →")
     linear.set_ylim(-0.3, 1.1)
     linear.set_ylabel("OTF")
     decibels.set_ylim(-60, 3)
     decibels.set_ylabel("|OTF| (dB)")
-    figure.legend(*linear.get_legend_handles_labels(), loc="outside right center", fontsize=10)
+    figure.legend(*linear.get_legend_handles_labels(), loc="outside right center")
     figure.suptitle("Transfer functions before decimation by s", x=0.01, ha="left")
     return figure
 
@@ -158,7 +158,7 @@ def _log10(value: float) -> float:
 
 def _spectra(spectra: DataFrame) -> Figure:
     """Radial power of each image set, in focus and in each blurred state."""
-    figure = style.new_figure(12, 6.4)
+    figure = style.new_figure(style.PAGE, 4.4)
     axes = figure.subplots(2, 3).flatten()
     for axis, (name, curves) in zip(axes, spectra.groupby("images", sort=False), strict=True):
         states = sorted(curves.rho.unique(), reverse=True)
@@ -166,7 +166,7 @@ def _spectra(spectra: DataFrame) -> Figure:
             curve = curves[(curves.rho == rho) & (curves.frequency > 0)]
             sharp = rho == 0
             label = "in focus" if sharp else f"ρ = {rho:g} px"
-            axis.plot(curve.frequency, curve.power, color="#333333" if sharp else colour, lw=1.5, label=label)
+            axis.plot(curve.frequency, curve.power, color="#333333" if sharp else colour, label=label)
         for s in (8, 4, 2):
             axis.axvline(0.5 / s, color="black", lw=0.8, ls=":")
         axis.set_xscale("log")
@@ -175,9 +175,9 @@ def _spectra(spectra: DataFrame) -> Figure:
         top = curves.power.max()
         axis.set_ylim(top * 1e-9, top * 4)
         axis.set_title(SETS[str(name)])
-        axis.legend(fontsize=8.5, loc="lower left")
-    figure.supxlabel("frequency (cycles per px); dotted: Nyquist frequency of views ÷ 8, 4, 2", fontsize=11)
-    figure.supylabel("mean power", fontsize=11)
+        axis.legend(loc="lower left")
+    figure.supxlabel("frequency (cycles per px); dotted: Nyquist frequency of views ÷ 8, 4, 2")
+    figure.supylabel("mean power")
     figure.suptitle("Radial power in the four focus states of the paper", x=0.01, ha="left")
     return figure
 
@@ -190,14 +190,14 @@ def _strip(path: Path) -> Figure:
     with np.load(path, allow_pickle=False) as file:
         names = list(dict.fromkeys(key.split("/")[0] for key in file.files))
         arrays = {key: file[key].transpose(1, 2, 0) for key in file.files}
-    figure = style.new_figure(11.5, 9)
+    figure = style.new_figure(style.PAGE, 1.75 * len(names) + 0.6)
     axes = figure.subplots(len(names), len(parts))
     for row, name in zip(axes, names, strict=True):
         for axis, part in zip(row, parts, strict=True):
             _picture(axis, (arrays[f"{name}/{part}"] / 2 + 0.5).clip(0, 1))
             side = arrays[f"{name}/{part}"].shape[0]
-            axis.set_xlabel(f"{side} × {side} px", fontsize=9)
-        row[0].set_ylabel(name, fontsize=12)
+            axis.set_xlabel(f"{side} × {side} px")
+        row[0].set_ylabel(name)
     titles = ("image $x$", "digital $D_2$", "focused $L_2$", "residual $A_2 = D_2 - L_2$, grey is 0")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, loc="center")

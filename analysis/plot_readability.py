@@ -150,7 +150,7 @@ def draw_one(results: StudyResults, name: str) -> list[Path]:
 def _curves(found: Mapping[str, Readings]) -> Figure:
     """A panel for all tokenizers at their last scale; beside it one for each by scale, two in a row."""
     rows, first = math.ceil(len(found) / PER_ROW), next(iter(found.values()))
-    figure = style.new_figure(1 + 4.4 * (1 + PER_ROW), 0.8 + 3.8 * rows)
+    figure = style.new_figure(style.PAGE, 0.9 + 2.3 * rows)
     grid = figure.subplots(rows, 1 + PER_ROW, sharey=True, squeeze=False)
     _all_scales(grid[0, 0], found)
     panels = list(grid[:, 1:].flat)
@@ -182,7 +182,7 @@ def _all_scales(ax: Axes, found: Mapping[str, Readings]) -> None:
         _curve(ax, readings, readings.last, color=colour, linestyle=dash, label=readings.label)
     ax.set_title("all scales decoded")
     ax.set_ylabel("characters misread (%)")
-    ax.legend(fontsize=9, loc="best")
+    ax.legend(loc="best")
 
 
 def _by_scale(ax: Axes, readings: Readings) -> None:
@@ -203,7 +203,7 @@ def _by_scale(ax: Axes, readings: Readings) -> None:
 def _curve(ax: Axes, readings: Readings, picture: Picture, **style_of_line: Any) -> None:
     points = [readings.rates[picture, size] for size in readings.sizes]
     means, spreads = [100 * point.mean for point in points], [100 * (point.sd or 0) for point in points]
-    ax.errorbar(readings.sizes, means, spreads, linewidth=2, marker="o", markersize=4, capsize=2, **style_of_line)
+    ax.errorbar(readings.sizes, means, spreads, marker="o", capsize=1.5, **style_of_line)
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -214,14 +214,14 @@ def _strip(found: Mapping[str, Readings]) -> Figure:
     first = next(iter(found.values()))
     sizes = first.sizes
     columns = [(first, ORIGINAL), *((readings, readings.last) for readings in found.values())]
-    figure = style.new_figure(0.8 + 2.0 * len(columns), 1.0 + 0.95 * len(sizes))
+    figure = style.new_figure(style.PAGE, 0.8 + 0.6 * len(sizes))
     grid = figure.subplots(len(sizes), len(columns), squeeze=False)
     for row, size in zip(grid, sizes, strict=True):
         for ax, (readings, picture) in zip(row, columns, strict=True):
             _word(ax, *readings.example(picture, size))
         row[0].set_ylabel(f"{size} px", **BESIDE)
     for ax, text in zip(grid[0], ["as rendered", *(readings.label for readings in found.values())], strict=True):
-        ax.set_title(text.replace(", ", ",\n"), fontsize=11, loc="center")
+        ax.set_title(text.replace(", ", ",\n"), loc="center")
     return figure
 
 
@@ -231,7 +231,7 @@ def _clarity(found: Mapping[str, Readings]) -> Figure:
     if seen := views(found):
         rows.insert(0, ("focused views\n$L_k$ themselves", "view", seen))
     scales = max(readings.last[1] for readings in found.values())
-    figure = style.new_figure(1.8 + 1.8 * scales, 1.0 + 0.95 * len(rows))
+    figure = style.new_figure(style.PAGE, 0.8 + 0.65 * len(rows))
     grid = figure.subplots(len(rows), scales, squeeze=False)
     for row, (label, kind, readings) in zip(grid, rows, strict=True):
         for k, ax in enumerate(row, 1):
@@ -239,7 +239,7 @@ def _clarity(found: Mapping[str, Readings]) -> Figure:
             _word(ax, *readings.example(picture, readings.sizes[-1]))
         row[0].set_ylabel(label, **BESIDE)
     for k, ax in enumerate(grid[0], 1):
-        ax.set_title(f"scales 1 to {k}" if k > 1 else "scale 1", fontsize=11, loc="center")
+        ax.set_title(f"scales 1 to {k}" if k > 1 else "scale 1", loc="center")
     return figure
 
 
@@ -253,7 +253,7 @@ def _word(ax: Axes, picture: NDArray[np.uint8], text: str, read: str) -> None:
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     right = "".join(read.split()).casefold() == text
-    ax.set_xlabel(printable(read), color=RIGHT if right else WRONG, fontsize=11, parse_math=False, labelpad=2)
+    ax.set_xlabel(printable(read), color=RIGHT if right else WRONG, parse_math=False, labelpad=2)
 
 
 FIGURES: dict[str, Callable[[Mapping[str, Readings]], Figure]] = {
