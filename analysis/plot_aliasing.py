@@ -72,9 +72,7 @@ def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:
         for recipe, colour in COLOURS.items():
             found = here[here.recipe == recipe]
             if recipe in BLURRING:
-                axis.plot(
-                    found.rho_max, found.aliasing.clip(FLOOR), "o-", color=colour, label=LABELS[recipe], zorder=3
-                )
+                axis.plot(found.rho_max, found.aliasing.clip(FLOOR), "o-", color=colour, label=LABELS[recipe], zorder=3)
             else:
                 axis.axhline(max(found.aliasing.item(), FLOOR), color=colour, ls="--", label=LABELS[recipe])
         disks = here[(here.recipe == "disk") & (here.rho > 0)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -268,6 +269,19 @@ def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
     ]
     columns = "ll" + "r" * ((3 + len(METRICS)) // 2)  # in two parts of equal width
     assert f"\\begin{{tabular}}{{{columns}}}" in render.latex(results, frame)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_a_bare_article_with_booktabs_and_graphicx_takes_the_table(ablation: StudyResults, tmp_path: Path) -> None:
+    table.write(ablation)
+    (tmp_path / "article.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}"
+        f"\\input{{{ablation.folder / 'table.tex'}}}\\end{{document}}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
 
 
 def test_scores_under_a_mask_have_fewer_originals_than_samples(tmp_path: Path) -> None:

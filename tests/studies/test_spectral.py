@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from analysis import plot_aliasing, spectral_finding
+from analysis import plot_aliasing, spectral_finding, style
 from fvar.errors import UserError
 from studies import spectral
 
@@ -115,6 +116,8 @@ def test_all_figures_are_drawn_from_the_files_alone(folder: Path) -> None:
         "spectra.png",
         "strip.png",
     ]
+    widths = {Image.open(folder / name).width / 300 for name in drawn if name.endswith(".png")}  # 300 dpi
+    assert {round(width, 6) for width in widths} == {style.PAGE}
 
 
 def test_the_figure_script_runs_as_a_file_from_anywhere(tmp_path: Path) -> None:

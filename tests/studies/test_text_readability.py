@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from analysis import style
 from analysis.plot_readability import Readings, printable, views
 from analysis.results import StudyResults
 from analysis.style import NothingToDraw, draw_each
@@ -168,7 +169,7 @@ def test_report_writes_tables_and_pictures_and_the_command_draws_them_again(
     assert [file.name for file in files] == ["table.md", "table.csv", *figures]
     assert failed == []
     sizes = {file.name: Image.open(file).size for file in files if file.suffix == ".png"}
-    assert sizes["strip.png"][0] > 1000
+    assert {round(width / 300, 6) for width, _ in sizes.values()} == {style.PAGE}  # 300 dpi
     with open(results.folder / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * len(SIZES) * (1 + SCALES) + 2 * len(SIZES) * (SCALES - 1)
