@@ -102,7 +102,9 @@ def slices(found: SearchResults) -> Figure:
     best = found.best()[0]
     for ax, axis in zip(grid.flat, found.axes, strict=False):
         xs = [_shown(axis, trial) for trial in done]
-        shade = ax.scatter(xs, [t.values[0] for t in done], c=[t.number for t in done], cmap="viridis_r", vmin=0, s=14)
+        shade = ax.scatter(
+            xs, [t.values[0] for t in done], c=[t.number for t in done], cmap="viridis_r", vmin=0, s=14, zorder=3
+        )
         ax.plot(_shown(axis, best), best.values[0], "o", markersize=8, mfc="none", mec=BEST, mew=1.5)
         _scale(ax, ax.xaxis, axis)
         ax.set_xlabel(axis.label)

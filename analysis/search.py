@@ -211,7 +211,9 @@ def comma_separated(found: SearchResults) -> str:
 def _table(found: SearchResults) -> tuple[list[str], list[list[str]]]:
     """Finished trials first, the best of them on top."""
     names = [axis.name for axis in found.axes]
-    header = ["trial", "state", *(objective.name for objective in found.objectives), *names, found.unit, "note"]
+    timed = all(objective.key != "hours" for objective in found.objectives)  # otherwise they stand there already
+    header = ["trial", "state", *(objective.name for objective in found.objectives), *names]
+    header += [*([found.unit] if timed else []), "note"]
     order = sorted(
         found.trials, key=lambda trial: (SHOWN_STATES.index(trial.state), trial.values or (math.inf,), trial.number)
     )
@@ -224,7 +226,7 @@ def _table(found: SearchResults) -> tuple[list[str], list[list[str]]]:
                 trial.state,
                 *(map(_number, trial.values) if trial.values else [""] * len(found.objectives)),
                 *(_number(trial.params[name]) for name in names),
-                "" if trial.hours is None else _number(trial.hours),
+                *(["" if trial.hours is None else _number(trial.hours)] if timed else []),
                 "; ".join(filter(None, [again, trial.reason])),
             ]
         )

@@ -6,13 +6,15 @@ A look at a file that did not grow is one `stat`, so that a driver can afford on
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
 from studies.tracking import history
 
 Judged = Literal["cross_entropy", "kid"]
-METRICS: dict[Judged, str] = {"cross_entropy": "heldout/cross_entropy", "kid": "sampled/kid"}
+# As `fvar.tasks` log them; a sampled KID names how many samples it is of.
+METRICS: dict[Judged, str] = {"cross_entropy": "heldout/cross_entropy", "kid": r"sampled/kid_\d+"}
 
 
 class Curve:
@@ -20,7 +22,7 @@ class Curve:
 
     def __init__(self, folder: Path, judged: Judged) -> None:
         self.folder = folder
-        self.metric = METRICS[judged]
+        self.metric = re.compile(METRICS[judged])
         self._progress = history.Progress()
         self._seen: tuple[int, int] | None = None
 
@@ -41,5 +43,5 @@ class Curve:
             point.step: point.value
             for points in history.news(self.folder, self._progress)
             for point in points
-            if point.key == self.metric
+            if self.metric.fullmatch(point.key)
         }
