@@ -45,8 +45,8 @@ test: $(STAMP)  ## two at a time: every test computes on one thread
 test-slow: $(STAMP)  ## minutes each; those of the loopback cluster need root
 	$(BIN)/python -m pytest -m slow --timeout 3000
 
-test-slurm: $(STAMP)  ## as root: installs Debian's SLURM and starts a cluster on 127.0.0.1
-	$(BIN)/python -m pytest -m "slurm and not slow" tests/slurm --timeout 900
+test-slurm: $(STAMP)  ## as root: installs Debian's SLURM; three clusters on 127.0.0.1, since most tests wait
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "slurm and not slow" tests/slurm --timeout 900
 
 test-browser: $(STAMP)  ## needs Debian's chromium
 	$(BIN)/python -m pytest -m browser

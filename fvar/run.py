@@ -76,7 +76,8 @@ def execute(path: Path, *, echo: bool = False) -> Status:
                     if first:
                         _supervised(run, device, echo)
                     elif run.kind in PARALLEL_KINDS:
-                        _stage(run)
+                        with distributed.telling_of_trouble():
+                            _stage(run)
     return run.status
 
 

@@ -14,7 +14,7 @@ from fvar.rundir import RunDir
 from fvar.usage import gpu_hours, recording, spans, visible_gpus
 from studies.engine.bill import planned_gpu_hours
 from studies.engine.budget import Budget
-from studies.engine.scheduler import Node
+from studies.engine.nodes import Node
 from studies.presets import preset
 from studies.variants import chain
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from fvar.errors import RankLost, UserError
+from fvar.machine import troubles
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)  # after which a rank gives up waiting for a dead one
+TROUBLE = "fvar/trouble"  # key under which a rank says what is wrong with its disk
 # What torch's backends say when a peer is gone.
 LOST = re.compile(
     r"closed by peer|reset by peer|refused|broken pipe|timed out|timeout|socket|remote process", re.IGNORECASE
@@ -68,16 +71,51 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def blaming_lost_ranks() -> Iterator[None]:
-    """Say in a line that another process of this run has ended, in place of what gloo or NCCL says of its sockets."""
+    """Say in a line that another process of this run has ended, in place of what gloo or NCCL says of its sockets.
+
+    Where a disk was what ended it, the same trouble is raised here: it is nothing against the run.
+    """
     try:
         yield
     except RuntimeError as error:
         if world_size() == 1 or not LOST.search(str(error)):
             raise
+        if trouble := _told_trouble():
+            raise trouble from error
         raise RankLost(
             f"rank {rank()} lost another of the {world_size()} ranks, whose own output says why it ended; the same "
             "command continues the run"
         ) from error
+
+
+@contextlib.contextmanager
+def telling_of_trouble() -> Iterator[None]:
+    """Let the first rank know which trouble with a disk ends this one: through the store in which the ranks met."""
+    try:
+        yield
+    except Exception as error:
+        if troubles.passing(error):
+            number, name = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+            words = error.strerror if isinstance(error, OSError) else str(error)
+            with contextlib.suppress(RuntimeError):  # the first rank has gone, too
+                _store().set(TROUBLE, json.dumps([number, words, name and str(name)]))
+        raise
+
+
+def _told_trouble() -> Exception | None:
+    """What another rank said of its end, if it said anything."""
+    try:
+        if not _store().check([TROUBLE]):
+            return None
+        number, words, name = json.loads(_store().get(TROUBLE))
+    except RuntimeError:
+        return None
+    return OSError(number, words, name) if number else RuntimeError(words)
+
+
+def _store() -> Any:
+    """Where the ranks met."""
+    return dist.distributed_c10d._get_default_store()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -71,6 +71,8 @@ CompleteWait=0
 MinJobAge=600
 MaxArraySize=$max_array
 MaxJobCount=20000
+# Cgroups are named after jobs: those of two clusters on one machine must not meet.
+FirstJobId=${controller}000
 SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5,default_queue_depth=1000
 
 $accounting_lines

@@ -13,7 +13,7 @@ from analysis.standing import SETTLED, Standing
 from fvar.job import JobRecord
 from studies.engine.backends.clients import SlurmDown
 from studies.engine.backends.queries import Queries
-from studies.engine.backends.slurm import QUEUED
+from studies.engine.backends.states import QUEUED
 
 PATIENCE = 10.0  # seconds
 ORDINARY = ("", "None", "Priority", "Resources")  # reasons for which every job waits now and then

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from fvar.errors import UserError
 from fvar.usage import gpu_hours
 from studies.engine.bill import BASIS, planned_gpu_hours
+from studies.engine.nodes import FINAL, Node
 from studies.engine.prediction import Speeds
-from studies.engine.scheduler import FINAL, Node
 
 
 class OverBudget(UserError):

@@ -25,7 +25,7 @@ from fvar.rundir import RunDir, locked, read_status
 from fvar.usage import gpu_hours
 from studies.engine.backends import Backend, submitting
 from studies.engine.driver import log_tail
-from studies.engine.scheduler import allow_again, settle
+from studies.engine.nodes import allow_again, settle
 
 if TYPE_CHECKING:
     from studies.engine.live import Row

@@ -19,9 +19,10 @@ from studies.engine.backends import Backend
 from studies.engine.backends.answers import NotNow
 from studies.engine.budget import Budget, OverBudget
 from studies.engine.live import View
+from studies.engine.nodes import FINAL, Node
 from studies.engine.notify import Notifier
 from studies.engine.patience import Patience
-from studies.engine.scheduler import FINAL, Node, Scheduler
+from studies.engine.scheduler import Scheduler
 from studies.engine.search.store import dashboard_command
 from studies.engine.settings import Settings
 from studies.engine.watch import Watch

@@ -14,7 +14,7 @@ from analysis import standing
 from analysis.standing import State
 from fvar.machine import troubles
 from fvar.rundir import Status
-from studies.engine.scheduler import Node
+from studies.engine.nodes import Node
 from studies.study import Cell
 
 if TYPE_CHECKING:

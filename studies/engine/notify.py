@@ -16,7 +16,7 @@ from typing import Literal
 
 from analysis.standing import last_line
 from fvar.usage import gpu_hours
-from studies.engine.scheduler import Node, counts
+from studies.engine.nodes import Node, counts
 
 PATIENCE = 30.0  # seconds that a command has at the end of a study
 

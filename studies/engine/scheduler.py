@@ -20,7 +20,6 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,41 +27,18 @@ from analysis import standing
 from analysis.standing import SETTLED, STOPPING, State
 from fvar.config import RuntimeConfig, Stage
 from fvar.errors import UserError
-from fvar.job import JOB_FILE, JobRecord
-from fvar.rundir import RunDir, Status
+from fvar.job import JobRecord
+from fvar.rundir import RunDir
 from studies.engine import packs
 from studies.engine.backends import Backend, Job, in_parallel, submitting
 from studies.engine.backends.answers import NotNow, require_room
+from studies.engine.nodes import FINAL, Node, counts, settle
 from studies.engine.patience import LONGEST_PAUSE, Patience
 from studies.engine.watch import Watch
 
-FINAL: frozenset[State] = SETTLED | {"blocked", "pruned"}
 FEW = 64  # stages whose directories are looked at between polls
 FIRST_PAUSE = 5.0  # seconds until a stage that the disk failed is started again, doubled each time
 MAX_LOSSES = 3  # jobs lost in a row without a step gained, before a stage is given up
-
-
-@dataclass
-class Node:
-    """A stage that is wanted, and where it stands."""
-
-    stage: Stage
-    run: RunDir
-    record: JobRecord | None
-    state: State = "waiting"
-    status: Status = dataclasses.field(default_factory=Status)
-    reason: str = ""  # why it is where it is, for people
-    job: Job | None = None
-    on_disk: State = "waiting"  # by its directory alone
-    seen: bool = False  # whether its directory was looked at
-    ended: float = 0.0  # since when its job is known to have ended without the stage; 0: it has not
-    pause: float = 0.0  # seconds that it waits after trouble with the disk, the last time
-    until: float = 0.0  # when that ends, by the monotonic clock
-
-    @property
-    def shown(self) -> State:
-        """Its state for people: one that stopped half-way is "interrupted" until it goes on."""
-        return "interrupted" if self.on_disk == "interrupted" and self.state in ("waiting", "ready") else self.state
 
 
 class Scheduler:
@@ -443,20 +419,3 @@ class Scheduler:
         for node in nodes:
             before, node.state = node.state, state
             self.on_change(node, before)
-
-
-def counts(nodes: Iterable[Node]) -> Counter[str]:
-    """How many stages are in each state."""
-    return Counter(node.state for node in nodes)
-
-
-def allow_again(run: RunDir) -> None:
-    """Let a stage that failed or was cancelled be started again."""
-    settle(run, "waiting", "")
-    (run.path / JOB_FILE).unlink(missing_ok=True)
-
-
-def settle(run: RunDir, state: Literal["waiting", "failed", "cancelled"], error: str) -> None:
-    """Write the end of a stage that could not do it itself. The lock makes sure that it is not at work after all."""
-    with run.lock():
-        run.update(state=state, error=error, pid=0, eta=None)

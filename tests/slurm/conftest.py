@@ -1,4 +1,7 @@
-"""One loopback cluster for all tests of this folder. It is left running if it ran before."""
+"""One loopback cluster for all tests of this folder, or one for each of pytest's workers.
+
+It is left running if it ran before.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ def cluster() -> Iterator[Cluster]:
     reason = why_not()
     if reason and "CI" not in os.environ:
         pytest.skip(f"NO SLURM TEST RAN: the loopback cluster {reason}")
-    one = Cluster(default_folder())
+    folder, worker = default_folder(), os.environ.get("PYTEST_XDIST_WORKER", "")
+    one = Cluster(folder.with_name(f"{folder.name}-{worker}") if worker else folder)
     was_running = bool(one.running())
     one.up()
     yield one

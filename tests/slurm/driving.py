@@ -139,6 +139,17 @@ class ToyStudy:
     def job_id(self, run: RunDir) -> str:
         return str(json.loads((run.path / "job.json").read_text())["job_id"])
 
+    def most_at_once(self) -> int:
+        """Of how many jobs the stages ran at once at most, by what each job wrote at its start and end, in seconds."""
+        files = self.results.glob("runs/*/jobs.jsonl")
+        notes = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+        ends = [(note["end"], -1) for note in notes if "end" in note]
+        most = now = 0
+        for _, change in sorted(ends + [(note["start"], 1) for note in notes if "start" in note]):
+            now += change
+            most = max(most, now)
+        return most
+
     def submitted(self) -> int:
         """How many jobs SLURM was ever given for this study, one for each member of an array."""
         folders = [path.name for path in self.results.glob("slurm/fvar-*")]

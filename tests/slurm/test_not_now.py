@@ -177,31 +177,19 @@ def test_rows_without_a_state_are_asked_for_again(toy: Toy, tmp_path: Path) -> N
     assert study.submitted() == 2
 
 
-def test_array_parallelism_holds_over_all_waves(toy: Toy, cluster: Cluster) -> None:
-    study = toy(cells=5, chain=True, orders={"*": {"steps": 3, "seconds": 0.3}})
-    driver = study.start("--set", "slurm.array_parallelism=2")
-    most = 0
-    while driver.poll() is None:
-        names = ",".join(path.name for path in study.results.glob("slurm/fvar-*"))
-        running = cluster.client("squeue", "--noheader", "--array", f"--name={names or 'none'}", "--states=RUNNING")
-        most = max(most, len(running.stdout.splitlines()))
-        time.sleep(0.3)
-    assert driver.wait() == 0, study.output()
+def test_array_parallelism_holds_over_all_waves(toy: Toy) -> None:
+    study = toy(cells=5, chain=True, orders={"*": {"steps": 4, "seconds": 0.5}})
+    assert study.run("--set", "slurm.array_parallelism=2", timeout=400) == 0, study.output()
     assert every_stage_ran_once(study, 10)
-    assert most == 2
+    assert study.most_at_once() == 2
 
 
-def test_array_parallelism_holds_in_a_detached_study(toy: Toy, cluster: Cluster) -> None:
-    study = toy(cells=4, chain=True, orders={"*": {"steps": 3, "seconds": 0.3}})
+def test_array_parallelism_holds_in_a_detached_study(toy: Toy) -> None:
+    study = toy(cells=4, chain=True, orders={"*": {"steps": 4, "seconds": 0.5}})
     assert study.run("--detach", "--set", "slurm.array_parallelism=2") == 0, study.output()
-    most = 0
-    while study.states()["done"] < 8:
-        names = ",".join(path.name for path in study.results.glob("slurm/fvar-*"))
-        running = cluster.client("squeue", "--noheader", "--array", f"--name={names}", "--states=RUNNING")
-        most = max(most, len(running.stdout.splitlines()))
-        time.sleep(0.3)
+    wait_until(lambda: study.states()["done"] == 8, 400)
     assert every_stage_ran_once(study, 8)
-    assert most <= 2
+    assert study.most_at_once() <= 2
 
 
 def test_results_finished_on_slurm_are_continued_where_there_is_none(toy: Toy, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from fvar.machine import records
 from fvar.rundir import RunDir
 from studies.engine import commands, preflight
 from studies.engine.live import View
+from studies.engine.nodes import Node
 from studies.engine.plan import Plan
-from studies.engine.scheduler import Node
 from studies.presets import preset
 from studies.variants import VARIANTS, chain
 from tests.large import context, finished, write_long_history

@@ -5,6 +5,7 @@ A fork server imports torch once; its children start in milliseconds.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -128,6 +129,11 @@ def last_rank_dies() -> None:
     """As a machine does that loses its power."""
     if os.environ["RANK"] != "0":
         os._exit(9)
+
+
+def last_rank_meets_a_full_disk() -> None:
+    if os.environ["RANK"] != "0":
+        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/cache")
 
 
 def fingerprint(task: ToyTask) -> str:

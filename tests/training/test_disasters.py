@@ -19,7 +19,14 @@ from fvar.run import execute
 from fvar.rundir import RunDir
 from fvar.training.checkpoint import Checkpoints
 from tests.training import tiny
-from tests.training.processes import execute_stage, last_rank_dies, records, run_ranks, start
+from tests.training.processes import (
+    execute_stage,
+    last_rank_dies,
+    last_rank_meets_a_full_disk,
+    records,
+    run_ranks,
+    start,
+)
 
 
 def stage() -> Stage:
@@ -104,3 +111,12 @@ def test_a_rank_that_dies_ends_the_others_with_a_line_and_the_run_goes_on(
     for ours, theirs in zip(records(run.path), records(undisturbed.path), strict=True):
         assert ours.pop("split") == theirs.pop("split")
         assert ours == {key: pytest.approx(value, abs=1e-5) for key, value in theirs.items()}
+
+
+def test_a_full_disk_that_any_rank_meets_is_trouble_and_no_loss(tmp_path: Path) -> None:
+    run = tiny.make_run(tmp_path / "runs", stage(), checkpoint_steps=5)
+    said = tmp_path / "terminal"
+    assert run_ranks(2, execute_stage, run.path, 12, last_rank_meets_a_full_disk, said, patience=60) == [1, 1]
+    assert f"error: {run.name} stopped: the disk is full (/scratch/cache)" in said.read_text()
+    assert (run.status.state, run.status.disk_trouble) == ("interrupted", True)
+    assert run.status.error == "the disk is full (/scratch/cache)"

@@ -6,6 +6,7 @@ none of its business: that stands in the run directory.
     inline.py, local.py     this machine                        job.py       what a local job carries
     routed.py               some kinds here, the rest on SLURM
     slurm.py                submits waves, judges jobs          sbatch.py    one sbatch
+    states.py               what SLURM calls the states of jobs
     answers.py              do it now, not now, or never        room.py      how many jobs fit
     throttle.py             how many run at once, over all waves
     queries.py, clients.py  what is asked of SLURM              listing.py   what it prints

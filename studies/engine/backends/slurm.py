@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import pwd
-import re
 import socket
 import time
 import uuid
@@ -37,6 +34,16 @@ from studies.engine.backends.probe import require_shared
 from studies.engine.backends.queries import Queries
 from studies.engine.backends.room import Lanes, Room
 from studies.engine.backends.snapshot import snapshot
+from studies.engine.backends.states import (
+    LOST,
+    NEVER_STARTED,
+    QUEUED,
+    RUNNING,
+    is_doubtful,
+    owners,
+    ran_out_of_memory,
+    user_name,
+)
 from studies.engine.backends.throttle import Throttle
 from studies.engine.prediction import Speeds, timed
 from studies.engine.profile import Profile, Resources
@@ -45,22 +52,7 @@ ORPHAN_SECONDS = 60.0  # an sbatch whose answer was not seen has come through by
 WHO_SECONDS = 60.0  # the accounting may lag behind by this in saying who cancelled a job
 GONE_SECONDS = 30.0  # a job that is not listed for as long is gone; a restarting controller may list nothing
 GRACE_SECONDS = 5.0  # file systems that are shared show a change after a while
-QUEUED = {"PENDING", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
-QUEUED |= {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
-RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
-LOST = {
-    "PREEMPTED": "it was preempted",
-    "NODE_FAIL": "its node failed",
-    "BOOT_FAIL": "its node did not start",
-    "REVOKED": "the cluster withdrew it",
-    "TIMEOUT": "it reached its time limit",
-    "DEADLINE": "it reached its deadline",
-    "FAILED": "its job ended",
-    "COMPLETED": "its job ended",
-}
-OUT_OF_MEMORY = re.compile(rb"oom-kill event|: Out Of Memory|exceeded (job )?memory limit", re.IGNORECASE)
 GONE = "the cluster no longer knows its job"
-NEVER_STARTED = "DependencyNeverSatisfied"
 ROOT = Path(__file__).resolve().parents[3]
 Records = Sequence[tuple[RunDir, JobRecord]]
 
@@ -254,7 +246,7 @@ class Slurm:
             self._met.setdefault(record.wave, time.monotonic())
         try:
             known = self._queries.queue(sorted({record.wave for _, record in records}))
-            doubtful = [record for _, record in records if _is_doubtful(known.get((record.wave, record.index)))]
+            doubtful = [record for _, record in records if is_doubtful(known.get((record.wave, record.index)))]
             accounted = self._queries.accounts(doubtful) if doubtful else None
         except SlurmAbsent as error:
             return {
@@ -294,7 +286,7 @@ class Slurm:
         if entry.state in RUNNING:
             return Job("running")
         logs = list((self.folder / record.wave).glob(f"{entry.job_id}_*_log.out"))
-        if entry.state == "OUT_OF_MEMORY" or (entry.state == "FAILED" and any(map(_ran_out_of_memory, logs))):
+        if entry.state == "OUT_OF_MEMORY" or (entry.state == "FAILED" and any(map(ran_out_of_memory, logs))):
             return Job("failed", self._memory_advice(run.kind, record))
         if entry.state in LOST:
             return Job("lost", LOST[entry.state])
@@ -330,9 +322,9 @@ class Slurm:
             if time.monotonic() - since < WHO_SECONDS:
                 return Job("queued", "cancelled; the accounting has yet to say by whom")
             told = None
-        if told is None or told.by in _owners(run):
+        if told is None or told.by in owners(run):
             return Job("cancelled", f"job {entry.job_id} was cancelled in SLURM")
-        by = "the cluster" if told.by is None else f"{_user(told.by)}, not by you"
+        by = "the cluster" if told.by is None else f"{user_name(told.by)}, not by you"
         return Job("lost", f"its job was cancelled by {by}")
 
     # -------------------------------------------------------------------------------------------------------- stopping
@@ -372,26 +364,6 @@ class Slurm:
         return f"{jobs} job{' goes' if jobs == 1 else 's go'} on in SLURM" if records else ""
 
 
-def _is_doubtful(entry: Entry | None) -> bool:
-    """Whether squeue's word is not enough: it knows nothing, or not by whom a job was cancelled."""
-    return entry is None or not entry.state or (entry.state == "CANCELLED" and entry.reason != NEVER_STARTED)
-
-
-def _owners(run: RunDir) -> set[int]:
-    """Whose wish a cancellation is taken for: ours, or of who submitted the job."""
-    try:
-        return {os.getuid(), (run.path / "job.json").stat().st_uid}
-    except OSError:
-        return {os.getuid()}
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
-
-
 def _restore(run: RunDir, old: JobRecord | None) -> None:
     """Take back the record of a job that was not submitted."""
     with contextlib.suppress(OSError):
@@ -399,13 +371,3 @@ def _restore(run: RunDir, old: JobRecord | None) -> None:
             old.write(run)
             return
     (run.path / "job.json").unlink(missing_ok=True)
-
-
-def _ran_out_of_memory(log: Path) -> bool:
-    """Whether slurmd wrote so at the end of a job's output.
-
-    The stage is a step of its job (submitit calls srun): the step ends OUT_OF_MEMORY, but the job only FAILED.
-    """
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
-        return bool(OUT_OF_MEMORY.search(file.read()))

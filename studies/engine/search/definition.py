@@ -23,7 +23,7 @@ from fvar.config import SamplesConfig, Stage, StageConfig, VarConfig
 from fvar.errors import UserError, unknown
 from fvar.job import JobRecord
 from fvar.rundir import RunDir, read_status
-from studies.engine.scheduler import allow_again
+from studies.engine.nodes import allow_again
 from studies.engine.search import record, samplers, space
 from studies.engine.search.curves import Curve, Judged
 from studies.engine.search.judge import Judge, Trial

@@ -12,8 +12,8 @@ from fvar.rundir import RunDir
 from fvar.workload import flops
 from studies.engine.bill import CPU_SPEED, DEVICE, SHARES, bill, planned_gpu_hours
 from studies.engine.budget import Budget, OverBudget
+from studies.engine.nodes import Node
 from studies.engine.prediction import Speeds, speed
-from studies.engine.scheduler import Node
 from studies.presets import preset
 from studies.variants import chain
 

@@ -21,7 +21,7 @@ from fvar.rundir import RunDir, Status
 from studies.__main__ import main as look
 from studies.engine import commands
 from studies.engine.live import View, duration, row
-from studies.engine.scheduler import Node
+from studies.engine.nodes import Node
 from studies.presets import preset
 from studies.run import main
 from studies.study import Cell

@@ -25,7 +25,8 @@ from fvar.job import JobRecord
 from fvar.rundir import RunDir
 from studies.engine.backends import Job, submitting
 from studies.engine.backends.answers import NotNow
-from studies.engine.scheduler import MAX_LOSSES, Node, Scheduler, allow_again
+from studies.engine.nodes import Node, allow_again
+from studies.engine.scheduler import MAX_LOSSES, Scheduler
 from tests.studies.toy import stage as toy
 
 
