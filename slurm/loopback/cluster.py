@@ -220,9 +220,15 @@ class Cluster:
             "mariadb-install-db", "--no-defaults", f"--datadir={database}/data", "--user=mysql",
             "--auth-root-authentication-method=socket", "--skip-test-db",
         ]  # fmt: skip
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise UserError(f"mariadb-install-db failed: {(result.stderr or result.stdout).strip().splitlines()[-1]}")
+        for last in (False, True):  # it was seen to abort once, beside another that was being made
+            result = subprocess.run(command, capture_output=True, text=True)
+            if not result.returncode:
+                return
+            said = (result.stderr or result.stdout).strip().splitlines()
+            if last:
+                errors = [line for line in said if "[ERROR]" in line]
+                raise UserError(f"mariadb-install-db failed: {(errors or said or ['no output'])[0]}")
+            shutil.rmtree(database / "data", ignore_errors=True)
 
     def _create_database(self) -> None:
         settings = self._dbd_settings()

@@ -94,7 +94,7 @@ class ToyStudy:
         self.drivers.append(driver)
         return driver
 
-    def run(self, *arguments: str, timeout: float = 120, prefix: Sequence[str] = (), **environment: str) -> int:
+    def run(self, *arguments: str, timeout: float = 300, prefix: Sequence[str] = (), **environment: str) -> int:
         """Run a driver to its end; returns its exit status."""
         return self.start(*arguments, prefix=prefix, **environment).wait(timeout)
 
@@ -161,7 +161,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 60.0, what: str = "") -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 180.0, what: str = "") -> None:
     """Poll until `condition()` is true; fails the test after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -77,7 +77,7 @@ def test_a_partition_that_goes_down_in_mid_study_is_waited_for(toy: Toy, cluster
         assert driver.poll() is None
     finally:
         cluster.client("scontrol", "update", "PartitionName=normal", "State=UP")
-    assert driver.wait(60) == 0, study.output()
+    assert driver.wait(300) == 0, study.output()
     assert every_stage_ran_once(study, 4)
 
 
