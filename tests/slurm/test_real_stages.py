@@ -71,8 +71,8 @@ def test_trainings_side_by_side_in_one_job_end_in_the_weights_of_each_alone(
 ) -> None:
     study = toy(cells=2, real=True)
     packed = ("--set", "slurm.packing=2", "--set", "slurm.side_by_side=2", "--set", "slurm.memory=3000M")
-    packed += ("--set", "runtime.checkpoint_steps=2")  # so that both have one long before either ends
-    driver = study.start(*TRAINING, *packed)
+    early = ("--set", "runtime.checkpoint_steps=2")  # so that both have one long before either ends
+    driver = study.start(*TRAINING, *packed, *early)
     wait_until(lambda: len(study.runs()) == 2, 120)
     wait_until(lambda: all(any((run.path / "checkpoints").glob("*")) for run in study.runs()), 300)
     study.cluster.client("scancel", "--signal=USR2", study.job_id(study.first(0)))
