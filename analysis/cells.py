@@ -15,6 +15,7 @@ The driver writes `results/<study>/<preset>/cells.json` whenever a study propose
      "columns": [{"key": "accuracy", ...}],     what is measured of its cells (`analysis.metrics.Metric`), what decides
                                                 first; none: what is measured of samples
      "plugin": "mylab.digits",                  the module that the study is of; empty for fvar's own
+     "options": ["--trials", "32"],             of the command, for studies that read such: searches, and the grid
      "cells": [{
          "name": "full/seed0",                  unique in the study
          "variant": "full",                     the cells of one variant are its seeds
@@ -25,6 +26,7 @@ The driver writes `results/<study>/<preset>/cells.json` whenever a study propose
                                                 its own stage, the last of the chain: kind and run directory
          "chain": ["tokenizer-fedcba9876543210", ..., "scores-0123456789abcdef"]}]}
                                                 all its run directories, inputs first
+    and, of a cell that a search gave up half-way, "pruned": "by median at step 40, ..."
 
 Only `cells`, and in each `name`, `variant` and `chain`, must be there.
 """
@@ -110,6 +112,7 @@ class StudyRecord:
     until: Mapping[str, Any] | None = None
     columns: tuple[Mapping[str, Any], ...] = ()
     plugin: str = ""
+    options: tuple[str, ...] = ()
 
     def outdated(self) -> list[str]:
         """Of which of its stage kinds today's code is a newer revision: "tokenizer of revision 1, now 2"."""
@@ -205,6 +208,7 @@ def write(record: StudyRecord) -> None:
         "until": None if record.until is None else dict(record.until),
         "columns": [dict(column) for column in record.columns],
         "plugin": record.plugin,
+        **({"options": list(record.options)} if record.options else {}),
         "cells": [
             {
                 "name": cell.name,
@@ -244,6 +248,7 @@ def read(place: Place) -> StudyRecord:
             _get(body, "until", dict, place.file, {}) if body.get("until") is not None else None,
             tuple(_columns(_get(body, "columns", list, place.file, []), place.file)),
             _get(body, "plugin", str, place.file, ""),
+            tuple(_words(_get(body, "options", list, place.file, []), f"{place.file}: options")),
         )
     except records.Damaged as error:
         preset, _, changed = place.preset.partition("-")

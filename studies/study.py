@@ -18,7 +18,7 @@ import fnmatch
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,17 @@ class Options:
         for name in names:
             if getattr(self, name):
                 raise UserError(f"--{name} means nothing to {study}; leave it out")
+
+    def words(self) -> tuple[str, ...]:
+        """As a command line has them. An address may hold a password, and is left to whoever types the command."""
+        found: list[str] = []
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "grid":
+                found += [word for setting in value for word in ("--grid", setting)]
+            elif value and item.name != "storage":
+                found += [f"--{item.name}", ",".join(value) if isinstance(value, tuple) else str(value)]
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -244,5 +255,6 @@ def record(ctx: Context, wanted: Iterable[Cell], settings: Iterable[str] = ()) -
             until,
             columns,
             plugin_of(ctx.study.name),
+            ctx.options.words() if ctx.study.prepare else (),
         )
     )

@@ -124,11 +124,11 @@ class Failure:
 
 
 def failures(results: StudyResults) -> list[Failure]:
-    """Every cell that has not come to its end."""
+    """Every cell that has not come to its end, but for those that a search gave up on purpose."""
     found = []
     for cell in results.cells:
         state, detail = cell.state
-        if state != "done":
+        if state not in ("done", "pruned"):
             errors = [read_status(cell.runs / name).error.strip() for name in cell.recorded]
             error = next((text for text in errors if text), "")
             found.append(Failure(cell.name, state, detail, "\n".join(error.splitlines()[-LOG_LINES:])))
@@ -157,6 +157,7 @@ def command(recorded: StudyRecord) -> str:
     if row.get("tokenizers_by_seed"):
         words += ["--tokenizer-seeds"]
     words += ["--plugin", recorded.plugin] if recorded.plugin else []
+    words += recorded.options
     for setting in recorded.settings:
         words += ["--set", setting]
     return shlex.join(words)

@@ -25,6 +25,12 @@ SHOWN_OTHERWISE = ("convergence.png", "samples.png")  # as charts and images tha
 CAPTIONS = {
     "pairs.png": "VAR left, FVAR right: the same class and seed, with a detail enlarged",
     "sweep.png": "Scores over the settings that were varied",
+    "search_history.png": "Trials in the order in which they were asked for, and their curves while training",
+    "search_importances.png": "How much of the variance each axis explains",
+    "search_slices.png": "Scores over each axis of the space; ringed: the best",
+    "search_contour.png": "Scores over the two ranges that explain most, interpolated between the trials",
+    "search_parallel.png": "Each trial as a line over all axes; thick: the best",
+    "search_pareto.png": "Scores over what trials took; joined: those that no other beats in both",
     "readability.png": "Share of characters misread, by font size",
     "strip.png": "One word per font size, as rendered and as reconstructed",
     "clarity.png": "The largest word after every scale",

@@ -29,6 +29,7 @@ def command(study: StudyRecord) -> str:
     seeds = len({cell.seed for cell in study.cells})
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     words += ["--plugin", study.plugin] if study.plugin else []
+    words += study.options
     for setting in study.settings:
         words += ["--set", setting]
     return shlex.join(words)

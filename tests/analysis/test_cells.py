@@ -41,7 +41,7 @@ def test_what_may_be_left_out_is(place: Place) -> None:
     place.folder.mkdir(parents=True)
     place.file.write_text(json.dumps({"cells": [GOOD]}))
     (cell,) = cells.read(place).cells
-    assert dataclasses.astuple(cell) == ("full/seed0", "full", "full", 0, {}, CHAIN)
+    assert dataclasses.astuple(cell) == ("full/seed0", "full", "full", 0, {}, CHAIN, "")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from analysis.report import facts
 from analysis.results import StudyResults
 from fvar.config import RuntimeConfig, SamplesConfig
 from fvar.errors import UserError
@@ -27,6 +28,7 @@ from studies.engine.search.space import Uniform, require_inside
 from studies.engine.settings import Settings, option
 from studies.run import main
 from studies.study import Cell, Context, Options, record
+from studies.tracking import describe
 from studies.variants import chain
 from tests import fakes
 from tests.studies.test_run import ROOT, toys
@@ -184,6 +186,12 @@ def test_optuna_dashboard_lists_the_search_with_its_figures_and_table(ctx: Conte
     assert get(app, f"/artifacts/{listed['study_id']}/{artifact['artifact_id']}") == ("200 OK", b"second")
 
 
+def test_the_command_that_makes_a_search_again_is_kept_without_a_password(tmp_path: Path) -> None:
+    storage = "postgresql://u:secret@h/db"
+    options = Options(trials=32, pruner="median", objectives=("score", "hours"), storage=storage)
+    assert options.words() == ("--trials", "32", "--pruner", "median", "--objectives", "score,hours")
+
+
 def test_a_dry_run_opens_no_store(tmp_path: Path) -> None:
     ctx = Context(search_distillation.STUDY, presets.PRESETS["paper"], results=tmp_path / "results", dry=True)
     assert len(list(ctx.study.cells(ctx))) == 1
@@ -300,6 +308,9 @@ def test_a_grid_is_every_combination_and_named_after_what_varies(tmp_path: Path,
     results = StudyResults.read(tmp_path, "grid", folder.name)
     assert results.title == "FVAR (full) over lambda_feat and tokenizer.train.lr and var.train.lr"
     assert len(results.cells) == 2 * 2 * 2
+    typed = facts.command(facts.record(results))
+    assert typed.endswith("--variant full " + " ".join(grid))
+    assert describe.command(facts.record(results)).endswith(" ".join(grid))
     assert results.cells[0].name == "lambda_feat=0.5+tokenizer.train.lr=1e-4+var.train.lr=1e-4/seed0"
     assert results.references == (results.cells[0].variant,)
     values = {(c.params["lambda_feat"], c.params["var.train.lr"]) for c in results.cells}
