@@ -34,6 +34,7 @@ SETS = {"emoji": "emoji, 128 px", "text": "text, 256 px", "gratings": "gratings,
     "zone_plate": "zone plate, 256 px",
     "white_noise": "white noise, 256 px",
 }
+DASHES = dict.fromkeys(("rho = 0.57", "sigma = 0.285"), ":") | dict.fromkeys(("rho = 0.75", "sigma = 0.375"), "--")
 ESTIMATE = 0.57  # rho / s above which a disk was expected to beat the area filter
 FLOOR = 1e-4  # shares below it are drawn at it
 SHARE = "share of the view's energy that is alias"
@@ -86,7 +87,7 @@ def _per_scale(table: DataFrame, sets: Sequence[str]) -> Figure:
     axes[-columns + 1].set_xlabel(style.AXES["rho_max"])
     figure.supylabel(SHARE)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.suptitle(f"Aliasing per scale, K = {table.K.iloc[0]}; dotted: ρ = {ESTIMATE} s", x=0.01, ha="left")
     return figure
 
@@ -96,7 +97,7 @@ def _crossover(sweep: DataFrame) -> Figure:
     sets = ("emoji", "text", "zone_plate", "white_noise")
     here = sweep[sweep.s == 4]
     levels = [name for name in LABELS if name in set(here.recipe) - set(BLURRING)]  # of what has no radius
-    figure = style.new_figure(style.PAGE, 4)
+    figure = style.new_figure(style.PAGE, 4.3)
     axes = figure.subplots(2, len(sets), sharex=True, sharey="row")
     for column, name in enumerate(sets):
         for axis, value in zip(axes[:, column], ("aliasing", "kept"), strict=True):
@@ -111,10 +112,10 @@ def _crossover(sweep: DataFrame) -> Figure:
             axis.set_yscale("log" if value == "aliasing" else "linear")
         axes[0, column].set_title(SETS[name])
         axes[1, column].set_ylim(0, 1.05)
+        axes[1, column].set_xlabel("blur ρ / s")
     axes[0, 0].set_ylabel("alias in the view\n(share of energy)")
     axes[1, 0].set_ylabel("energy kept of what\nthe view can hold")
-    axes[1, -1].legend(loc="upper right")
-    figure.supxlabel("blur per decimation, ρ / s")
+    figure.legend(*axes[1, -1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(f"What blur buys and costs, decimation by 4; dotted: ρ = {ESTIMATE} s", x=0.01, ha="left")
     return figure
 
@@ -125,9 +126,7 @@ def _otf(curves: DataFrame) -> Figure:
     linear, decibels = figure.subplots(1, 2)
     for name, curve in curves.groupby("filter", sort=False):
         kind = str(name).split(",")[0]
-        dash = {"0.57": ":", "0.285": ":", "0.75": "--", "0.375": "--"}.get(
-            str(name).split("= ")[-1].split(" ")[0], "-"
-        )
+        dash = DASHES.get(str(name).split(", ")[-1].removesuffix(" s"), "-")
         look: dict[str, Any] = {"color": COLOURS[kind], "ls": dash}
         label = str(name).replace("rho", "ρ").replace("sigma", "σ").replace("gaussian", "Gaussian")
         label = label.replace("disk_pixel", "disk * pixel")
@@ -159,11 +158,11 @@ def _spectra(spectra: DataFrame) -> Figure:
     figure = style.new_figure(style.PAGE, 4.4)
     axes = figure.subplots(2, 3).flatten()
     for axis, (name, curves) in zip(axes, spectra.groupby("images", sort=False), strict=True):
-        states = sorted(curves.rho.unique(), reverse=True)
+        states, side = sorted(curves.rho.unique(), reverse=True), int(SETS[str(name)].split()[-2])
         for rho, colour in zip(states, style.colours(8)[1:5], strict=True):
             curve = curves[(curves.rho == rho) & (curves.frequency > 0)]
             sharp = rho == 0
-            label = "in focus" if sharp else f"ρ = {rho:g} px"
+            label = "in focus" if sharp else f"ρ = {rho * 256 / side:g} px at 256 px"
             axis.plot(curve.frequency, curve.power, color="#333333" if sharp else colour, label=label)
         for s in (8, 4, 2):
             axis.axvline(0.5 / s, color="black", lw=0.8, ls=":")
@@ -173,9 +172,9 @@ def _spectra(spectra: DataFrame) -> Figure:
         top = curves.power.max()
         axis.set_ylim(top * 1e-9, top * 4)
         axis.set_title(SETS[str(name)])
-        axis.legend(loc="lower left")
-    figure.supxlabel("frequency (cycles per px); dotted: Nyquist frequency of views ÷ 8, 4, 2")
+    axes[4].set_xlabel("frequency (cycles per px); dotted: Nyquist frequency of views ÷ 8, 4, 2")
     figure.supylabel("mean power")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle("Radial power in the four focus states of the paper", x=0.01, ha="left")
     return figure
 

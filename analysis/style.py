@@ -47,6 +47,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
     "figure.titlesize": 9,
+    "figure.labelsize": 8,
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # TrueType, embedded, as publishers ask; matplotlib's Type 3 is refused
 }
@@ -88,8 +89,8 @@ def on_and_off(index: int) -> tuple[int, ...]:
 
 
 def recipe_colours(count: int) -> list[str]:
-    """Colours of the ways to build a pyramid, of which the five first are always the same."""
-    fixed = [PALETTE[index] for index in (0, 6, 4, 2, 1)]
+    """Colours of the ways to build a pyramid, of which the eight first are always the same."""
+    fixed = [PALETTE[index] for index in (0, 6, 4, 2, 1, 5, 3, 7)]
     return fixed[:count] if count <= len(fixed) else [*fixed, *colours(count + 3)[len(fixed) + 3 :]]
 
 
