@@ -6,7 +6,8 @@
     python -m tests.benchmarks.bench_metrics --prc 50000      precision and recall at full size: ten minutes and more
 
 - features: images/s of `extract` from an array and from a folder of PNG files, over those of the bare network (which
-  resizes to 299 px, as FID defines it) on a batch that lies ready, in turns;
+  resizes to 299 px, as FID defines it) on a batch that lies ready, in turns; and of that network over torch-fidelity's
+  module as it comes, and over what the processor's matrix products would allow;
 - spectra: what the aliasing scores add;
 - precision and recall: peak memory of a process of its own, and what it is for 50,000 x 50,000.
 """
@@ -14,6 +15,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import subprocess
 import sys
@@ -29,12 +31,16 @@ from torch import Tensor
 from fvar.metrics.compare import PRC_BLOCK, WHOLE_MATRIX, precision_recall
 from fvar.metrics.features import Images, extract, load_extractor
 from fvar.metrics.inception import SIDE, WIDTH
+from fvar.metrics.inception import packaged as packaged_module
 from fvar.metrics.sources import ArrayImages, FolderImages
 from fvar.metrics.spectra import load_spectra
+from fvar.workload import INCEPTION
+from tests.benchmarks.bench_var import matmul_ceiling
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 BATCH = 32
 FULL = 50_000
+FIDELITY = "torch-fidelity's module as it comes"
 
 
 def photographs(count: int, side: int) -> Tensor:
@@ -49,6 +55,13 @@ def bare(network: torch.nn.Module, batch: Tensor, count: int) -> None:
     with torch.inference_mode():
         for _ in range(count // BATCH):
             network(batch)
+
+
+@functools.cache
+def packaged() -> torch.nn.Module:
+    """The network as torch-fidelity runs it."""
+    module: torch.nn.Module = packaged_module().eval()
+    return module
 
 
 def rates(
@@ -83,7 +96,9 @@ def features(count: int, rounds: int, clock: Callable[[], float]) -> None:
             ready = pixels[:BATCH].permute(0, 3, 1, 2)
             calls[f"bare {text}"] = lambda ready=ready: bare(extractor.network, ready, per_round)  # type: ignore[misc]
             calls[text] = lambda images=images: extract(extractor, images, BATCH)  # type: ignore[misc]
+        calls[FIDELITY] = lambda: bare(packaged(), small[:BATCH].permute(0, 3, 1, 2), per_round)
         bare(trunk, full, BATCH)
+        ceiling = matmul_ceiling(torch.float32, clock)
         found = rates(calls, per_round, rounds, clock)
         spectra = load_spectra(256, 256)
         start = clock()
@@ -91,6 +106,9 @@ def features(count: int, rounds: int, clock: Callable[[], float]) -> None:
         seconds = clock() - start
     print(f"Inception features, {torch.get_num_threads()} threads, {rounds} rounds of {per_round} images")
     print(f"  {'convolutions alone, on batches of 299 px':<44}{found['trunk']:8.2f} images/s")
+    ours, theirs, limit = found["bare an array of 64 px"], found[FIDELITY], ceiling / INCEPTION
+    print(f"  {FIDELITY + ', on 64 px':<44}{theirs:8.2f} images/s{ours / theirs:8.2f} times that is ours")
+    print(f"  {'floor: its products at the matmul ceiling':<44}{limit:8.2f} images/s{ours / limit:8.1%} of it is ours")
     for text in sources:
         alone, whole = found[f"bare {text}"], found[text]
         print(f"  {'bare network, on a batch' + text[text.index(' of') :]:<44}{alone:8.2f} images/s")

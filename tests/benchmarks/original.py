@@ -7,10 +7,11 @@ script builds them. Whoever names the folder runs its code.
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 import types
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,7 +35,7 @@ class Original:
     def __init__(self, folder: Path, like: VAR, channels: int) -> None:
         build: Callable[..., tuple[Any, Any]] = _models(folder).build_vae_var
         device = like.pos_start.device
-        with ExitStack() as stack:
+        with ExitStack() as stack, redirect_stdout(io.StringIO()):  # it tells its shapes
             for layer in SWITCHED_OFF:
                 stack.enter_context(mock.patch.object(layer, "reset_parameters", layer.reset_parameters))
             self.tokenizer, self.var = build(
