@@ -110,8 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         preflight.require_images(to_run)
         preflight.require_space(ctx.results, to_run)
         preflight.require_buildable(stage for stage in to_run if not (ctx.results / "runs" / stage.name).exists())
-    for name in _recompute(ctx, arguments.recompute, driver.selected(driver.cells())):
-        print(f"set aside, to be computed anew: {name}")
+    if arguments.recompute:  # otherwise a search's cells are for whoever holds its lock to ask for
+        for name in _recompute(ctx, arguments.recompute, driver.selected(driver.cells())):
+            print(f"set aside, to be computed anew: {name}")
     from studies.engine.live import View
 
     view = View(f"{ctx.study.title} · {ctx.folder.name}")

@@ -22,6 +22,7 @@ from fvar.errors import UserError
 from fvar.job import JobRecord
 from fvar.rundir import RunDir, Status, read_status
 from studies import presets, search_distillation, search_pyramid, search_tokenizer, search_training
+from studies.engine import preflight
 from studies.engine.search.definition import Search
 from studies.engine.search.record import row
 from studies.engine.search.space import Uniform, require_inside
@@ -236,6 +237,19 @@ def test_the_best_as_a_preset_s_row_and_its_set_options_give_the_trial_s_very_st
     for preset, options in ((made, rest), (whole.on_preset(smoke), whole)):
         (cell,) = options.apply([Cell("full", "", 0, {}, chain(preset, "full", 0))])
         assert cell.stage.signature == wanted.signature
+
+
+def test_a_second_driver_is_refused_before_it_asks_or_tells_anything(
+    tmp_path: Path, blank_optuna: bytes, toys: None
+) -> None:
+    (tmp_path / "optuna.db").write_bytes(blank_optuna)
+    with (
+        preflight.driver_lock(tmp_path / "search_training" / "smoke"),
+        pytest.raises(UserError, match="is being driven by"),
+    ):
+        main(["search_training", "--trials", "2", "--results", str(tmp_path)])
+    with sqlite3.connect(tmp_path / "optuna.db") as store:
+        assert store.execute("SELECT count(*) FROM trials").fetchone() == (0,)
 
 
 def test_a_store_that_goes_away_on_the_way_is_waited_for_and_nothing_is_lost(
