@@ -69,7 +69,6 @@ class Scheduler:
         self.watch = watch or Watch(times=0, least=0)
         self.say = say
         self._patience = Patience(say)
-        self._warned: set[str] = set()  # stages that an alarm was raised for
         self._begun: set[packs.Place] = set()  # jobs of several stages that are over, and of which one was begun
         self.nodes: dict[str, Node] = {}  # by run name, inputs before what needs them
 
@@ -252,25 +251,9 @@ class Scheduler:
     # ----------------------------------------------------------------------------------------------------- inside
 
     def _end_what_hangs(self) -> None:
-        """Say which of our jobs have gained no step for long, and end those for which it is too long: they are lost."""
-        for name, node in self.nodes.items():
-            if node.state != "running" or node.job is None or node.record is None or node.record.ended:
-                self.watch.forget(name)
-                self._warned.discard(name)
-                continue
-            verdict = self.watch.look(name, node.status)
-            if not verdict:
-                self._warned.discard(name)
-                continue
-            silent = (
-                f"{name} has gained no step for {self.watch.silent(name) / 60:.1f} minutes, at step {node.status.step}"
-            )
-            if verdict == "slow" and name not in self._warned:
-                self._warned.add(name)
-                self.say(f"ALARM     {silent}; after twice as long it is ended and started again")
-            elif verdict == "hangs":
-                self.say(f"ALARM     {silent}: ended, to be started again")
-                self.end([node], f"it hung at step {node.status.step}")
+        """End those of our jobs that have gained no step for too long: they are lost."""
+        for node in self.watch.hanging(self.nodes.values(), self.say):
+            self.end([node], f"it hung at step {node.status.step}")
 
     def _fitting(self) -> list[Node]:
         """The stages that are ready, as far as the backend may be offered them."""

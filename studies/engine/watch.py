@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fvar.rundir import Status
+from studies.engine.nodes import Node
 
 Verdict = Literal["", "slow", "hangs"]
 GAPS = 9  # as many gaps between two steps make the usual one
@@ -41,6 +42,28 @@ class Watch:
         self.least = least
         self._clock = clock
         self._progress: dict[str, _Progress] = {}
+        self._warned: set[str] = set()  # stages that an alarm was raised for
+
+    def hanging(self, nodes: Iterable[Node], say: Callable[[str], None]) -> list[Node]:
+        """The stages with a job of ours that hang; `say` is told of them, and once of each that is slow."""
+        found = []
+        for node in nodes:
+            name = node.run.name
+            if node.state != "running" or node.job is None or node.record is None or node.record.ended:
+                self.forget(name)
+                continue
+            verdict = self.look(name, node.status)
+            if not verdict:
+                self._warned.discard(name)
+                continue
+            silent = f"{name} has gained no step for {self.silent(name) / 60:.1f} minutes, at step {node.status.step}"
+            if verdict == "hangs":
+                say(f"ALARM     {silent}: ended, to be started again")
+                found.append(node)
+            elif name not in self._warned:
+                self._warned.add(name)
+                say(f"ALARM     {silent}; after twice as long it is ended and started again")
+        return found
 
     def look(self, name: str, status: Status) -> Verdict:
         """What to think of a running stage; call it at every poll."""
@@ -69,3 +92,4 @@ class Watch:
     def forget(self, name: str) -> None:
         """The stage does not run any more."""
         self._progress.pop(name, None)
+        self._warned.discard(name)

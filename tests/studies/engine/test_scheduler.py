@@ -22,11 +22,12 @@ from fvar.config import (
 )
 from fvar.errors import UserError
 from fvar.job import JobRecord
-from fvar.rundir import RunDir
+from fvar.rundir import RunDir, Status
 from studies.engine.backends import Job, submitting
 from studies.engine.backends.answers import NotNow
 from studies.engine.nodes import Node, allow_again
 from studies.engine.scheduler import MAX_LOSSES, Scheduler
+from studies.engine.watch import Verdict, Watch
 from tests.studies.toy import stage as toy
 
 
@@ -320,19 +321,18 @@ def test_changes_are_reported_once(tmp_path: Path) -> None:
     assert len(seen) == len(set(seen)) == 15
 
 
-class Hanging:
+class Hanging(Watch):
     """A watch that finds what hangs without waiting for it."""
 
     def __init__(self) -> None:
-        self.verdicts = ["", "slow", "slow", "hangs"]
+        super().__init__(times=1, least=0)
+        self.verdicts: list[Verdict] = ["", "slow", "slow", "hangs"]
 
-    def look(self, name: str, status: object) -> str:
+    def look(self, name: str, status: Status) -> Verdict:
         return self.verdicts.pop(0) if self.verdicts else ""
 
     def silent(self, name: str) -> float:
         return 600.0
-
-    def forget(self, name: str) -> None: ...
 
 
 def test_a_stage_that_hangs_is_ended_with_an_alarm_and_counts_as_lost(
@@ -340,7 +340,7 @@ def test_a_stage_that_hangs_is_ended_with_an_alarm_and_counts_as_lost(
 ) -> None:
     backend, said = Recorder("slurm"), list[str]()
     made = scheduler(tmp_path / "runs", backend, cell(0))
-    made.watch, made.say = Hanging(), said.append  # type: ignore[assignment]
+    made.watch, made.say = Hanging(), said.append
     tokenizer = next(cell(0).chain()).name
     cancelled: list[str] = []
 
