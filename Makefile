@@ -48,7 +48,7 @@ test-slow: $(STAMP)  ## minutes each; those of the loopback cluster need root
 test-slurm: $(STAMP)  ## as root: installs Debian's SLURM; three clusters on 127.0.0.1, since most tests wait
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "slurm and not slow" tests/slurm --timeout 900
 
-test-browser: $(STAMP)  ## needs Debian's chromium
+test-browser: $(STAMP)  ## needs Debian's chromium; pictures of pages stay in build/screenshots
 	$(BIN)/python -m pytest -m browser
 
 test-postgres: $(STAMP)  ## as root; needs Debian's postgresql and python3-psycopg2

@@ -118,7 +118,7 @@ def _provenance(study: StudyRecord, cell: CellResult) -> str:
         f"cell `{cell.name}` of `{study.place.study}` at preset `{study.place.preset}`",
         f"command: `{describe.command(study)}`",
         f"commit: {commit or 'not known'}{', + of a source that differed from it' if '+' in commit else ''}",
-        f"computed in {tags.get('hours', '0')} hours, of which on GPUs {tags.get('gpu_hours', '0')} GPU hours",
+        f"took {tags.get('hours', '0')} hours, {tags.get('gpu_hours', '0')} GPU hours",
         *(f"data: {item.name}, {item.split} (digest {item.digest})" for item in data),
         *(f"{role}: `{run.name}`, revision {run.revision}" for role, run in cell.chain.items()),
     ]

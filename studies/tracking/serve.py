@@ -14,6 +14,7 @@ from fvar.errors import UserError
 from studies.database import address, complaint
 from studies.tracking import describe
 from studies.tracking.local import DATABASE, experiments
+from studies.tracking.model import MODELS
 from studies.tracking.store import QUIET
 
 
@@ -43,6 +44,8 @@ def ui(results: Path, port: int = 5000) -> None:
             print(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)", flush=True)
             for number, name in experiments(database):
                 print(f"  {name}: {describe.page(f'http://127.0.0.1:{port}', number)}", flush=True)
+            if (results / MODELS).is_dir():
+                print(f"  promoted models: http://127.0.0.1:{port}/#/models", flush=True)
         if server.wait():
             raise UserError(f"MLflow's server ended with status {server.returncode}; its message is above")
     except KeyboardInterrupt:
