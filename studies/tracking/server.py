@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from fvar.errors import UserError, one_line
@@ -29,6 +29,12 @@ TRIES = 3  # of a request that may be repeated
 PAUSE = 0.5  # seconds before the second try; then twice that
 METRICS, OTHERS = 1000, 100  # of each in one request; MLflow's limits
 LONGEST_TAG = 5000  # characters, the least of MLflow's limits
+LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+REASONS = {  # of answers that are not MLflow's own
+    401: f"it wants a login, or another one: {LOGIN}",
+    403: f"this login may not do that: {LOGIN}",
+    404: "it has no MLflow at this address; give the server's own, such as http://host:5000, without a page's path",
+}
 RETRIED = frozenset({429, 500, 502, 503, 504})
 API = "/api/2.0/mlflow"
 CREATE = f"{API}/runs/create"  # twice would make two; the next sync finds one whose answer was lost
@@ -169,7 +175,8 @@ class Server:
         place = urlsplit(self._artifacts[run_id])
         if place.scheme == "mlflow-artifacts":
             path = f"/api/2.0/mlflow-artifacts/artifacts/{quote(unquote(place.path).strip('/'))}/{quote(file.name)}"
-            self._send("PUT", path, file.read_bytes())
+            with open(file, "rb") as data:
+                self._send("PUT", path, data)
             return
         from mlflow.tracking import MlflowClient
 
@@ -226,7 +233,7 @@ class Server:
             raise UserError(f"{shown(self.uri)} does not answer as an MLflow server does; is the address right?")
         return answer
 
-    def _send(self, method: str, path: str, data: bytes | None) -> bytes:
+    def _send(self, method: str, path: str, data: bytes | BinaryIO | None) -> bytes:
         tries = 1 if path == CREATE else TRIES
         for number in range(tries):
             if number:
@@ -238,7 +245,8 @@ class Server:
                 self._connection = None
                 if number + 1 == tries:
                     raise UserError(
-                        f"the MLflow server {shown(self.uri)} does not answer ({one_line(error)})"
+                        f"the MLflow server {shown(self.uri)} does not answer ({one_line(error)}); once it runs "
+                        "there, `python -m studies sync` catches up"
                     ) from error
                 continue
             if status < 300:
@@ -247,11 +255,15 @@ class Server:
                 raise self._refusal(status, text)
         raise AssertionError("unreachable")
 
-    def _once(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
+    def _once(self, method: str, path: str, data: bytes | BinaryIO | None) -> tuple[int, bytes]:
+        headers = self._headers
+        if data is not None and not isinstance(data, bytes):  # a file, from its beginning and piece by piece
+            headers = {**headers, "Content-Length": str(data.seek(0, os.SEEK_END))}
+            data.seek(0)
         if self._connection is None:
             kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
             self._connection = kind(str(self._parts.hostname), self._parts.port, timeout=PATIENCE)
-        self._connection.request(method, self._parts.path.rstrip("/") + path, data, self._headers)
+        self._connection.request(method, self._parts.path.rstrip("/") + path, data, headers)
         answer = self._connection.getresponse()
         return answer.status, answer.read()
 
@@ -260,8 +272,7 @@ class Server:
             body = json.loads(text)
             code, message = str(body["error_code"]), str(body.get("message", ""))
         except (ValueError, KeyError, TypeError):
-            reason = {401: "it wants a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"}
-            code, message = "", reason.get(status, http.client.responses.get(status, ""))
+            code, message = "", REASONS.get(status, http.client.responses.get(status, ""))
         first = message.strip().splitlines()[0] if message.strip() else code
         return Refused(f"the MLflow server {shown(self.uri)} refuses ({status}: {first})", code)
 

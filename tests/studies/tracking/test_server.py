@@ -162,6 +162,7 @@ def broken(request: pytest.FixtureRequest) -> Iterator[str]:
     [
         ({"status": 500}, "refuses (500"),
         ({"status": 401, "body": b""}, "MLFLOW_TRACKING_USERNAME"),
+        ({"status": 404, "body": b"<html>"}, "it has no MLflow at this address; give the server's own"),
         ({"status": 200, "body": b"<html>"}, "is the address right?"),
         ({"status": 200, "wait": 3.0}, "does not answer (TimeoutError"),
         ({"status": 403, "body": b'{"error_code": "PERMISSION_DENIED", "message": "not\\nyours"}'}, "(403: not)"),
