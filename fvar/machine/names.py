@@ -13,7 +13,7 @@ from fvar.machine import cache
 
 def printable(name: str) -> str:
     r"""A name as any terminal, table or database takes it: bytes that are not UTF-8 become \xff."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def plain(folder: Path, without: str) -> Path:

@@ -6,12 +6,14 @@ every setting of its stages, and as tags `varies.*` those in which the cells of 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +24,7 @@ from fvar.config import ScoresConfig, TokensConfig, VarConfig, data_of
 from fvar.ingredients import DataConfig
 from fvar.job import JobRecord
 from fvar.machine.names import printable
-from fvar.plain import identity, to_dict
+from fvar.plain import identity
 from fvar.rundir import RunDir, Status
 from fvar.usage import gpu_hours
 from studies.tracking import describe
@@ -72,9 +74,20 @@ def digest(value: object) -> str:
 # -------------------------------------------------------------------------------------------------------------- stages
 
 
-def facts_of(run: RunDir) -> dict[str, Any]:
+class Past(NamedTuple):
+    """What a run directory says of how it went so far, read once."""
+
+    status: Status
+    attempts: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, run: RunDir) -> Past:
+        return cls(run.status, run.attempts())
+
+
+def facts_of(run: RunDir, past: Past | None = None) -> dict[str, Any]:
     """Where and how long a stage ran, of which its cells show the sums: what its mark keeps."""
-    status, attempts = run.status, run.attempts()
+    status, attempts = past or Past.of(run)
     starts = [attempt["started"] for attempt in attempts[:1] if "started" in attempt]
     starts.append(status.started or status.updated)
     facts = {
@@ -88,10 +101,17 @@ def facts_of(run: RunDir) -> dict[str, Any]:
 
 
 def stage_entry(
-    run: RunDir, state: str, facts: Mapping[str, Any], cells: Sequence[CellResult], parent: str, non_finite: str
+    run: RunDir,
+    past: Past,
+    state: str,
+    facts: Mapping[str, Any],
+    cells: Sequence[CellResult],
+    parent: str,
+    non_finite: str,
+    params: Mapping[str, str],
 ) -> Entry:
-    """A stage that these cells need, below the run `parent`."""
-    status, attempts, job = run.status, run.attempts(), JobRecord.read_in(run.path)
+    """A stage that these cells need, with these `settings`, below the run `parent`."""
+    status, attempts, job = *past, JobRecord.read_in(run.path)
     last = attempts[-1] if attempts else {}
     alone = cells[0] if len(cells) == 1 else None
     role = next((role for role, its in cells[0].chain.items() if its.name == run.name), run.kind)
@@ -122,22 +142,30 @@ def stage_entry(
         facts.get("start"),
         facts.get("end"),
         {key: printable(value) for key, value in tags.items() if value},
-        settings(run),
+        params,
         datasets=datasets([run]),
     )
 
 
 def settings(run: RunDir) -> dict[str, str]:
     """Every setting of a stage, flat: "train.lr" -> "0.0001"."""
-    return dict(_flat(to_dict(run.config), ""))
+    return dict(_flat(run.config, ""))
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
+def _flat(group: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Written out, where `to_dict` would do: it copies a configuration twice, and a first sync asks for thousands."""
+    for key in _names(type(group)):
+        value = getattr(group, key)
+        if is_dataclass(value):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield sys.intern(f"{prefix}{key}"), printable(str(value))[:LONGEST]
+            text = str(json.loads(json.dumps(value))) if isinstance(value, tuple) else str(value)
+            yield sys.intern(f"{prefix}{key}"), printable(text)[:LONGEST]
+
+
+@functools.cache
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(cls))
 
 
 def cost_tags(facts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -155,12 +183,16 @@ def datasets(runs: Iterable[RunDir]) -> list[Dataset]:
     """The data sets that these stages read, each once."""
     found: dict[tuple[str, str], Dataset] = {}
     for run in runs:
-        if isinstance(run.config, VarConfig) and not run.config.curve.every:
-            continue  # it reads tokens, and no images to score samples against
-        for data in data_of(run.config):
-            dataset = _dataset(run, data)
+        for dataset in _datasets_of(run):
             found.setdefault((dataset.name, dataset.digest), dataset)
     return list(found.values())
+
+
+@functools.cache
+def _datasets_of(run: RunDir) -> tuple[Dataset, ...]:
+    if isinstance(run.config, VarConfig) and not run.config.curve.every:
+        return ()  # it reads tokens, and no images to score samples against
+    return tuple(_dataset(run, data) for data in data_of(run.config))
 
 
 def _dataset(run: RunDir, data: DataConfig) -> Dataset:
@@ -212,7 +244,7 @@ def cell_entry(
     facts = [marks[run.name].get("facts", {}) for run in cell.chain.values() if run.name in marks]
     starts = [fact["start"] for fact in facts if "start" in fact]
     ends = [fact["end"] for fact in facts if "end" in fact]
-    differs = {f"varies.{key}": params.get(key, "given") for key in varies if key in params or key in _given(params)}
+    differs = {f"varies.{key}": params.get(key, "given") for key in varies if key in params or _given(key, params)}
     values = scores(cell, marks) if state[0] == "done" else {}
     tags = {
         **where,
@@ -238,10 +270,10 @@ def cell_entry(
     )
 
 
-def _given(params: Mapping[str, str]) -> set[str]:
-    """The groups of settings that a cell has: "var.teacher" of "var.teacher.blocks"."""
-    parts = (key.split(".") for key in params)
-    return {".".join(words[:count]) for words in parts for count in range(1, len(words))}
+def _given(key: str, params: Mapping[str, str]) -> bool:
+    """Whether a cell has a group of settings: "var.teacher" where it has "var.teacher.blocks"."""
+    prefix = f"{key}."
+    return any(name.startswith(prefix) for name in params)
 
 
 def scores(cell: CellResult, marks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

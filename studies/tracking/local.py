@@ -69,6 +69,9 @@ class LocalStore:
         self._connection = sqlite3.connect(self.database, timeout=PATIENCE, isolation_level=None)
         self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._began = 0.0
+        self._fresh: set[str] = set()  # runs made here that were not written yet: nothing is to be replaced
+        self._locations: dict[str, str] = {}  # by experiment: where its artifacts go
+        self._datasets: dict[tuple[str, str, str], str] = {}  # ids, by experiment, name and digest
         try:
             self._require_layout()
         except sqlite3.Error as error:
@@ -122,8 +125,10 @@ class LocalStore:
 
     def create(self, experiment: str, key: str, name: str, start: int | None) -> str:
         run_id = uuid.uuid4().hex
-        sql = "SELECT artifact_location FROM experiments WHERE experiment_id = ?"
-        ((location,),) = self._read(sql, int(experiment))
+        if experiment not in self._locations:
+            sql = "SELECT artifact_location FROM experiments WHERE experiment_id = ?"
+            ((self._locations[experiment],),) = self._read(sql, int(experiment))
+        location = self._locations[experiment]
         self._do(
             "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, "
             "start_time, end_time, source_version, lifecycle_stage, artifact_uri, experiment_id) "
@@ -131,6 +136,7 @@ class LocalStore:
             *(run_id, name, _user(), start or _now(), f"{location}/{run_id}/artifacts", int(experiment)),
         )
         self._tag(run_id, {KEY: key, RUN_NAME: name})
+        self._fresh.add(run_id)
         return run_id
 
     def write(self, run_id: str, entry: Entry) -> None:
@@ -140,15 +146,18 @@ class LocalStore:
             "WHERE run_uuid = ?",
             *(entry.name, entry.status, entry.start, end, run_id),
         )
-        self._do("DELETE FROM tags WHERE run_uuid = ? AND key LIKE 'varies.%'", run_id)
+        fresh = run_id in self._fresh
+        self._fresh.discard(run_id)
+        if not fresh:
+            self._do("DELETE FROM tags WHERE run_uuid = ? AND key LIKE 'varies.%'", run_id)
+            for point in entry.values:  # of which only the newest counts
+                self._do("DELETE FROM metrics WHERE run_uuid = ? AND key = ?", run_id, point.key)
         self._tag(run_id, {**entry.tags, RUN_NAME: entry.name})
         rows = [(key, value, run_id) for key, value in entry.params.items()]
         self._many("INSERT OR REPLACE INTO params (key, value, run_uuid) VALUES (?, ?, ?)", rows)
-        for point in entry.values:  # of which only the newest counts
-            self._do("DELETE FROM metrics WHERE run_uuid = ? AND key = ?", run_id, point.key)
         self._add(run_id, entry.values, replace=True)
         for dataset in entry.datasets:
-            self._link(run_id, dataset)
+            self._link(run_id, dataset, fresh)
 
     def append(self, run_id: str, points: Iterable[Point], mark: Mapping[str, Any]) -> None:
         self._add(run_id, list(points))
@@ -195,20 +204,15 @@ class LocalStore:
         rows = [(key, value, run_id) for key, value in tags.items()]
         self._many("INSERT OR REPLACE INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", rows)
 
-    def _link(self, run_id: str, dataset: Dataset) -> None:
+    def _link(self, run_id: str, dataset: Dataset, fresh: bool) -> None:
         """Say that a run read a data set, once."""
         ((experiment,),) = self._read("SELECT experiment_id FROM runs WHERE run_uuid = ?", run_id)
-        sql = "SELECT dataset_uuid FROM datasets WHERE experiment_id = ? AND name = ? AND digest = ?"
-        found = self._read(sql, experiment, dataset.name, dataset.digest)
-        number = found[0][0] if found else uuid.uuid4().hex
-        if not found:
-            self._do(
-                "INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, "
-                "dataset_source) VALUES (?, ?, ?, ?, 'local', ?)",
-                *(number, experiment, dataset.name, dataset.digest, dataset.source),
-            )
+        key = (str(experiment), dataset.name, dataset.digest)
+        if key not in self._datasets:
+            self._datasets[key] = self._dataset(experiment, dataset)
+        number = self._datasets[key]
         sql = "SELECT 1 FROM inputs WHERE source_type = 'DATASET' AND source_id = ? AND destination_id = ?"
-        if not self._read(sql, number, run_id):
+        if fresh or not self._read(sql, number, run_id):
             link = uuid.uuid4().hex
             self._do(
                 "INSERT INTO inputs (input_uuid, source_type, source_id, destination_type, destination_id) "
@@ -217,6 +221,19 @@ class LocalStore:
             )
             sql = "INSERT INTO input_tags (input_uuid, name, value) VALUES (?, 'mlflow.data.context', ?)"
             self._do(sql, link, dataset.split)
+
+    def _dataset(self, experiment: int, dataset: Dataset) -> str:
+        """The id of a data set, made where it is missing."""
+        sql = "SELECT dataset_uuid FROM datasets WHERE experiment_id = ? AND name = ? AND digest = ?"
+        if found := self._read(sql, experiment, dataset.name, dataset.digest):
+            return str(found[0][0])
+        number = uuid.uuid4().hex
+        self._do(
+            "INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, "
+            "dataset_source) VALUES (?, ?, ?, ?, 'local', ?)",
+            *(number, experiment, dataset.name, dataset.digest, dataset.source),
+        )
+        return number
 
     def _artifacts(self, run_id: str) -> Path:
         ((uri,),) = self._read("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run_id)
@@ -230,8 +247,9 @@ class LocalStore:
         self._connection.execute(sql, values)
 
     def _many(self, sql: str, rows: list[Any]) -> None:
-        self._begin()
-        self._connection.executemany(sql, rows)
+        if rows:
+            self._begin()
+            self._connection.executemany(sql, rows)
 
     def _begin(self) -> None:
         if not self._connection.in_transaction:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from fvar.errors import UserError
 
-KEY, MARK = "fvar.key", "fvar.synced"  # tags: which run this is, and how much of it is written
+KEY, MARK = "fvar.key", "mlflow.fvar.synced"  # tags: which run this is; how much is written, which pages hide
 RUN_NAME, NOTE, PARENT = "mlflow.runName", "mlflow.note.content", "mlflow.parentRunId"  # tags that MLflow's pages read
 VARIABLE = "MLFLOW_TRACKING_URI"
 QUIET = {  # environment of MLflow, whose hints and bars are not for our users

@@ -149,7 +149,8 @@ class Projection:
         if (mark.get("stamp"), mark.get("state"), mark.get("place")) == (*seen, place):
             return
         run = RunDir.open(self.runs / name)
-        facts = entries.facts_of(run)
+        past = entries.Past.of(run)
+        facts = entries.facts_of(run, past)
         progress = history.Progress.of(dict(mark.get("progress", {})))
         if key in self.known and not progress.still_holds(run.path):
             self.store.forget(self.known.pop(key).run_id)
@@ -161,8 +162,8 @@ class Projection:
             self.store.append(self.known[key].run_id, points, {"progress": progress.as_mark()})
         pictures = self._upload(key, run, mark.get("pictures", {}))
         users = [self.cells[user] for user in keys]
-        state = "pruned" if given_up else seen.state
-        entry = entries.stage_entry(run, state, facts, users, parent, progress.non_finite)
+        state, params = "pruned" if given_up else seen.state, self._settings_of(run)
+        entry = entries.stage_entry(run, past, state, facts, users, parent, progress.non_finite, params)
         mark = {"stamp": seen.stamp, "state": seen.state, "place": place, "facts": facts}
         mark |= {"progress": progress.as_mark(), "pictures": pictures}
         self._put(key, entry, mark)
@@ -213,9 +214,13 @@ class Projection:
     def _settings(self, cell: CellResult) -> dict[str, dict[str, str]]:
         """The settings of every stage so far, a cell's own among them."""
         for run in cell.chain.values():
-            if run.name not in self.settings:
-                self.settings[run.name] = entries.settings(run)
+            self._settings_of(run)
         return self.settings
+
+    def _settings_of(self, run: RunDir) -> dict[str, str]:
+        if run.name not in self.settings:
+            self.settings[run.name] = entries.settings(run)
+        return self.settings[run.name]
 
     def _retire(self, users: Mapping[str, object]) -> None:
         """Runs of cells and stages that the study no longer has do not wait or run any more."""
@@ -231,15 +236,19 @@ class Projection:
     def _summary(self) -> None:
         """The run that holds table and figures, and the experiment's description."""
         files = [path for path in (*self.outputs, describe.READINGS) if path.exists()]
-        stamp = digest([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+        stamps = {path.name: digest((path.stat().st_size, path.stat().st_mtime_ns)) for path in files}
         if SUMMARY not in self.known:
             self._create(SUMMARY, self.study.title, None)
         run = self.known[SUMMARY]
-        if run.mark.get("stamp") != stamp:
+        if run.mark.get("stamp") != digest(stamps):
+            sent = dict(run.mark.get("files", {}))
             for path in files:
-                self.store.upload(run.run_id, path)
+                if sent.get(path.name) != stamps[path.name]:
+                    self.store.upload(run.run_id, path)
+                    sent[path.name] = stamps[path.name]
+                    self.store.append(run.run_id, [], {"files": sent})  # not again, should the next one break off
             tags = {"kind": SUMMARY, "state": "", **self.where}
-            self._put(SUMMARY, Entry(self.study.title, "FINISHED", tags=tags), {"stamp": stamp})
+            self._put(SUMMARY, Entry(self.study.title, "FINISHED", tags=tags), {"stamp": digest(stamps), "files": sent})
         record = cells_json.read(cells_json.Place(self.runs.parent, self.study.study, self.study.preset))
         tags = self._description(replace(record, title=self.study.title), run.run_id)
         if self.store.annotation(self.experiment, SYNCED) != digest(tags):

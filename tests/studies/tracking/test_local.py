@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fvar.errors import UserError
 from studies.tracking.local import LocalStore
-from studies.tracking.store import KEY, Dataset, Entry, Point
+from studies.tracking.store import KEY, MARK, Dataset, Entry, Point
 from tests.studies.tracking.stores import client
 
 pytest.importorskip("mlflow")
@@ -64,7 +64,7 @@ def by_mlflow(results: Path) -> str:
     from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
     mlflow = client(results)
-    tags = {KEY: "k", "fvar.synced": '{"at": 2}', **ENTRY.tags}
+    tags = {KEY: "k", MARK: '{"at": 2}', **ENTRY.tags}
     made = mlflow.create_run(mlflow.create_experiment("theirs"), ENTRY.start, {}, ENTRY.name)
     run = str(made.info.run_id)
     metrics = [Metric(point.key, point.value, point.time, point.step) for point in (*POINTS, *ENTRY.values)]

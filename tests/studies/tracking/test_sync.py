@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from fvar.config import RuntimeConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 from studies.engine import outputs
+from studies.tracking import entries, local
 from studies.tracking import history as progress
-from studies.tracking import local
 from studies.tracking import sync as tracking
 from tests import fakes
 from tests.studies.tracking.stores import client, history, reread, runs
@@ -139,6 +140,37 @@ def test_after_one_new_line_one_stage_and_its_cell_are_read(results: Path, monke
     assert 0 < sum(read) < size / 10
 
 
+def test_a_first_sync_takes_a_dozen_statements_per_run_and_flattens_each_stages_settings_once(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = fakes.ablation(results, seeds=2)
+    statements, flattened = Counter[str](), Counter[str]()
+
+    def count(name: str) -> None:
+        method = getattr(local.LocalStore, name)
+
+        def wrapper(self: local.LocalStore, sql: str, *values: object) -> object:
+            statements[name] += values != ([],)  # of no rows, none
+            return method(self, sql, *values)
+
+        monkeypatch.setattr(local.LocalStore, name, wrapper)
+
+    for name in ("_read", "_do", "_many"):
+        count(name)
+    settings = entries.settings
+
+    def flatten(run: RunDir) -> dict[str, str]:
+        flattened[run.name] += 1
+        return settings(run)
+
+    monkeypatch.setattr(entries, "settings", flatten)
+    tracking.sync(results, study)
+    with contextlib.closing(sqlite3.connect(results / "mlflow.db")) as store:
+        ((made,),) = store.execute("SELECT count(*) FROM runs").fetchall()
+    assert statements.total() <= 12 * made + 20  # 20: the experiment's own
+    assert set(flattened.values()) == {1}
+
+
 def test_an_unchanged_study_is_recognised_without_importing_mlflow(results: Path, study: StudyResults) -> None:
     tracking.sync(results, study)
     code = (
@@ -229,6 +261,28 @@ def test_history_equals_the_file_after_three_interruptions_of_the_training(
     for key in ("cross_entropy", "accuracy", "lr"):
         expected = [(record["step"], record[key]) for record in records if key in record]
         assert history(client(results), run, f"train/{key}") == expected
+
+
+def test_files_that_arrived_before_an_interruption_are_not_sent_again(
+    results: Path, study: StudyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables, sent, faults = table.write(study), list[str](), ["one"]
+    upload = local.LocalStore.upload
+
+    def note(self: local.LocalStore, run_id: str, file: Path) -> None:
+        if file == tables[1] and faults:
+            faults.clear()
+            self.finish()  # as after some seconds
+            raise ConnectionResetError("lost")
+        sent.append(file.name)
+        upload(self, run_id, file)
+
+    monkeypatch.setattr(local.LocalStore, "upload", note)
+    with pytest.raises(UserError, match="lost"):
+        tracking.sync(results, study, tables)
+    tracking.sync(results, reread(study), tables)
+    assert [name for name in sent if name.startswith("table")] == [path.name for path in tables]
+    assert not tracking.sync(results, reread(study), tables)
 
 
 def test_a_changed_configuration_is_another_run(results: Path, study: StudyResults) -> None:
