@@ -68,6 +68,12 @@ def stage(run: RunDir, status: Status) -> str:
     return "\n".join(lines)[:LONGEST_NOTE]
 
 
+def telling(varies: Sequence[str]) -> list[str]:
+    """Which of the settings in which cells differ a list shows: what the study says it varies, then the network's."""
+    rank = {"cell": 0, "var": 1}
+    return sorted(varies, key=lambda key: rank.get(key.partition(".")[0], 2))[:4]
+
+
 def view(extra: Sequence[str] = (), measured: Sequence[str] = MEASURED) -> dict[str, str]:
     """The tag of an experiment that holds a saved view of its runs, opened by `?viewStateShareKey=`."""
     columns = [f"tags.`{key}`" for key in ("variant", "seed", "preset")]

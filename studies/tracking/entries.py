@@ -154,7 +154,7 @@ def settings(run: RunDir) -> dict[str, str]:
 
 def _flat(group: Any, prefix: str) -> Iterator[tuple[str, str]]:
     """Written out, where `to_dict` would do: it copies a configuration twice, and a first sync asks for thousands."""
-    for key in _names(type(group)):
+    for key in _names(group.__class__):
         value = getattr(group, key)
         if is_dataclass(value):
             yield from _flat(value, f"{prefix}{key}.")

@@ -263,5 +263,7 @@ class Projection:
         return {
             "mlflow.note.content": describe.experiment(record, table, page),
             "mlflow.experimentKind": "custom_model_development",
-            **describe.view(varies.split()[:4], [column["key"] for column in record.columns] or describe.MEASURED),
+            **describe.view(
+                describe.telling(varies.split()), [column["key"] for column in record.columns] or describe.MEASURED
+            ),
         }

@@ -50,8 +50,9 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     results = tmp_path_factory.mktemp("results")
     study = fakes.ablation(results, seeds=1)
-    for percent in (20.0, 90.0, 60.0):
-        study.cells[1].chain["var"].log_load({"cpu_utilization_percentage": percent})
+    with open(study.cells[1].chain["var"].path / "system.jsonl", "a") as file:
+        for number, percent in enumerate((20, 90, 60)):
+            file.write(json.dumps({"time": 1.8e9 + 10 * number, "cpu_utilization_percentage": percent}) + "\n")
     tracking.sync(results, study)
     train(results, chain(0), 0)
     fakes.write_cells(results, "toys", [fakes.cell("full", 0, chain(0))], title="Toys")
@@ -114,7 +115,12 @@ def test_six_variants_are_compared_on_one_page(site: Site, browser: Browser) -> 
 
 def test_a_stages_run_shows_its_curves_and_the_load_of_its_machine(site: Site, browser: Browser) -> None:
     run = f"{site.address}/#/experiments/1/runs/{site.runs['var full/seed0'].info.run_id}"
-    show(browser, f"{run}/model-metrics", "curves", "cross_entropy", "accuracy", drawn=5)
+    show(
+        browser,
+        f"{run}/model-metrics",
+        "curves",
+        *(f"({key})" for key in ("heldout/accuracy", "train/cross_entropy", "train/lr")),
+    )
     show(browser, f"{run}/system-metrics", "load", "cpu_utilization_percentage", drawn=1)
     show(browser, run, "stage", "python -m fvar.run")
 

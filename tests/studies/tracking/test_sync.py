@@ -22,7 +22,7 @@ from fvar.config import RuntimeConfig
 from fvar.errors import UserError
 from fvar.rundir import RunDir
 from studies.engine import outputs
-from studies.tracking import entries, local
+from studies.tracking import describe, entries, local
 from studies.tracking import history as progress
 from studies.tracking import sync as tracking
 from tests import fakes
@@ -83,6 +83,11 @@ def test_settings_in_which_cells_differ_are_tags_and_all_others_are_not(results:
             assert {"varies.cell.rho_max", "varies.tokens.tokenizer.pyramid.rho_max"} <= varies.keys()
             assert all(key.endswith(".rho_max") for key in varies)
             assert set(varies.values()) == {rho}
+
+
+def test_a_list_shows_first_what_the_study_says_it_varies() -> None:
+    varies = ["alias.data.crops", "alias.seed", "cell.rho_max", "tokens.seed", "var.train.lr"]
+    assert describe.telling(varies) == ["cell.rho_max", "var.train.lr", "alias.data.crops", "alias.seed"]
 
 
 def test_runs_name_the_data_sets_they_read(results: Path, study: StudyResults) -> None:
