@@ -11,7 +11,7 @@ STEPS = {"steps": 8, "seconds": 0.3}
 
 def test_a_stage_that_hangs_is_ended_and_continues_where_it_was(toy: Callable[..., ToyStudy]) -> None:
     study = toy(cells=2, orders={"*": [{**STEPS, "hang": 4}, STEPS]})
-    assert study.run("--hang", "4", "--hang-minutes", "0.05") == 0, study.output()
+    assert study.run("--hang", "4", "--hang-minutes", "0.2") == 0, study.output()
     assert study.states() == {"done": 2}
     assert set(study.executions().values()) == {2}
     assert "after twice as long it is ended and started again" in study.output()
@@ -20,7 +20,7 @@ def test_a_stage_that_hangs_is_ended_and_continues_where_it_was(toy: Callable[..
 
 def test_a_stage_that_hangs_at_the_same_step_each_time_is_given_up(toy: Callable[..., ToyStudy]) -> None:
     study = toy(cells=1, orders={"*": {**STEPS, "hang": 4}})
-    assert study.run("--hang", "2", "--hang-minutes", "0.02") == 1, study.output()
+    assert study.run("--hang", "2", "--hang-minutes", "0.1") == 1, study.output()
     assert "it hung at step 4, 3 times without progress" in study.output()
 
 
