@@ -213,6 +213,42 @@ def test_numbers_that_were_not_declared_fail_the_stage(
     assert "declares the numbers total, and its run returned total, wild" in capsys.readouterr().out
 
 
+SEARCH = """
+from studies.engine.search.definition import Search
+from studies.engine.search.space import Uniform
+
+COLUMNS = (Metric("total", "Total", 1, "higher"),)
+SEARCH = Search(
+    "sums",
+    "Sums, searched",
+    lambda preset: {"more": Uniform(0.0, 4.0)},
+    lambda preset: [{"more": 1.0}],
+    lambda preset, point: {"sum.more": point["more"]},
+    base=lambda preset: Stage(SumConfig(), {"half": Stage(HalfConfig(3.0))}),
+    columns=COLUMNS,
+)
+STUDY = SEARCH.study()
+"""
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_search_proposes_its_cells_and_is_told_their_numbers(
+    declare: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, tail = TOY.split("def cells(ctx):")
+    stages = tail[tail.index("STAGES = ") : tail.index("STUDY = ")]
+    name = declare("toy_sums", f"{head}{stages}{SEARCH}")
+    assert main(["sums", "--plugin", name, "--results", str(tmp_path / "r"), "--trials", "3"]) == 0
+    assert "3 of 3 cells done" in capsys.readouterr().out
+    scores = [json.loads(path.read_text()) for path in (tmp_path / "r" / "runs").glob("sum-*/scores.json")]
+    found = sorted(score["total"]["value"] for score in scores)
+    assert 2.5 in found  # the first point, 3/2 + 1
+    told = json.loads((tmp_path / "r" / "sums" / "smoke" / "search.json").read_text())
+    scale = told["objectives"][0]["scale"]
+    assert sorted(scale * trial["values"][0] for trial in told["trials"]) == pytest.approx(found)
+    assert scale < 0  # Optuna minimises, and here higher is better
+
+
 # ------------------------------------------------------------------------------------------------------ on the cluster
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import standing
-from analysis.metrics import deciding
+from analysis.metrics import Metric, deciding
 from analysis.results import CellResult, StudyResults
 from analysis.style import Drawings
 from fvar.config import SamplesConfig, Stage, StageConfig, VarConfig
@@ -53,6 +53,9 @@ class Search:
         Unless the command says otherwise.
     base
         The chain whose settings are varied, of a preset; Table 2's `full`.
+    columns
+        Of a plugin's chain: what is measured of its last stage, the score first. The score is minimised, or maximised
+        where higher is better.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Search:
     pruner: str = "none"
     trials: int = TRIALS
     base: Callable[[Preset], Stage] = lambda preset: chain(preset, "full", 0)
+    columns: tuple[Metric, ...] = ()
 
     def study(self) -> Study:
         """The search as the studies' commands know it."""
@@ -78,6 +82,7 @@ class Search:
             prepare=self.prepare,
             stirred=self.stirred,
             publish=self.publish,
+            columns=self.columns,
         )
 
     def prepare(self, ctx: Context) -> Context:
@@ -97,6 +102,8 @@ class Search:
         ctx = dataclasses.replace(ctx, options=made, label=label)
         every, _ = self._rhythm(ctx, self._cell(ctx, 0, self.first(ctx.preset)[0]).stage)
         if (options.pruner or self.pruner) != "none" and not every:
+            if self.columns:
+                raise UserError(f"{self.name} has no intermediate values to prune by; leave --pruner out")
             raise UserError(
                 f"{self.name} prunes by the KID of samples drawn while a network trains, of which preset "
                 f"{ctx.preset.name} draws none; add --set var.curve.every=STEPS"
@@ -135,7 +142,7 @@ class Search:
             self._open(ctx, session, asked, cells[asked.number])
         now = {trial.number: trial for trial in judge.trials()}
         settings = functools.partial(self.settings, ctx.preset)
-        record.write(ctx, session.judge, session.samples, now.values(), cells, settings)
+        record.write(ctx, session.judge, session.metric, session.samples, now.values(), cells, settings)
         for number, cell in cells.items():
             pruned = now[number].state == "pruned"
             yield dataclasses.replace(cell, pruned=now[number].reason or "by the pruner") if pruned else cell
@@ -174,7 +181,8 @@ class Search:
         state, detail = result.state
         if state == "done":  # its curve is what later trials are pruned by
             session.judge.report(trial.number, self._curve(ctx, session, trial.number, cell).new(), prune=False)
-            session.judge.tell(trial.number, [_value(session, result, name) for name in session.judge.objectives])
+            values = [_value(session.metric, result, name) for name in session.judge.objectives]
+            session.judge.tell(trial.number, values)
         elif state in ("failed", "blocked", "cancelled"):
             failed = _failed_stage(result)
             if any(other.stage.name != cell.stage.name and failed in _names(ctx, other) for other in others):
@@ -197,13 +205,16 @@ class Search:
 
     def _curve(self, ctx: Context, session: Session, number: int, cell: Cell) -> Curve:
         if number not in session.curves:
-            var = next(name for name in _names(ctx, cell) if name.startswith("var-"))
-            session.curves[number] = Curve(ctx.place.runs / var, self.judged)
+            names = _names(ctx, cell)
+            trained = next((name for name in names if name.startswith("var-")), names[-1])
+            session.curves[number] = Curve(ctx.place.runs / trained, self.judged)
         return session.curves[number]
 
     def _rhythm(self, ctx: Context, stage: Stage) -> tuple[int, int]:
-        """Steps between two intermediate values of a trial, and steps of its training."""
-        config = next(part for part in _configs(ctx, stage) if isinstance(part, VarConfig))
+        """Steps between two intermediate values of a trial, 0 where it has none, and steps of its training."""
+        config = next((part for part in _configs(ctx, stage) if isinstance(part, VarConfig)), None)
+        if config is None:
+            return 0, 1
         return config.curve.every if self.judged == "kid" else config.train.eval_every, config.train.steps
 
     def _session(self, ctx: Context) -> Session:
@@ -227,7 +238,8 @@ class Search:
                 owner=f"{socket.gethostname()}:{ctx.results.resolve()}" if ctx.options.storage else "",
             )
             samples = [part.count for part in _configs(ctx, first.stage) if isinstance(part, SamplesConfig)]
-            SESSIONS[key] = Session(judge, samples[0] if samples else ctx.preset.sampling.count)
+            count = samples[0] if samples else ctx.preset.sampling.count
+            SESSIONS[key] = Session(judge, count, self.columns[0] if self.columns else deciding(count))
         return SESSIONS[key]
 
 
@@ -237,6 +249,7 @@ class Session:
 
     judge: Judge
     samples: int  # that a trial is scored on
+    metric: Metric  # which is its score
     curves: dict[int, Curve] = dataclasses.field(default_factory=dict)
     open: dict[int, Curve] = dataclasses.field(default_factory=dict)  # trials that run or wait, by number
     unreported: dict[int, dict[int, float]] = dataclasses.field(default_factory=dict)  # read, while the store was away
@@ -245,9 +258,12 @@ class Session:
 SESSIONS: dict[tuple[object, ...], Session] = {}
 
 
-def _value(session: Session, result: CellResult, objective: str) -> float | None:
-    """What a finished trial came to."""
-    return result.hours[0] if objective == "hours" else result.score(deciding(session.samples).key)
+def _value(metric: Metric, result: CellResult, objective: str) -> float | None:
+    """What a finished trial came to, the lower the better."""
+    if objective == "hours":
+        return result.hours[0]
+    score = result.score(metric.key)
+    return None if score is None else record.sign(metric) * score
 
 
 def _configs(ctx: Context, stage: Stage) -> list[StageConfig]:

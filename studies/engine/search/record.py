@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.metrics import deciding
+from analysis.metrics import Metric
 from analysis.results import StudyResults
 from analysis.search import FILE
 from analysis.style import Drawings
@@ -41,15 +41,15 @@ OF_VARIANTS = ("tokenizer.pyramid.kernel", "tokenizer.quantiser.reading")  # whi
 def write(
     ctx: Context,
     judge: Judge,
+    metric: Metric,
     samples: int,
     trials: Iterable[Trial],
     cells: Mapping[int, Cell],
     settings: Callable[[Point], Mapping[str, Any]],
 ) -> None:
-    """Write search.json where it would say something new. `samples`: how many a trial is scored on."""
-    metric = deciding(samples)
+    """Write search.json where it would say something new. `metric` and `samples`: what a trial is scored by, and on."""
     name = metric.axis.format(n=samples)
-    named = {"score": {"name": name, "scale": metric.scale}, "hours": {"name": "hours", "scale": 1.0}}
+    named = {"score": {"name": name, "scale": sign(metric) * metric.scale}, "hours": {"name": "hours", "scale": 1.0}}
     axes = {
         key: {"options": list(axis.options)}
         if isinstance(axis, Choice)
@@ -86,6 +86,11 @@ def write(
     if not same:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(path, body)
+
+
+def sign(metric: Metric) -> int:
+    """By which a metric is multiplied, so that lower is better."""
+    return -1 if metric.better == "higher" else 1
 
 
 def row(preset: str, number: int, settings: Mapping[str, Any]) -> str:
