@@ -1,4 +1,4 @@
-"""How much a stage of any kind has to compute: FLOPs, counted as `fvar.estimate` does, without a look at the data.
+"""How much a stage of any kind has to compute: FLOPs, counted as `fvar.estimate` does, without opening an image.
 
 Only networks are counted: nothing that reads images, resamples, takes statistics of features or recognises text. Never
 imports torch.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 
 from fvar.config import (
     DataConfig,
@@ -24,7 +25,7 @@ from fvar.config import (
 from fvar.estimate import estimate
 
 IMAGES = {"emoji": 1_854, "text": 2_240, "cifar10": 60_000}  # of all splits
-IMAGENET_IMAGES = 1_331_167  # with the validation set's; folders and shards are taken for it
+IMAGENET_IMAGES = 1_331_167  # with the validation set's; shards are taken for it
 UNKNOWN = 1.0  # of a plugin's stage: each then is expected to take as long as those before it
 INCEPTION = 11.4e9  # FLOPs per image of 299 px, by torch's counter
 
@@ -52,8 +53,14 @@ def flops(stage: Stage) -> float:
 
 
 def images(data: DataConfig) -> int:
-    """How many images a data set has, as far as that is known without a look at it."""
-    return IMAGES.get(data.dataset, IMAGENET_IMAGES)
+    """How many images a data set has, both splits: counted where they are files, else ImageNet's unless it is known."""
+    counted = _files_below(data.root) if data.dataset == "folder" and data.root else 0
+    return counted or IMAGES.get(data.dataset, IMAGENET_IMAGES)
+
+
+@functools.cache
+def _files_below(root: str) -> int:
+    return sum(len(files) for _, _, files in os.walk(root, followlinks=True))
 
 
 def _forward(tokenizer: Stage, *, coding: bool) -> float:

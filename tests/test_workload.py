@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,13 @@ def stages(size: str = "smoke") -> dict[str, Stage]:
 def test_the_images_of_embedded_data_are_counted_right(dataset: str) -> None:
     data = DataConfig(dataset=dataset, image_size=64)  # type: ignore[arg-type]
     assert IMAGES[dataset] == len(open_dataset(data, "train", 1)) + len(open_dataset(data, "heldout", 1))
+
+
+def test_a_folder_counts_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "train" / "cat" / f"{number}.png").touch()
+    assert images(DataConfig(dataset="folder", root=str(tmp_path))) == 3
 
 
 def test_every_kind_of_stage_costs_something() -> None:

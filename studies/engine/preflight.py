@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fvar.config import DataConfig, SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
+from fvar.config import SamplesConfig, Stage, TokenizerConfig, TokensConfig, VarConfig
 from fvar.errors import UserError
 from fvar.estimate import CLASSES, estimate
 from fvar.machine import locks
@@ -69,7 +68,7 @@ def require_images(stages: Iterable[Stage]) -> None:
     for part in {part.name: part for stage in stages for part in stage.chain()}.values():
         config = part.config
         if isinstance(config, TokenizerConfig):
-            count, batch = images_at_most(config.data), config.train.batch_size
+            count, batch = images(config.data), config.train.batch_size
             if count < batch:
                 raise UserError(
                     f"data set {config.data.title} has fewer images ({count}) than a batch of {batch}; add "
@@ -82,16 +81,6 @@ def require_images(stages: Iterable[Stage]) -> None:
                     f"samples.count {config.count} leaves some of the {classes} classes without a sample; add "
                     f"--set samples.count={classes}, or more"
                 )
-
-
-def images_at_most(data: DataConfig) -> int:
-    """The images of a data set, both splits: counted where they are files, ImageNet's where nobody said which."""
-    return _files_below(data.root) if data.dataset == "folder" and data.root else images(data)
-
-
-@functools.cache
-def _files_below(root: str) -> int:
-    return sum(len(files) for _, _, files in os.walk(root, followlinks=True))
 
 
 def _classes_at_least(stage: Stage) -> int:
@@ -138,7 +127,7 @@ def expected_bytes(stage: Stage) -> int:
     if isinstance(config, TokensConfig):
         pyramid = next(part.config.pyramid for part in stage.chain() if isinstance(part.config, TokenizerConfig))
         tokens = sum(side * side for side in pyramid.patch_nums)
-        return images_at_most(config.data) * config.data.crops * tokens * TOKEN_BYTES
+        return images(config.data) * config.data.crops * tokens * TOKEN_BYTES
     return 1 << 20
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fvar.config import DataConfig, SamplesConfig, Stage, TokenizerConfig, VarConfig
+from fvar.config import SamplesConfig, Stage, TokenizerConfig, VarConfig
 from fvar.errors import UserError
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
@@ -52,13 +52,6 @@ def test_a_token_store_of_ten_crops_of_imagenet_asks_for_its_room_twice() -> Non
     tokens = 4 + 16 + 64 + 256
     assert [preflight.expected_bytes(stage) for stage in stages] == [2 * 10 * 1_331_167 * tokens * 2] * 2
     assert preflight.expected_bytes(chain(preset("smoke"), "baseline", 0).inputs["samples"]) < 4 << 20
-
-
-def test_a_folder_counts_by_its_files(tmp_path: Path) -> None:
-    (tmp_path / "train" / "cat").mkdir(parents=True)
-    for number in range(3):
-        (tmp_path / "train" / "cat" / f"{number}.png").touch()
-    assert preflight.images_at_most(DataConfig(dataset="folder", root=str(tmp_path))) == 3
 
 
 def test_fewer_images_than_a_batch_are_said_before_anything_starts(tmp_path: Path) -> None:
