@@ -24,9 +24,11 @@ from studies import __main__ as looking
 from studies import run as running
 from studies.engine.backends import CLUSTERS
 from studies.engine.profile import FOLDER
+from studies.engine.search.samplers import PRUNERS, SAMPLERS
 from studies.presets import PRESETS, preset
 from studies.study import Context, names, study
 from studies.until import CRITERIA
+from studies.variants import VARIANTS
 
 MODULES = {"studies": looking.parser, "studies.run": running.parser}
 BASH = """\
@@ -137,6 +139,9 @@ VALUES: dict[str, Callable[[Line], Iterable[str]]] = {
     "cells": _cells,
     "cluster": lambda line: CLUSTERS,
     "until": lambda line: CRITERIA,
+    "sampler": lambda line: SAMPLERS,
+    "pruner": lambda line: PRUNERS,
+    "variant": lambda line: VARIANTS,
     "recompute": lambda line: STAGE_CONFIGS,
     "stage": lambda line: STAGE_CONFIGS,
     "profile": lambda line: [path.stem for path in FOLDER.glob("*.toml")],

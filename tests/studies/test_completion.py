@@ -41,6 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("studies.run ablation_table2 --max-", ["--max-gpu-hours", "--max-seeds"]),
         ("studies.run ablation_table2 --recompute to", ["tokenizer", "tokens"]),
         ("studies.run ablation_table2 --profile ", ["a100"]),
+        ("studies.run search_distillation --sampler gp --pruner me", ["median"]),
         ("studies re", ["report", "retry"]),
         ("studies report --html tab", ["table1", "table1_512"]),
         ("studies report ablation_table2 ", []),
