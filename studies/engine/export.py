@@ -41,13 +41,16 @@ README = "README.md"
 def export(place: Place, to: Path, study: Study, say: Callable[[str], None]) -> list[Path]:
     """Write what a study shows, and what that is drawn from, to the results folder `to`; the files it shows.
 
-    Raises `UserError` where not every cell is done, where `to` holds results that were computed there, and where the
+    Raises `UserError` where no cell is done, where `to` holds results that were computed there, and where the
     copy would be drawn otherwise than the original.
     """
     _require_ours(place.results, to)
     results = StudyResults.at(place)
-    if undone := [cell.name for cell in results.cells if cell.state[0] != "done"]:
-        raise UserError(f"{place} has cells that are not done ({', '.join(undone[:3])} ...); finish it first")
+    undone = [cell.name for cell in results.cells if cell.state[0] != "done"]
+    if len(undone) == len(results.cells):
+        raise UserError(f"{place} has no cell that is done; run it first")
+    if undone:
+        say(f"warning: not done, and exported so: {', '.join(undone)}")
     say(f"drawing {place} from {place.results}")
     original = _draw(place, study, say)
     to.mkdir(parents=True, exist_ok=True)

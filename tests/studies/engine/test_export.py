@@ -109,13 +109,24 @@ def test_an_export_replaces_the_one_before_it(results: Path, tmp_path: Path) -> 
     assert {path.name for path in (to / "runs").iterdir()} == set(cells[0]["chain"])  # type: ignore[call-overload]
 
 
-def test_an_unfinished_study_and_a_folder_of_other_results_are_refused(results: Path, tmp_path: Path) -> None:
+def test_a_study_without_results_and_a_folder_of_other_results_are_refused(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder that studies are run in"):
         export(results, results)
     (tmp_path / "other" / "runs" / "var-0").mkdir(parents=True)
     (tmp_path / "other" / "runs" / "var-0" / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(UserError, match="is a folder that studies are run in"):
         export(results, tmp_path / "other")
-    StudyResults.read(results, "ablation_table2", "smoke").cells[0].chain["scores"].update(state="failed")
-    with pytest.raises(UserError, match="not done"):
+    for cell in StudyResults.read(results, "ablation_table2", "smoke").cells:
+        cell.chain["scores"].update(state="failed", error="ValueError: no images")
+    with pytest.raises(UserError, match="no cell that is done"):
         export(results, tmp_path / "reference")
+
+
+def test_what_is_not_done_is_exported_as_it_stands(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    StudyResults.read(results, "ablation_table2", "smoke").cells[0].chain["scores"].update(state="failed")
+    assert export(results, tmp_path / "reference") == 0
+    assert "not done, and exported so: baseline/seed0" in capsys.readouterr().err
+    table = (tmp_path / "reference" / "ablation_table2" / "smoke" / "table.md").read_text()
+    assert "1 of 2 seeds, failed" in table
