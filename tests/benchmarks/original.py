@@ -76,8 +76,9 @@ def require_sources(folder: Path) -> None:
 def _models(folder: Path) -> Any:
     """Its package `models`."""
     require_sources(folder)
-    if importlib.util.find_spec("huggingface_hub") is None:  # wanted for a class that publishes weights, not for these
-        sys.modules["huggingface_hub"] = stand_in = types.ModuleType("huggingface_hub")
+    hub = "huggingface_hub"  # wanted for a class that publishes weights, not for these
+    if hub not in sys.modules and importlib.util.find_spec(hub) is None:
+        sys.modules[hub] = stand_in = types.ModuleType(hub)
         stand_in.PyTorchModelHubMixin = type("PyTorchModelHubMixin", (), {})  # type: ignore[attr-defined]
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
