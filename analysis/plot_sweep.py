@@ -1,6 +1,7 @@
 """A sweep's scores over the parameters it varies: a curve for one, a map for two, one panel each for more.
 
-What is varied and is not a number (a kernel, a schedule) has a row for each variant instead.
+What is varied and is not a number (a kernel, a schedule), or at the same value in several variants, has a row for each
+variant instead.
 
     python analysis/plot_sweep.py [STUDY] [--preset smoke] [--results results]
 
@@ -48,6 +49,8 @@ def draw(results: StudyResults) -> list[Path]:
     Raises `NothingToDraw` if nothing was varied or no cell is done.
     """
     axes_names = varied(results)
+    if len(axes_names) <= 2 and not _told_apart(results, axes_names):
+        axes_names = []
     if not axes_names and not _chosen(results):
         raise style.NothingToDraw(f"{results.study} varies no setting, so there is no sweep to draw")
     panels = {metric: points(results, metric) for metric in printed(results)[:PANELS]}
@@ -73,6 +76,12 @@ def varied(results: StudyResults) -> list[str]:
     differing = _differing(results)
     numbers = all(isinstance(value, int | float) for values in differing.values() for value in values)
     return list(differing) if numbers else []
+
+
+def _told_apart(results: StudyResults, names: Sequence[str]) -> bool:
+    """Whether each variant has values of its own: a curve through two methods at the same value would join them."""
+    values = [tuple(cells[0].params.get(name) for name in names) for cells in results.variants().values()]
+    return len(set(values)) == len(values)
 
 
 def _chosen(results: StudyResults) -> bool:

@@ -388,6 +388,18 @@ def test_scales_and_the_tokens_that_follow_from_them_are_one_axis(tmp_path: Path
     assert xs(drawn[0].axes[0].get_lines()[0]) == [2, 3, 4]
 
 
+def test_two_methods_at_the_same_value_have_a_row_each(tmp_path: Path, drawn: list[Figure]) -> None:
+    """As in study resolution: a curve over pixels would run from the baseline to FVAR and back."""
+    cells = []
+    for index, (name, pixels) in enumerate((name, pixels) for pixels in (32, 64) for name in ("baseline", "full")):
+        stage = fakes.chain("full", index)
+        fakes.finish(tmp_path, stage, 0.5, index)
+        cells.append(fakes.cell(f"{name}-{pixels}", 0, stage, pixels=pixels))
+    plot_sweep.draw(fakes.write_cells(tmp_path, "resolution", cells))
+    labels = [label.get_text() for label in drawn[-1].axes[0].get_yticklabels()]
+    assert labels == ["baseline-32", "full-32", "baseline-64", "full-64"]
+
+
 def test_the_variants_of_table_2_are_no_sweep(tmp_path: Path) -> None:
     stages = [fakes.chain(name, 0) for name in ("full", "baseline")]
     cells = [
