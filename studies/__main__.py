@@ -296,7 +296,8 @@ def _sync_all(places: Sequence[cells.Place], uri: str, quiet: bool = False) -> N
         from studies.tracking.registry import restore
 
         for version in restore(results):
-            print(f"registered again: {version.address}", flush=True)
+            if version.new:
+                print(f"registered again: {version.address}", flush=True)
 
 
 def promote(arguments: argparse.Namespace) -> int:

@@ -46,7 +46,7 @@ class Version(NamedTuple):
 
 
 def register(results: Path, folder: Path, uri: str = "") -> Version:
-    """Make a model's folder a version of its name, once, with its cell's run as the source.
+    """Make a model's folder a version of its name, once, with its cell's run as the source where the store has that.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def register(results: Path, folder: Path, uri: str = "") -> Version:
     Raises
     ------
     UserError
-        In one line, where the store has no run of the cell yet (`studies.tracking.sync`), and for whatever MLflow, its
+        In one line, where a server has no run of the cell (`studies.tracking.sync`), and for whatever MLflow, its
         database, the server or the disk fails at.
     """
     with _client(results, uri) as client:
@@ -66,7 +66,10 @@ def register(results: Path, folder: Path, uri: str = "") -> Version:
 
 
 def restore(results: Path) -> list[Version]:
-    """Register all models of a results folder whose store was made anew, the oldest first. Raises as `register`."""
+    """Register all models of a results folder whose store was made anew, the oldest first. Raises as `register`.
+
+    One whose study was not synced yet, or is gone, has no run as its source.
+    """
     made = sorted(results.glob(f"{MODELS}/*/*/{CARD}"), key=lambda path: path.stat().st_mtime_ns)
     if not made:
         return []
@@ -101,7 +104,7 @@ def _client(results: Path, uri: str) -> Iterator[MlflowClient]:
 
 
 def _run_of(results: Path, facts: Mapping[str, str], uri: str) -> str:
-    """The id of a cell's run. Raises `UserError` where the store has none."""
+    """The id of a cell's run; "" where the store has none."""
     store = open_store(results, uri)
     try:
         known = store.known(store.experiment(experiment_of(facts["study"], facts["preset"])))
@@ -109,9 +112,7 @@ def _run_of(results: Path, facts: Mapping[str, str], uri: str) -> str:
     finally:
         store.close()
     found = known.get(key_of(facts["cell"], facts["stage"]))
-    if found is None:
-        raise UserError(f"MLflow has no run of {facts['cell']} yet; first: python -m studies sync {facts['study']}")
-    return found.run_id
+    return found.run_id if found else ""
 
 
 def _add(client: MlflowClient, results: Path, folder: Path, uri: str) -> Version:
@@ -122,9 +123,13 @@ def _add(client: MlflowClient, results: Path, folder: Path, uri: str) -> Version
             return Version(name, version.version, new=False)
     facts = _facts(folder)
     run_id = _run_of(results, facts, uri)
+    if uri and not run_id:  # which is to hold the copy
+        raise UserError(
+            f"{shown(uri)} has no run of {facts['cell']} yet; first: python -m studies sync {facts['study']}"
+        )
     source = _send(client, folder, run_id) if uri else folder.resolve().as_uri()
     card = (folder / CARD).read_text(encoding="utf-8")[:LONGEST_CARD]
-    made = client.create_model_version(name, source, run_id, tags={**facts, WEIGHTS: weights}, description=card)
+    made = client.create_model_version(name, source, run_id or None, tags={**facts, WEIGHTS: weights}, description=card)
     return Version(name, made.version, new=True)
 
 

@@ -190,13 +190,26 @@ def test_models_are_registered_again_where_the_store_is_made_anew(
 ) -> None:
     for cell in ("full/seed0", "full/seed1"):
         run(cell, "--results", toys)
-    (toys / local.DATABASE).unlink()
+    moved = toys.rename(toys.with_name(f"{toys.name}-moved"))
     monkeypatch.setattr(local, "make", lambda database: database.write_bytes(blank))
-    assert studies(["sync", "--results", str(toys)]) == 0
+    assert studies(["sync", "--results", str(moved)]) == 0
     assert f"registered again: models:/{NAME}/2" in capsys.readouterr().out
-    found = versions(client(toys))
+    found = versions(client(moved))
     assert [version.tags["seed"] for version in found] == ["0", "1"]
-    assert found[0].run_id == runs(client(toys), "toys/smoke")["full/seed0"].info.run_id
+    assert found[0].run_id == runs(client(moved), "toys/smoke")["full/seed0"].info.run_id
+    assert found[0].source.startswith(moved.as_uri())
+
+
+def test_a_model_whose_study_is_not_synced_yet_is_registered_without_its_run(
+    toys: Path, blank: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("full/seed0", "--results", toys)
+    fakes.write_cells(toys, "other", [fakes.cell("full", 0, chain(0))])
+    moved = toys.rename(toys.with_name(f"{toys.name}-moved"))
+    monkeypatch.setattr(local, "make", lambda database: database.write_bytes(blank))
+    assert studies(["sync", "other", "--results", str(moved)]) == 0
+    (version,) = versions(client(moved))
+    assert not version.run_id
 
 
 # -------------------------------------------------------------------------------------------------------- on a server
