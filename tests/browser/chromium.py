@@ -54,9 +54,9 @@ class Browser:
         """What the console got since the last look."""
         return [entry["message"] for entry in ask("POST", f"{self.session}/se/log", {"type": "browser"})]
 
-    def picture(self, path: Path) -> None:
-        """Write the whole page as PNG."""
-        shot = self._devtools("Page.captureScreenshot", {"captureBeyondViewport": True})
+    def picture(self, path: Path, whole: bool = True) -> None:
+        """Write the whole page as PNG, or what is in view: for the rest, chromium lays the page out anew."""
+        shot = self._devtools("Page.captureScreenshot", {"captureBeyondViewport": whole})
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def _devtools(self, command: str, parameters: dict[str, Any]) -> Any:

@@ -97,7 +97,7 @@ def show(browser: Browser, address: str, name: str, *words: str, drawn: int = 0,
         wait_for(complete, lambda: text)
     finally:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        browser.picture(SCREENSHOTS / f"mlflow-{name}.png")
+        browser.picture(SCREENSHOTS / f"mlflow-{name}.png", whole=False)
 
 
 def test_the_list_opens_with_variant_seed_preset_scores_and_state(site: Site, browser: Browser) -> None:
