@@ -119,7 +119,7 @@ def test_resolutions_keep_pixels_per_token(row: Preset) -> None:
 def test_every_cell_of_every_study_fits_its_network(row: Preset) -> None:
     """What `_require_fit` would refuse after the tokenizers were trained is not proposed in the first place."""
     for name in STUDIES:
-        if study(name).adaptive or study(name).outputs:
+        if study(name).adaptive or study(name).outputs or name == "grid":  # whose cells the command line names
             continue
         for cell in cells(name, row).values():
             for stage in cell.stage.chain():
