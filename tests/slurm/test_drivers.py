@@ -71,7 +71,7 @@ def test_a_driver_killed_at_ten_random_moments_neither_loses_nor_doubles_a_job(t
 
 
 def test_a_second_driver_of_the_same_study_refuses(toy: Toy) -> None:
-    study = toy(cells=2, orders={"*": {"steps": 10, "seconds": 0.5}})
+    study = toy(cells=2, orders={"*": {"steps": 30, "seconds": 0.5}})  # longer than a driver takes to start
     first = study.start()
     wait_until(lambda: study.states()["running"] == 2)
     assert study.run() == 2
