@@ -35,7 +35,11 @@ MODE = "workflowType=machine_learning"  # MLflow's pages are those of language m
 LINES = "return document.querySelectorAll('.scatterlayer .trace, .parcoords-line-layer, .parcoords').length"
 LINKS = "return [...document.querySelectorAll('a')].map((link) => link.href)"
 TIDY = "document.querySelectorAll('[aria-label=Close]').forEach((button) => button.click())"  # what MLflow advertises
-HEADINGS = "return [...document.querySelectorAll('[role=columnheader]')].map((cell) => cell.innerText.trim())"
+HEADINGS = """
+    const place = (cell) => cell.getBoundingClientRect().left;  // the grid's elements are in an order of their own
+    const cells = [...document.querySelectorAll('[role=columnheader]')].sort((a, b) => place(a) - place(b));
+    return cells.map((cell) => cell.innerText.trim())
+"""
 
 
 @dataclass(frozen=True)

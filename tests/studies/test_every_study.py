@@ -19,7 +19,7 @@ from studies.presets import PRESETS
 from studies.run import main
 from studies.study import STUDIES, Context, study
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 SMOKE = PRESETS["smoke"]
 SMALL = replace(  # which studies may make larger and smaller, deeper and shallower
     SMOKE,
