@@ -1,4 +1,4 @@
-# make demo    Table 2 of the paper from real training on real images, at the smallest preset (about fifteen minutes)
+# make demo    Table 2 of the paper from real training on real images, at the smallest preset (about twelve minutes)
 # make studies-smoke    every study to its table at the smallest preset (hours; repeating it continues), or some, shorter:
 #              make studies-smoke STUDIES='kernel trunk' OPTIONS='--set train.steps=40'
 # make test    the tests that need neither root nor a system package
