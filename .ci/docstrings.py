@@ -33,5 +33,5 @@ class Columns(griffe.Extension):
         if obj.docstring:
             obj.docstring.value = blocks(obj.docstring.value)
 
-    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:  # which is no member of anything
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:  # a package is not a member of anything
         self.on_object(obj=pkg)

@@ -30,7 +30,7 @@ def outside(page: str, markdown: str) -> Iterator[tuple[str, str]]:
 
 
 def modules() -> dict[str, list[str]]:
-    """The modules that each page of docs/api describes: those of its package for which there is no page nearer by."""
+    """The modules that each page of docs/api describes: those of its package that no nearer page describes."""
     found: dict[str, list[str]] = {page.stem: [] for page in DOCS.glob("api/*.md")}
     files = (file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
     paths = (file.with_suffix("") for file in files if file.stem != "__main__")

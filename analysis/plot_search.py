@@ -2,8 +2,8 @@
 
     python analysis/plot_search.py [STUDY] [--preset smoke] [--results results]
 
-Drawn from search.json (`analysis.search`). Every point is a trial of one seed; a ring marks the best, and what only one
-seed says is no ranking. Pruned trials are hollow, where they have a place: at their last intermediate value they are
+Drawn from search.json (`analysis.search`). Every point is a trial of one seed; a ring marks the best, and one seed
+does not make a ranking. Pruned trials are hollow, where they have a place: at their last intermediate value they are
 shown in the curves only.
 """
 

@@ -88,7 +88,7 @@ class SearchResults:
 
     @classmethod
     def of(cls, results: StudyResults) -> SearchResults:
-        """Raises `NothingToDraw` where the study is no search, or its file is damaged: its command heals that."""
+        """Raises `NothingToDraw` where the study is not a search, or its file is damaged: its command heals that."""
         path = results.folder / FILE
         try:
             body = records.read_object(path)

@@ -17,7 +17,7 @@ FEWER_OR_MORE = (-1, 0, 1)  # scales than the preset's
 
 
 def scales(preset: Preset, count: int) -> tuple[int, ...]:
-    """Sides of the token maps of a pyramid of so many scales that ends like the preset's, each half the next."""
+    """Sides of the token maps of a pyramid of `count` scales that ends like the preset's, each half the next."""
     last = preset.pyramid.patch_nums[-1]
     return tuple(last >> k for k in reversed(range(count)))
 

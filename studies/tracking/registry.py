@@ -116,7 +116,7 @@ def _run_of(results: Path, facts: Mapping[str, str], uri: str) -> str:
 
 
 def _add(client: MlflowClient, results: Path, folder: Path, uri: str) -> Version:
-    """Make a folder a version, or find the one that it is."""
+    """Register a folder as a version, or find the version that it is already."""
     name, weights = folder.parent.name, folder.name
     for version in _versions(client, name):
         if version.tags.get(WEIGHTS) == weights:

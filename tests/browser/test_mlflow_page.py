@@ -83,7 +83,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def show(browser: Browser, address: str, name: str, *words: str, drawn: int = 0, linked: str = "") -> None:
-    """Open a page and keep a picture of it, once it says all these words, has drawn so many lines, and has a link."""
+    """Open a page and keep a picture of it, once it says all these words, has `drawn` lines or more, and a link."""
     text, looks = "", 0
 
     def complete() -> bool:

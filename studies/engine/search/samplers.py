@@ -59,7 +59,7 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def make_pruner(name: str, every: int, steps: int) -> optuna.pruners.BasePruner:
-    """A pruner of trainings that are looked at every so many steps, of so many in all."""
+    """A pruner of trainings of `steps` steps that are looked at after `every` of them."""
     import optuna
 
     pruners = optuna.pruners
