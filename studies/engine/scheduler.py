@@ -33,6 +33,7 @@ from studies.engine import packs
 from studies.engine.backends import Backend, Job, in_parallel, submitting
 from studies.engine.backends.answers import NotNow, require_room
 from studies.engine.nodes import FINAL, Node, counts, settle
+from studies.engine.order import Order
 from studies.engine.patience import LONGEST_PAUSE, Patience
 from studies.engine.watch import Watch
 
@@ -69,6 +70,7 @@ class Scheduler:
         self.watch = watch or Watch(times=0, least=0)
         self.say = say
         self._patience = Patience(say)
+        self._order = Order(root)
         self._begun: set[packs.Place] = set()  # jobs of several stages that are over, and of which one was begun
         self.nodes: dict[str, Node] = {}  # by run name, inputs before what needs them
 
@@ -257,8 +259,11 @@ class Scheduler:
 
     def _fitting(self) -> list[Node]:
         """The stages that are ready, as far as the backend may be offered them."""
-        ready = {name: node for name, node in self.nodes.items() if node.state == "ready"}
-        return [ready[run.name] for run in self.backend.fitting([node.run for node in ready.values()])]
+        ready = [node for node in self.nodes.values() if node.state == "ready"]
+        if self.backend.jobs > 1:
+            ready = self._order.urgent_first(ready, self.nodes.values(), self.backend.jobs)
+        named = {node.run.name: node for node in ready}
+        return [named[run.name] for run in self.backend.fitting([node.run for node in ready])]
 
     def _poll(self) -> dict[str, Job]:
         """What backends say of recorded jobs; one question to each."""

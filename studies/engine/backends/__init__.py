@@ -63,6 +63,7 @@ class Backend(Protocol):
 
     name: str  # that --cluster asks for it by
     blocking: bool  # whether `submit` returns only when the stages have ended; there is no job to ask for then
+    jobs: int  # stages at work side by side, at most; 0: as many as its cluster lets in
     interval: float  # seconds between two polls
     grace: float  # seconds from a job's end until what it wrote last is surely visible here
 

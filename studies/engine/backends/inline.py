@@ -19,6 +19,7 @@ class Inline:
     name = "inline"
     clusters = ("inline",)
     blocking = True
+    jobs = 1
     interval = 0.5  # only waits where another driver works on a stage this one needs
     grace = 0.0
     refused: Mapping[str, str] = MappingProxyType({})

@@ -19,6 +19,7 @@ class Routed:
     """Hands stages to a backend by their kind, and asks of a job the backend that has it."""
 
     blocking = False
+    jobs = 0
 
     def __init__(self, there: Backend, here: Backend, kinds_here: Collection[str]) -> None:
         self.name = there.name

@@ -63,6 +63,7 @@ class Slurm:
     name = "slurm"
     clusters = ("slurm",)
     blocking = False
+    jobs = 0
     grace = GRACE_SECONDS
 
     def __init__(self, profile: Profile, results: Path) -> None:

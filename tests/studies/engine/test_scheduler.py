@@ -52,6 +52,7 @@ class Recorder:
         self.name = name
         self.clusters = (name,)
         self.blocking = name == "inline"
+        self.jobs = 0
         self.room = room
         self.submitted: list[str] = []
         self.answers: dict[str, Job] = {}
