@@ -91,6 +91,19 @@ def raising() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C, so that whoever sees to others on `KeyboardInterrupt` does when killed politely, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
 def _handling(handler: Handler) -> Iterator[dict[int, Handler | int | None]]:
     """Install `handler` for all stopping signals (only the main thread may); yields the handlers it replaced."""
     if threading.current_thread() is not threading.main_thread():

@@ -13,7 +13,7 @@ from analysis.standing import State
 from fvar import plugins
 from fvar.config import data_of
 from fvar.errors import DataChanged, Interrupted, UserError, unknown
-from fvar.machine.signals import Stopped
+from fvar.machine.signals import Stopped, terminated_like_interrupted
 from studies.engine import outputs, preflight
 from studies.engine.backends import Backend
 from studies.engine.backends.answers import NotNow
@@ -90,7 +90,7 @@ class Driver:
 
     def run(self, cluster: str, make_backend: Callable[[str], Backend], view: View) -> int:
         """Returns the exit status: 0 if every selected cell is done, else 1."""
-        with preflight.driver_lock(self.ctx.folder):
+        with preflight.driver_lock(self.ctx.folder), terminated_like_interrupted():
             backend = make_backend(cluster)
             scheduler = self._scheduler(backend, make_backend, view)
             notifier = Notifier(self.notify, self.ctx.study.name, self.ctx.folder.name, view.say)

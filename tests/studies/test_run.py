@@ -419,7 +419,8 @@ def test_local_jobs_outlive_a_killed_driver_and_are_attached_again(tmp_path: Pat
         assert (path / "attempts").read_text().count("\n") == 1, said
 
 
-def test_local_keeps_its_limit_and_ends_its_jobs_on_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_local_keeps_its_limit_and_ends_its_jobs_when_stopped(tmp_path: Path, number: int) -> None:
     results = tmp_path / "results"
     driver = start(results, "--cluster", "local", "--jobs", "2", TOY_STEPS="400")
     wait_until(lambda: working(results) >= 2)
@@ -427,7 +428,7 @@ def test_local_keeps_its_limit_and_ends_its_jobs_on_ctrl_c(tmp_path: Path) -> No
     for _ in range(40):
         time.sleep(0.05)
         most = max(most, working(results))
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     said, _ = driver.communicate(timeout=200)
     assert most == 2
     assert driver.returncode == 130, said
