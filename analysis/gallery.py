@@ -134,8 +134,7 @@ def picture(rows: dict[str, Row], labels: Sequence[int], heads: dict[int, str]) 
     lefts = [column + gap * len(set(labels[: column + 1])) for column in range(len(labels))]
     width, height = lefts[-1] + 1, len(rows)
     side = min(1.0, (style.PAGE - LABEL_INCHES) / width)  # of an image, in inches
-    figure = style.new_figure(LABEL_INCHES + side * width, HEAD_INCHES + side * height)
-    figure.set_layout_engine("none")
+    figure = style.new_figure(LABEL_INCHES + side * width, HEAD_INCHES + side * height, placed=True)
     total_w, total_h = figure.get_size_inches()
     ax = figure.add_axes((LABEL_INCHES / total_w, 0.01, side * width / total_w, side * height / total_h))
     ax.set_xlim(0, width)

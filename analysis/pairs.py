@@ -86,8 +86,7 @@ def _picture(pairs: Sequence[tuple[str, Image, Image]], labels: tuple[str, str])
     rows, columns = -(-len(pairs) // PER_ROW), min(PER_ROW, len(pairs))
     width = style.PAGE * columns / PER_ROW
     side, gap = (width / columns - 0.2) / 2, 0.05
-    figure = style.new_figure(width, 0.75 + rows * (side + 0.25))
-    figure.set_layout_engine("none")
+    figure = style.new_figure(width, 0.75 + rows * (side + 0.25), placed=True)
     total_w, total_h = figure.get_size_inches()
     for number, (name, *images) in enumerate(pairs):
         row, column = divmod(number, columns)

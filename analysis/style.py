@@ -94,14 +94,18 @@ def recipe_colours(count: int) -> list[str]:
     return fixed[:count] if count <= len(fixed) else [*fixed, *colours(count + 3)[len(fixed) + 3 :]]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches, drawn without a display."""
+def new_figure(width: float, height: float, placed: bool = False) -> Figure:
+    """An empty figure of `width` x `height` inches, drawn without a display.
+
+    `placed` says that its axes are placed by hand. Otherwise matplotlib finds room for them, for which it draws all
+    that is in the figure once more.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     matplotlib.rcParams.update(STYLE)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=None if placed else "constrained")
     FigureCanvasAgg(figure)
     return figure
 

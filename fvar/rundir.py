@@ -43,6 +43,7 @@ from fvar.plain import differences, from_dict, from_record, to_dict
 FORMAT = 1
 BLOCK = 1 << 20  # bytes of a file of records that are looked at together
 Config = TypeVar("Config", bound=StageConfig)
+Stamp = tuple[int, int, int]  # inode, size and time of a file
 State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled"]
 
 
@@ -95,6 +96,7 @@ class RunDir:
         self.input_names = dict(inputs)
         self.runtime = runtime
         self._updating = threading.Lock()  # a stage and its heartbeat both update the status
+        self._evaluations: dict[str, tuple[Stamp, list[dict[str, Any]]]] = {}  # by split, as last read
 
     # ------------------------------------------------------------------------------------------------ make and open
 
@@ -133,11 +135,9 @@ class RunDir:
         Raises `UserError` if it is not one, or if its configuration was edited.
         """
         key = os.path.abspath(path)
-        try:
-            found = os.stat(f"{key}/config.json")
-        except OSError:  # `_open` says what is wrong
+        stamp = _stamp(f"{key}/config.json")
+        if stamp is None:  # `_open` says what is wrong
             return cls._open(Path(path))
-        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
         if _OPENED.get(key, (None,))[0] != stamp:
             _OPENED[key] = (stamp, cls._open(Path(path)))
         return _OPENED[key][1]
@@ -264,10 +264,19 @@ class RunDir:
     def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
         """All whole records, in the order written, "nan" and "inf" as numbers again; a damaged line is left out.
 
-        Those of one `split` are found without reading the others: evaluations are few among a million of training.
+        Those of one `split` are found without parsing the others: evaluations are few among a million of training. They
+        are read once for as long as the file stays the same, since a page asks for each of them a dozen times.
         """
-        records = map(_numeric, _read_lines(self.path / "metrics.jsonl", f'"{split}"' if split else ""))
-        return [record for record in records if record and (split is None or record["split"] == split)]
+        path = self.path / "metrics.jsonl"
+        stamp = _stamp(path)
+        if split in self._evaluations and self._evaluations[split][0] == stamp:
+            return list(self._evaluations[split][1])
+        records = map(_numeric, _read_lines(path, f'"{split}"' if split else ""))
+        found = [record for record in records if record and (split is None or record["split"] == split)]
+        if stamp and split and split != "train":  # which is too much to keep
+            self._evaluations[split] = stamp, found
+            return list(found)
+        return found
 
     def attempts(self) -> list[dict[str, Any]]:
         """What every attempt ran on (see fvar.run), in order."""
@@ -302,8 +311,17 @@ class RunDir:
         return locked(self.path)
 
 
-# What `RunDir.open` has read, by absolute path, with the inode, size and time of the config.json it was read from.
-_OPENED: dict[str, tuple[tuple[int, int, int], RunDir]] = {}
+# What `RunDir.open` has read, by absolute path, with the stamp of the config.json it was read from.
+_OPENED: dict[str, tuple[Stamp, RunDir]] = {}
+
+
+def _stamp(path: Path | str) -> Stamp | None:
+    """By what a file that was written since is known; None where it cannot be reached."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _revision(body: Mapping[str, Any], path: Path) -> int:

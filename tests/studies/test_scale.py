@@ -7,14 +7,16 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from analysis import cells, standing
+from analysis import cells, plot_convergence, standing, table
+from analysis.report import page
+from fvar import rundir
 from fvar.config import RuntimeConfig, SamplesConfig, Stage
 from fvar.machine import records
 from fvar.rundir import RunDir
@@ -24,6 +26,7 @@ from studies.engine.nodes import Node
 from studies.engine.plan import Plan
 from studies.presets import preset
 from studies.variants import VARIANTS, chain
+from tests.fakes import ablation
 from tests.large import context, finished, write_long_history
 from tests.studies.engine.test_scheduler import Recorder, scheduler
 
@@ -120,6 +123,47 @@ def test_evaluations_are_read_without_the_records_of_training(tmp_path: Path, mo
     assert parsed == len(found) == 20
     assert [record["step"] for record in found] == list(range(1000, 20_001, 1000))
     assert len(run.metrics()) == 20_020
+
+
+def test_evaluations_are_read_once_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir.create(tmp_path, chain(preset("smoke"), "baseline", 0), RuntimeConfig())
+    read: list[Path] = []
+    real = rundir._read_lines
+
+    def counted(path: Path, containing: str = "") -> Iterator[dict[str, Any]]:
+        read.append(path)
+        return real(path, containing)
+
+    monkeypatch.setattr(rundir, "_read_lines", counted)
+    assert run.metrics("heldout") == []
+    for step in (1, 2):
+        run.log_metrics(step, {"accuracy": 0.5}, split="heldout")
+        read.clear()
+        run.metrics("heldout").clear()  # a reader may do with its list what it likes
+        assert [record["step"] for record in run.metrics("heldout")] == list(range(1, step + 1))
+        assert len(read) == 1
+    run.forget_metrics_after(1)
+    assert [record["step"] for record in run.metrics("heldout")] == [1]
+
+
+def test_a_report_reads_the_metrics_of_a_training_once_per_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = ablation(tmp_path, seeds=2)
+    read: Counter[tuple[str, str]] = Counter()
+    real = rundir._read_lines
+
+    def counted(path: Path, containing: str = "") -> Iterator[dict[str, Any]]:
+        read[str(path), containing] += 1
+        return real(path, containing)
+
+    monkeypatch.setattr(rundir, "_read_lines", counted)
+    table.write(results)
+    plot_convergence.draw(results)
+    page.write(results)
+    networks = {str(cell.chain["var"].path / "metrics.jsonl") for cell in results.cells}
+    assert {split for path, split in read if path in networks} == {'"heldout"', '"sampled"'}
+    assert {read[path, split] for path, split in read if path in networks} == {1}
 
 
 def test_a_ready_stage_is_not_looked_at_again_while_nothing_can_be_submitted(
