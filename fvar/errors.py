@@ -55,6 +55,11 @@ def unknown(what: str, given: object, valid: Iterable[str]) -> UserError:
     return UserError(f"unknown {what} {given!r}{hint}; valid: {', '.join(names)}")
 
 
+def not_loaded(what: str, module: str) -> UserError:
+    """An error for something that the plugin `module` made, which nobody named."""
+    return UserError(f"{what} is of the plugin {module}; add --plugin {module}, or set FVAR_PLUGINS to it")
+
+
 def one_line(error: BaseException) -> str:
     """What went wrong, in one line: a `UserError`'s message, or the kind and the first line of anything else."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -35,7 +35,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fvar.config import PLUGINS, STAGE_CONFIGS, Stage, StageConfig
-from fvar.errors import UserError, one_line
+from fvar.errors import UserError, not_loaded, one_line
 from fvar.machine import atomic
 from fvar.machine.names import plain
 from fvar.rundir import RunDir
@@ -148,7 +148,7 @@ def _add(name: str, module: ModuleType) -> None:
 def require(module: str, what: str) -> None:
     """Raise `UserError` where `what` is of a plugin that is not loaded; "" is none."""
     if module and module not in MODULES:
-        raise UserError(f"{what} is of the plugin {module}; add --plugin {module}, or set {VARIABLE} to it")
+        raise not_loaded(what, module)
 
 
 # --------------------------------------------------------------------------------------------------------- for the jobs

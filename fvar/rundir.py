@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from fvar.config import PLUGINS, STAGE_CONFIGS, RuntimeConfig, Stage, StageConfig, signature
-from fvar.errors import UserError, unknown
+from fvar.errors import UserError, not_loaded, unknown
 from fvar.machine import atomic, locks, records
 from fvar.plain import differences, from_dict, from_record, to_dict
 
@@ -150,9 +150,7 @@ class RunDir:
                 raise UserError(f"{path}/config.json has no {key!r}{_remedy(path / 'config.json')}")
         if body["kind"] not in STAGE_CONFIGS:
             if module := body.get("plugin"):
-                raise UserError(
-                    f"{path} holds a stage of the plugin {module}; add --plugin {module}, or set FVAR_PLUGINS to it"
-                )
+                raise not_loaded(str(path), module)
             raise unknown(f"stage kind in {path}/config.json", body["kind"], STAGE_CONFIGS)
         config = from_record(STAGE_CONFIGS[body["kind"]], body["config"])
         runtime = from_dict(RuntimeConfig, body.get("runtime", {}))
