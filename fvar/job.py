@@ -22,11 +22,12 @@ class JobRecord:
     wave: str = ""  # SLURM: name of the job array
     index: int = 0  # SLURM: place in the array
     pack: int = 1  # SLURM: stages that this place runs
-    attempts: int = 0  # that the stage had made when it was handed over; kept for stages of a pack
+    attempts: int = 0  # that the stage had made when it was handed over
     host: str = ""
     submitted: float = 0.0
     born: str = ""  # local: tells the process from a later one with the same id
-    losses: int = 0  # jobs lost in a row without a step gained
+    losses: int = 0  # jobs lost in a row in which it worked without a step gained
+    unbegun: int = 0  # jobs lost in a row before the stage began
     step: int = 0  # when the last one was lost
     ended: str = ""  # why the driver itself ended the job, which then counts as lost, or gave the stage up with it
 

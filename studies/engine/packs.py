@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from analysis.standing import State
 from fvar.job import JobRecord
-from fvar.rundir import RunDir, Status
+from fvar.rundir import RunDir
 from studies.engine.backends import Job
+from studies.engine.losses import was_begun
 
 Place = tuple[str, int]  # a job: name of its array, and place in that
 
@@ -43,8 +44,3 @@ def begun(jobs: Mapping[str, Job], records: Sequence[tuple[RunDir, JobRecord]]) 
     if not over:
         return set()
     return {place(record) for run, record in records if place(record) in over and was_begun(record, run.status)}
-
-
-def was_begun(record: JobRecord, status: Status) -> bool:
-    """Whether a stage of a pack was begun since it was handed over."""
-    return status.attempts > record.attempts

@@ -29,7 +29,7 @@ from fvar.config import RuntimeConfig, Stage
 from fvar.errors import UserError
 from fvar.job import JobRecord
 from fvar.rundir import RunDir
-from studies.engine import packs
+from studies.engine import losses, packs
 from studies.engine.backends import Backend, Job, in_parallel, submitting
 from studies.engine.backends.answers import NotNow, require_room
 from studies.engine.nodes import FINAL, Node, counts, settle
@@ -38,8 +38,6 @@ from studies.engine.patience import LONGEST_PAUSE, Patience
 from studies.engine.watch import Watch
 
 FEW = 64  # stages whose directories are looked at between polls
-FIRST_PAUSE = 5.0  # seconds until a stage that the disk failed is started again, doubled each time
-MAX_LOSSES = 3  # jobs lost in a row without a step gained, before a stage is given up
 
 
 class Scheduler:
@@ -336,7 +334,7 @@ class Scheduler:
             return "blocked", job.reason
         if job and job.state == "dropped":  # above says why, unless that has been mended since
             if deciding and above is None:
-                self._forget(node, node.record.losses if node.record else 0)
+                self._forget(node, losses.uncounted(node.record, node.status))
             return None
         if job and deciding and self._is_lost(node):
             state, reason = self._lost(node, job)
@@ -355,16 +353,18 @@ class Scheduler:
             return node.on_disk, node.status.error
         if node.status.disk_trouble and job.state != "cancelled":
             return self._put_off(node)
-        gained = node.status.step > node.record.step
-        losses = 1 if gained else node.record.losses + 1
-        behind = packs.place(node.record) in self._begun and not packs.was_begun(node.record, node.status)
+        after = losses.counted(node.record, node.status)
+        behind = packs.place(node.record) in self._begun and not losses.was_begun(node.record, node.status)
         if behind and job.state != "cancelled":
             # It was another stage's turn: what befell the job is nothing against this one.
-            job, losses = Job("lost", job.reason), node.record.losses
-        if job.state == "lost" and losses < MAX_LOSSES:
-            self._forget(node, losses)
-            return "ready", f"again, since {job.reason}"
-        reason = job.reason if job.state != "lost" else f"{job.reason}, {losses} times without progress"
+            job, after = Job("lost", job.reason), losses.uncounted(node.record, node.status)
+        why = losses.too_many(after)
+        if job.state == "lost" and not why:
+            self._forget(node, after)
+            pause = losses.pause(after)
+            node.until = time.monotonic() + pause
+            return "ready", f"again{f' in {pause:g} s' if pause else ''}, since {job.reason}"
+        reason = job.reason if job.state != "lost" else f"{job.reason}, {why}"
         state: Literal["cancelled", "failed"] = "cancelled" if job.state == "cancelled" else "failed"
         node.record = dataclasses.replace(node.record, ended=reason)
         node.record.write(node.run)  # first: it tells that the stage did not fail by itself
@@ -375,15 +375,15 @@ class Scheduler:
         """The disk failed the stage, which is nothing against it: it is started again after a while."""
         assert node.record is not None
         longer = node.status.step <= node.record.step
-        node.pause = min(LONGEST_PAUSE, 2 * node.pause or FIRST_PAUSE) if longer else FIRST_PAUSE
+        node.pause = min(LONGEST_PAUSE, 2 * node.pause or losses.FIRST_PAUSE) if longer else losses.FIRST_PAUSE
         node.until = time.monotonic() + node.pause
         self._patience.remind(f"not now: {node.run.name}: {node.status.error}; it is started again by itself")
-        self._forget(node, node.record.losses)
+        self._forget(node, losses.uncounted(node.record, node.status))
         return "waiting", f"again in {node.pause:g} s, since {node.status.error}"
 
-    def _forget(self, node: Node, losses: int) -> None:
+    def _forget(self, node: Node, record: JobRecord) -> None:
         """Write down that a stage has no job any more; with that, it may be submitted again."""
-        node.record = JobRecord(cluster="", losses=losses, step=node.status.step)
+        node.record = record
         node.record.write(node.run)
 
     def _submit(self, nodes: Sequence[Node], after: Sequence[JobRecord] | None = None) -> bool:

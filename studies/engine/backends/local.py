@@ -62,16 +62,19 @@ class Local:
                 self._gpu_of[run.name] = self._idlest_gpu()
                 # submitit's own check takes numbers only, and hands on whatever stands here.
                 executor.parameters["visible_gpus"] = (self._gpu_of[run.name],)
+            attempts = run.status.attempts  # the job may add its own before the record is written
             with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _deaf_to_ctrl_c():
                 job = executor.submit(StageJob(str(run.path)))
             previous = JobRecord.read(run)
             JobRecord(
                 self.name,
                 job.job_id,
+                attempts=attempts,
                 host=socket.gethostname(),
                 submitted=time.time(),
                 born=born(int(job.job_id)),
                 losses=previous.losses if previous else 0,
+                unbegun=previous.unbegun if previous else 0,
                 step=previous.step if previous else 0,
             ).write(run)
             self._started[run.name] = job

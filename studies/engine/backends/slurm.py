@@ -182,8 +182,9 @@ class Slurm:
             dataclasses.replace(
                 submitted,
                 index=place // packing,
-                attempts=run.status.attempts if packing > 1 else 0,
+                attempts=run.status.attempts,
                 losses=old.losses if old else 0,
+                unbegun=old.unbegun if old else 0,
                 step=old.step if old else 0,
             )
             for place, (run, old) in enumerate(zip(runs, before, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,9 @@ from fvar.job import JobRecord
 from fvar.rundir import RunDir, Status
 from studies.engine.backends import Job, submitting
 from studies.engine.backends.answers import NotNow
+from studies.engine.losses import MAX_LOSSES, MAX_UNBEGUN, counted
 from studies.engine.nodes import Node, allow_again
-from studies.engine.scheduler import MAX_LOSSES, Scheduler
+from studies.engine.scheduler import Scheduler
 from studies.engine.watch import Verdict, Watch
 from tests.studies.toy import stage as toy
 
@@ -74,8 +76,9 @@ class Recorder:
                     continue
             else:
                 old = JobRecord.read(run)
-                job = str(1 + (old.losses if old else 0))
-                JobRecord(self.name, job, losses=old.losses if old else 0, step=old.step if old else 0).write(run)
+                old = old or JobRecord()
+                made = replace(old, cluster=self.name, job_id=str(1 + old.losses + old.unbegun))
+                replace(made, attempts=run.status.attempts).write(run)
 
     def poll(self, records: Sequence[tuple[RunDir, JobRecord]]) -> dict[str, Job]:
         fates = {run.name: self.fates.get(record.job_id, Job("running")) for run, record in records}
@@ -216,7 +219,7 @@ def test_job_lost_to_two_drivers_is_replaced_by_one(tmp_path: Path) -> None:
     assert backend.submitted == []
     record = JobRecord.read(ours.nodes[tokenizer].run)
     assert record is not None
-    assert (record.job_id, record.losses) == ("2", 1)
+    assert (record.job_id, record.unbegun) == ("2", 1)
 
 
 def test_job_that_ended_is_not_lost_before_its_status_can_be_seen(tmp_path: Path) -> None:
@@ -269,11 +272,45 @@ def test_lost_job_is_started_again_a_few_times_then_given_up(tmp_path: Path) -> 
     made = scheduler(tmp_path / "runs", backend, cell(0))
     tokenizer = next(cell(0).chain()).name
     backend.answers[tokenizer] = Job("lost", "its node failed")
-    for _ in range(2 * MAX_LOSSES):
+    for attempt in range(2 * MAX_LOSSES):
         made.step()
+        RunDir.open(tmp_path / "runs" / tokenizer).update(attempts=attempt + 1)
     assert backend.submitted == [tokenizer] * MAX_LOSSES
     assert made.nodes[tokenizer].state == "failed"
     assert RunDir.open(tmp_path / "runs" / tokenizer).status.error == "its node failed, 3 times without progress"
+
+
+def test_job_lost_before_its_stage_began_is_started_again_after_growing_pauses_and_at_last_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, now = Recorder("slurm"), [1000.0]
+    monkeypatch.setattr("studies.engine.scheduler.time.monotonic", lambda: now[0])
+    made = scheduler(tmp_path / "runs", backend, cell(0))
+    tokenizer = next(cell(0).chain()).name
+    pauses: list[float] = []
+    for number in range(1, MAX_UNBEGUN):
+        made.step()
+        assert backend.submitted == [tokenizer] * number
+        backend.answers[tokenizer] = Job("lost", "its job ended")
+        made.step()  # and submitted again, where there is no pause
+        del backend.answers[tokenizer]
+        pauses.append(max(0.0, made.nodes[tokenizer].until - now[0]))
+        now[0] += pauses[-1]
+    assert pauses == [0, 5, 10, 20, 40, 60, 60, 60, 60]
+    made.step()
+    backend.answers[tokenizer] = Job("lost", "its job ended")
+    made.step()
+    assert len(backend.submitted) == MAX_UNBEGUN
+    assert made.nodes[tokenizer].state == "failed"
+    assert RunDir.open(tmp_path / "runs" / tokenizer).status.error == "its job ended, 10 times before it began"
+
+
+def test_a_stage_that_began_has_all_its_chances_to_begin_again(tmp_path: Path) -> None:
+    status = Status(attempts=4, step=7)
+    lost = JobRecord("slurm", "1", attempts=4, losses=1, unbegun=2, step=7)
+    assert counted(lost, status) == JobRecord(losses=1, unbegun=3, step=7)
+    assert counted(lost, replace(status, attempts=5)) == JobRecord(losses=2, unbegun=0, step=7)
+    assert counted(lost, replace(status, attempts=5, step=8)) == JobRecord(losses=1, unbegun=0, step=8)
 
 
 def test_job_that_gains_steps_may_be_lost_any_number_of_times(tmp_path: Path) -> None:
@@ -283,7 +320,7 @@ def test_job_that_gains_steps_may_be_lost_any_number_of_times(tmp_path: Path) ->
     backend.answers[tokenizer] = Job("lost", "it was preempted")
     for step in range(1, 3 * MAX_LOSSES):
         made.step()
-        RunDir.open(tmp_path / "runs" / tokenizer).update(step=step)
+        RunDir.open(tmp_path / "runs" / tokenizer).update(step=step, attempts=step)
     assert made.nodes[tokenizer].state != "failed"
     assert len(backend.submitted) > 2 * MAX_LOSSES
 
@@ -350,7 +387,9 @@ def test_a_stage_that_hangs_is_ended_with_an_alarm_and_counts_as_lost(
         backend.answers[tokenizer] = Job("cancelled", "job 1 was cancelled in SLURM")
 
     monkeypatch.setattr(backend, "cancel", cancel)
-    for _ in range(5):
+    made.step()
+    made.nodes[tokenizer].run.update(attempts=1)
+    for _ in range(4):
         made.step()
     assert len(said) == 2
     assert "10.0 minutes" in said[0]
@@ -451,7 +490,7 @@ def test_a_job_of_several_stages_that_never_began_counts_against_all(tmp_path: P
     backend.fates["7_0"] = Job("lost", "its node did not start")
     made.step()
     made.step()
-    assert [JobRecord.read(node.run).losses for node in nodes] == [1, 1, 1]  # type: ignore[union-attr]
+    assert [JobRecord.read(node.run).unbegun for node in nodes] == [1, 1, 1]  # type: ignore[union-attr]
 
 
 def test_a_job_out_of_memory_fails_the_stage_at_work_and_not_those_behind_it(tmp_path: Path) -> None:
