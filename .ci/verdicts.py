@@ -1,30 +1,50 @@
-"""Copies the verdicts of results/claims.md into the table of claims in docs/paper.md.
+"""Copies the verdicts of results/reference/claims.md into the table of claims in docs/paper.md.
 
-python .ci/verdicts.py          after `python -m studies claims`; tests/test_docs.py fails until it was done
+python .ci/verdicts.py     after: python -m studies claims --results results/reference
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEDGER, PAGE = ROOT / "results" / "claims.md", ROOT / "docs" / "paper.md"
+LEDGER, PAGE = ROOT / "results" / "reference" / "claims.md", ROOT / "docs" / "paper.md"
 CLAIMS = "## Claims"
 SAID = 2  # the column of what our runs say
 
 
-def verdicts(ledger: str) -> dict[str, str]:
-    """By the text of a claim: verdict and effect, at each preset of the ledger."""
-    found: dict[str, list[str]] = {}
+@dataclass(frozen=True)
+class Row:
+    """A claim in the ledger; `preset` is empty for what is the same at every preset."""
+
+    preset: str
+    claim: str
+    where: str
+    verdict: str
+    effect: str
+    interval: str
+
+
+def rows(ledger: str) -> list[Row]:
+    """Every claim at every preset of the ledger."""
+    found: list[Row] = []
     preset = ""
     for line in ledger.splitlines():
         if line.startswith("## "):
             preset = "".join(re.findall(r"`.+`", line))
         elif line.startswith("| ") and not line.startswith(("| Claim |", "| ---")):
-            claim, _, verdict, effect, interval, *_ = cells(line)
-            said = f"{verdict}: {f'{effect} {interval}'.strip()}" if effect else verdict
-            found.setdefault(claim, []).append(f"{preset} {said}".strip())
+            found.append(Row(preset, *cells(line)[:5]))
+    return found
+
+
+def verdicts(ledger: str) -> dict[str, str]:
+    """By the text of a claim: verdict and effect, at each preset of the ledger."""
+    found: dict[str, list[str]] = {}
+    for row in rows(ledger):
+        said = f"{row.verdict}: {f'{row.effect} {row.interval}'.strip()}" if row.effect else row.verdict
+        found.setdefault(row.claim, []).append(f"{row.preset} {said}".strip())
     return {claim: "; ".join(said) for claim, said in found.items()}
 
 

@@ -46,6 +46,7 @@ from fvar.machine import atomic, records
 FILE = "cells.json"
 REFERENCES = ("full", "baseline")  # of a study that names none
 RUNS = "runs"  # the folder of all run directories, among those of the studies
+KEPT = Path("results", "reference")  # the results folder of the repository: exports alone, nothing is computed there
 
 T = TypeVar("T")
 

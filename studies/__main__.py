@@ -194,13 +194,16 @@ def _report(place: Place, arguments: argparse.Namespace, say: Callable[[str], No
 
     plugins.require(cells.read(place).plugin, f"the study {place.study}")
 
+    asked = study(place.study)
+
     def write() -> list[Path]:
-        own_table = study(place.study).report is not None
-        return page.write(StudyResults.at(place), arguments.price, own_table=own_table)
+        return page.write(StudyResults.at(place), arguments.price, own_table=asked.report is not None)
 
     if arguments.html:
+        if asked.outputs:
+            raise UserError(f"{place.study} keeps no runs, so it has no page; leave --html out")
         return draw_each({f"{place}: {page.FILE}": write}, say)
-    return outputs.draw(StudyResults.at(place), study(place.study), say, arguments.price)
+    return outputs.draw(StudyResults.at(place), asked, say, arguments.price)
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -378,7 +381,7 @@ def parser() -> argparse.ArgumentParser:
     part.add_argument("--html", action="store_true", help="the page alone, index.html: the tables and figures stay")
     part.add_argument("--price", type=float, default=2.0, metavar="USD", help="of a GPU hour (default: 2)")
     part = add("export", "Keep what a study shows, and what it is drawn from, without weights.")
-    part.add_argument("--to", type=Path, default=Path("results/reference"), metavar="DIR", help="a results folder")
+    part.add_argument("--to", type=Path, default=cells.KEPT, metavar="DIR", help="a results folder")
     add("retry", "Let failed and cancelled stages be started again.").add_argument("cells", **chosen)  # type: ignore[arg-type]
     part = add("cancel", "Stop stages for good.")
     part.add_argument("cells", **chosen)  # type: ignore[arg-type]

@@ -82,14 +82,14 @@ def rows() -> Iterator[Row]:
             )
 
 
-def outputs(ctx: Context) -> Drawings:
+def outputs(results: Path) -> Drawings:
     """What is shown: the tables."""
-    return {"table.md": partial(_write, ctx)}
+    return {"table.md": partial(_write, results / "cost")}
 
 
-def _write(ctx: Context) -> list[Path]:
-    """Write table.md and table.csv into results/cost."""
-    folder, found = ctx.results / "cost", list(rows())
+def _write(folder: Path) -> list[Path]:
+    """Write table.md and table.csv."""
+    found = list(rows())
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"table.md": markdown(found), "table.csv": _csv(found)}
     for name, text in texts.items():

@@ -53,8 +53,8 @@ def cells(ctx: Context) -> Iterator[Cell]:
     return iter(())
 
 
-def outputs(ctx: Context) -> Drawings:
-    return run(ctx.results)
+def outputs(results: Path) -> Drawings:
+    return run(results)
 
 
 STUDY = Study("spectral", "Aliasing of each way to build the pyramid", cells, outputs=outputs)

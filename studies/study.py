@@ -180,7 +180,8 @@ class Study:
     title: str
     cells: Callable[[Context], Iterable[Cell]]
     report: Callable[[StudyResults], Drawings] | None = None  # of some results; None: table, curves, sample grid
-    outputs: Callable[[Context], Drawings] | None = None  # in place of a report, where the study keeps no runs
+    # In place of a report, where the study keeps no runs: what is shown below <results>/<study>.
+    outputs: Callable[[Path], Drawings] | None = None
     adaptive: bool = False  # later cells depend on the scores of earlier ones
     references: tuple[str, ...] = REFERENCES  # variants that the others are compared with, where it has them
     columns: tuple[Metric, ...] = ()  # what is measured of its cells, the deciding one first; empty: of samples

@@ -148,7 +148,7 @@ def _line(claim: Claim, finding: Finding, here: _Here) -> Line:
         words += (
             ["--tokenizer-seeds"] if chosen.tokenizers_by_seed and not PRESETS[chosen.name].tokenizers_by_seed else []
         )
-    if here.results != Path("results"):
+    if here.results not in (Path("results"), cells_json.KEPT):
         words += ["--results", shlex.quote(str(here.results))]
     command = " ".join(words)
     if command not in here.prices:

@@ -45,6 +45,8 @@ def export(place: Place, to: Path, study: Study, say: Callable[[str], None]) -> 
     copy would be drawn otherwise than the original.
     """
     _require_ours(place.results, to)
+    if study.outputs:
+        return _export_whole(place, to)
     results = StudyResults.at(place)
     undone = [cell.name for cell in results.cells if cell.state[0] != "done"]
     if len(undone) == len(results.cells):
@@ -68,6 +70,13 @@ def export(place: Place, to: Path, study: Study, say: Callable[[str], None]) -> 
         say(f"warning: {to} holds {size / 2**20:.0f} MiB now, more than a repository should")
     kept = replace(place, results=to).folder
     return sorted(path for path in kept.iterdir() if path.is_file())
+
+
+def _export_whole(place: Place, to: Path) -> list[Path]:
+    """The folder of a study that keeps no runs, which holds what it measured, too."""
+    folder = to / place.study
+    shutil.copytree(place.results / place.study, folder, ignore=shutil.ignore_patterns("*.lock"), dirs_exist_ok=True)
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _require_ours(results: Path, to: Path) -> None:

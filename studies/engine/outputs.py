@@ -32,7 +32,7 @@ def write(ctx: Context, say: Callable[[str], None]) -> list[Path]:
     costs a drawing and a line, and is tried again next time.
     """
     if ctx.study.outputs:
-        return draw_each(ctx.study.outputs(ctx), say)[0]
+        return draw_each(ctx.study.outputs(ctx.results), say)[0]
     results = ctx.read()
     if not any(cell.state[0] == "done" for cell in results.cells):
         return []
@@ -52,6 +52,8 @@ def draw(
     """
     from analysis.report import page
 
+    if study.outputs:
+        return draw_each(study.outputs(results.folder.parents[1]), say)
     drawings = dict((study.report or report)(results))
     if drawings:  # the page shows the others, so it comes last
         drawings[page.FILE] = partial(page.write, results, price, own_table=study.report is not None)
