@@ -162,8 +162,7 @@ class Preset:
         d16's, and its lower rate (`--tblr 8e-5`) is replaced by the paper's.
         """
         plain = _of_seed_0(self, teacher, distill, depth or self.transformer.depth, mixer)
-        samples = replace(plain.curve.samples, seed=seed)
-        return replace(plain, train=replace(plain.train, seed=seed), curve=replace(plain.curve, samples=samples))
+        return replace(plain, train=_training(plain.train, seed), curve=_curve(plain.curve, seed))
 
     def sized(self, depth: int) -> TransformerConfig:
         """The transformer at another depth, with the width of a head as it is."""
@@ -187,7 +186,7 @@ class Preset:
         )
 
     def samples(self, seed: int) -> SamplesConfig:
-        return replace(self.sampling, seed=seed)
+        return _sampling(self.sampling, seed)
 
     def scores(self) -> ScoresConfig:
         """Against the preset's own images, from their middle."""
@@ -198,7 +197,25 @@ class Preset:
         return replace(self.scoring, reference=replace(self.data, crop="center", crops=1))
 
 
-@functools.cache  # seeds of a large plan share the parts, whose identities are then worked out once
+# Configurations with another seed. Variants of a large plan share them, whose identities are then worked out once.
+
+
+@functools.cache
+def _training(config: TrainConfig, seed: int) -> TrainConfig:
+    return replace(config, seed=seed)
+
+
+@functools.cache
+def _sampling(config: SamplesConfig, seed: int) -> SamplesConfig:
+    return replace(config, seed=seed)
+
+
+@functools.cache
+def _curve(config: CurveConfig, seed: int) -> CurveConfig:
+    return replace(config, samples=_sampling(config.samples, seed))
+
+
+@functools.cache  # as above, by seeds
 def _of_seed_0(
     preset: Preset, teacher: TeacherConfig | None, distill: DistillConfig | None, depth: int, mixer: Mixer | None
 ) -> VarConfig:

@@ -56,7 +56,8 @@ def chain(
     learns "frozen" is that of the same variant and seed, trained online beforehand.
     """
     asked = VARIANTS[variant]
-    kind = replace(asked, reading=reading or asked.reading, kernel=kernel or asked.kernel)
+    changed = reading or kernel
+    kind = replace(asked, reading=reading or asked.reading, kernel=kernel or asked.kernel) if changed else asked
     taught_by = (teacher or TeacherConfig()) if kind.teacher else None
     reads_alias = taught_by is not None and taught_by.reads_alias
     inputs = _token_stores(preset, kind, rho_max, preset.tokenizer_seed(seed), reads_alias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ class Plan:
     def of(cls, ctx: Context, cells: Sequence[Cell]) -> Plan:
         stages = {stage.name: stage for cell in cells for stage in cell.stage.chain()}
         runs = ctx.results / "runs"
-        return cls(ctx, cells, stages, {name: read_status(f"{runs}/{name}") for name in stages})
+        begun = set(os.listdir(runs)) if runs.is_dir() else set[str]()  # most of a large plan are not
+        statuses = {name: read_status(f"{runs}/{name}") if name in begun else Status() for name in stages}
+        return cls(ctx, cells, stages, statuses)
 
     def to_run(self) -> list[Stage]:
         """The stages that are not done and that an unfinished cell needs."""
