@@ -11,7 +11,8 @@ One look at a stage gives its state:
     waiting                    neither of these
     pruned                     a search gave up all cells that need it: its job is ended, its checkpoint kept
 
-What its directory alone says of a stage is `analysis.standing`'s to tell; here comes on top what backends know.
+What its directory alone says of a stage is `analysis.standing`'s to tell; here comes on top what backends know. What
+becomes of a stage whose job ended without it is for `losses` to say.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from analysis import standing
 from analysis.standing import SETTLED, STOPPING, State
@@ -32,9 +32,9 @@ from fvar.rundir import RunDir
 from studies.engine import losses, packs
 from studies.engine.backends import Backend, Job, in_parallel, submitting
 from studies.engine.backends.answers import NotNow, require_room
-from studies.engine.nodes import FINAL, Node, counts, settle
+from studies.engine.nodes import FINAL, Node, counts
 from studies.engine.order import Order
-from studies.engine.patience import LONGEST_PAUSE, Patience
+from studies.engine.patience import Patience
 from studies.engine.watch import Watch
 
 FEW = 64  # stages whose directories are looked at between polls
@@ -134,7 +134,7 @@ class Scheduler:
         if given_up := [node for node in self.nodes.values() if node.state == "pruned" and node.job]:
             self.end(given_up, "pruned")
         self._end_what_hangs()
-        if not self._fitting() and not any(map(self._is_lost, self.open())):
+        if not self._fitting() and not any(map(self._is_over, self.open())):
             return False
         require_room(self.root)
         with submitting(self.root):
@@ -285,8 +285,8 @@ class Scheduler:
     def _backend(self, cluster: str) -> Backend:
         return self.backend if cluster in self.backend.clusters else self.backend_for(cluster)
 
-    def _is_lost(self, node: Node) -> bool:
-        """Whether a job has been over for so long that its stage's last word must be visible here, were there one."""
+    def _is_over(self, node: Node) -> bool:
+        """Whether a job ended so long ago that its stage's last word must be visible here, were there one."""
         if not node.ended or node.record is None:
             return False
         return time.monotonic() - node.ended >= self._backend(node.record.cluster).grace
@@ -328,63 +328,21 @@ class Scheduler:
         if job and job.state in ("queued", "running"):
             return job.state, job.reason
         # The last sign of life of a job that its cluster calls over is not taken for another process's.
-        if node.on_disk == "running" and (node.run.locked or not self._is_lost(node)):
+        if node.on_disk == "running" and (node.run.locked or not self._is_over(node)):
             return "running", f"by process {node.status.pid} on {node.status.host}"
         if job and job.state == "absent":
             return "blocked", job.reason
         if job and job.state == "dropped":  # above says why, unless that has been mended since
             if deciding and above is None:
-                self._forget(node, losses.uncounted(node.record, node.status))
+                losses.forget(node, losses.uncounted(node.record, node.status))
             return None
-        if job and deciding and self._is_lost(node):
-            state, reason = self._lost(node, job)
+        if job and deciding and self._is_over(node):
+            shared = node.record is not None and packs.place(node.record) in self._begun
+            state, reason = losses.decide(node, job, shared, self._patience.remind)
             return None if state == "ready" and above else (state, reason)
         if job:
             return "running" if node.state == "running" else "queued", f"{job.reason}; looking again"
         return None
-
-    def _lost(self, node: Node, job: Job) -> tuple[State, str]:
-        """A job ended without its stage: start the stage again, unless that is known to be in vain."""
-        assert node.record is not None
-        if job.state == "cancelled" and node.record.ended:
-            job = Job("lost", node.record.ended)
-        node.on_disk, node.status = standing.of_stage(node.run.path)  # it may have ended since we looked
-        if node.on_disk in SETTLED:
-            return node.on_disk, node.status.error
-        if node.status.disk_trouble and job.state != "cancelled":
-            return self._put_off(node)
-        after = losses.counted(node.record, node.status)
-        behind = packs.place(node.record) in self._begun and not losses.was_begun(node.record, node.status)
-        if behind and job.state != "cancelled":
-            # It was another stage's turn: what befell the job is nothing against this one.
-            job, after = Job("lost", job.reason), losses.uncounted(node.record, node.status)
-        why = losses.too_many(after)
-        if job.state == "lost" and not why:
-            self._forget(node, after)
-            pause = losses.pause(after)
-            node.until = time.monotonic() + pause
-            return "ready", f"again{f' in {pause:g} s' if pause else ''}, since {job.reason}"
-        reason = job.reason if job.state != "lost" else f"{job.reason}, {why}"
-        state: Literal["cancelled", "failed"] = "cancelled" if job.state == "cancelled" else "failed"
-        node.record = dataclasses.replace(node.record, ended=reason)
-        node.record.write(node.run)  # first: it tells that the stage did not fail by itself
-        settle(node.run, state, reason)
-        return state, reason
-
-    def _put_off(self, node: Node) -> tuple[State, str]:
-        """The disk failed the stage, which is nothing against it: it is started again after a while."""
-        assert node.record is not None
-        longer = node.status.step <= node.record.step
-        node.pause = min(LONGEST_PAUSE, 2 * node.pause or losses.FIRST_PAUSE) if longer else losses.FIRST_PAUSE
-        node.until = time.monotonic() + node.pause
-        self._patience.remind(f"not now: {node.run.name}: {node.status.error}; it is started again by itself")
-        self._forget(node, losses.uncounted(node.record, node.status))
-        return "waiting", f"again in {node.pause:g} s, since {node.status.error}"
-
-    def _forget(self, node: Node, record: JobRecord) -> None:
-        """Write down that a stage has no job any more; with that, it may be submitted again."""
-        node.record = record
-        node.record.write(node.run)
 
     def _submit(self, nodes: Sequence[Node], after: Sequence[JobRecord] | None = None) -> bool:
         """Offer stages to the backend; those that it does not take stay where they are. Whether it took any."""
