@@ -1,52 +1,113 @@
-"""What the driver costs: 300 trivial stages by a study against a bare `sbatch --array` of the same command.
+"""What the driver costs: trivial stages by a study, against bare `sbatch --array` of the same command.
 
-    python -m tests.benchmarks.bench_slurm [STAGES [ROUNDS]]
+    python -m tests.benchmarks.bench_slurm [--stages 300] [--array 300] [--rounds 2] [--floor 60]
 
-Needs the loopback cluster (`python -m slurm.loopback up`, as root); without one, only `status` is timed. Both sides are
-run in turn, twice unless told otherwise, and the faster run of each counts. SLURM's client programs are counted by
-wrappers that come first in PATH, the driver's memory is its VmRSS, sampled every half second.
+Needs the loopback cluster (`python -m slurm.loopback up`, as root); without one, only `status` is timed. Both sides run
+the same number of stages, in arrays of the same size, eight at once, in turn; the faster round of each counts. The bare
+side has all its arrays in the queue from the start, and its run directories are made before the clock starts; the
+study's clock includes the driver's start, its run directories, and its last look.
+
+A stage does nothing, so what is timed is SLURM. The floor says what of it: arrays of as many tasks as `--floor` asks
+for, whose script does nothing, then starts a step, then Python in it. 0 leaves that out.
+
+SLURM's client programs are counted by wrappers that come first in PATH, the driver's memory is its VmRSS, sampled every
+half second. Ten thousand stages take about two hours per side on two quiet cores:
+
+    python -m tests.benchmarks.bench_slurm --stages 10000 --rounds 1
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from fvar.config import RuntimeConfig
+from fvar.rundir import RunDir
 from slurm.loopback import Cluster, default_folder, packages
-from tests.slurm.driving import HERE, ToyStudy, wait_until
+from slurm.loopback.cluster import MAX_ARRAY
+from tests.slurm.drive import first_stage
+from tests.slurm.driving import HERE, ToyStudy
 from tests.studies.engine.test_commands import large_study
 
-STAGES = 300
+ROOT = HERE.parents[1]
 CELLS = 1000
+GOAL, MOST_CALLS = 1.3, 1.0
 CLIENTS = ("sbatch", "squeue", "sacct", "scontrol", "sinfo", "scancel")
-MEMORY = ("--mem=200M", "--cpus-per-task=1", "--time=15")
+ASKED = ("--mem=200M", "--cpus-per-task=1", "--time=15")  # as the study's profile does
+AT_ONCE = 8  # so does the profile; the cluster has as many CPUs
+STEP = "srun --cpus-per-task=1"
+FLOOR = {  # what a task's script runs
+    "a batch script": ":",
+    "and a step": f"{STEP} true",
+    "and Python": f"{STEP} {shlex.quote(sys.executable)} -c pass",
+}
+
+
+@dataclass(frozen=True)
+class Driven:
+    """One study by its driver."""
+
+    seconds: float
+    calls: Counter[str]  # of SLURM's client programs
+    memory: tuple[int, int]  # KiB after a quarter of the time, and at the end
 
 
 def main() -> None:
-    stages = int(sys.argv[1]) if len(sys.argv) > 1 else STAGES
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 2
+    asked = parser().parse_args()
     print(f"status of {CELLS} cells in five stages each: {min(look() for _ in range(3)):.2f} s", flush=True)
     cluster = Cluster(default_folder())
     if not cluster.running():
         print("bench_slurm: no loopback cluster runs here; start one with: python -m slurm.loopback up")
         return
-    plain_runs, study_runs = [], []
+    plain: list[float] = []
+    studies: list[Driven] = []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(rounds):
-            plain_runs.append(bare(cluster, Path(folder) / f"bare{number}", stages))
-            study_runs.append(driven(cluster, Path(folder) / f"study{number}", stages))
-            print(f"round {number}: bare {plain_runs[-1]:.1f} s, study {study_runs[-1][0]:.1f} s", flush=True)
-    plain = min(plain_runs)
-    study = min(seconds for seconds, _, _ in study_runs)
-    calls = max(count / seconds for seconds, count, _ in study_runs)
-    early, late = study_runs[-1][2]
-    print(f"{stages} trivial stages: bare sbatch --array {plain:.1f} s, study {study:.1f} s, ratio {study / plain:.2f}")
-    print(f"SLURM client calls: {calls:.2f} per second on average")
+        for what, script in FLOOR.items() if asked.floor else ():
+            seconds = bare(cluster, Path(folder) / what, [script] * asked.floor, asked.array)
+            say(f"{asked.floor} tasks of {what}", seconds, asked.floor)
+        for number in range(asked.rounds):
+            plain.append(bare_stages(cluster, Path(folder) / f"bare{number}", asked.stages, asked.array))
+            say(f"round {number}, bare: {asked.stages} stages", plain[-1], asked.stages)
+            studies.append(driven(cluster, Path(folder) / f"study{number}", asked.stages, asked.array))
+            say(f"round {number}, study: {asked.stages} stages", studies[-1].seconds, asked.stages)
+    least, best = min(plain), min(study.seconds for study in studies)
+    print(
+        f"{asked.stages} trivial stages in arrays of {asked.array}: bare {least:.1f} s, study {best:.1f} s, "
+        f"ratio {best / least:.2f} (goal {GOAL:g})"
+    )
+    for study in studies:
+        calls = ", ".join(f"{count} {name}" for name, count in study.calls.most_common())
+        rate = study.calls.total() / study.seconds
+        print(f"SLURM client calls: {rate:.2f} per second on average (goal {MOST_CALLS:g}; {calls})")
+    early, late = studies[-1].memory
     print(f"driver memory: {early / 1024:.0f} MiB after a quarter of the time, {late / 1024:.0f} MiB at the end")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "python -m tests.benchmarks.bench_slurm", description="What the driver costs on the loopback cluster."
+    )
+    made.add_argument("--stages", type=int, default=300)
+    made.add_argument(
+        "--array", type=int, default=MAX_ARRAY - 1, help="tasks per array (default: %(default)s, the most)"
+    )
+    made.add_argument("--rounds", type=int, default=2)
+    made.add_argument("--floor", type=int, default=60, metavar="TASKS", help="per rung of the floor (default: 60)")
+    return made
+
+
+def say(what: str, seconds: float, tasks: int) -> None:
+    each = AT_ONCE * seconds / tasks
+    print(f"{what}: {seconds:.1f} s, {each:.2f} s per task where {AT_ONCE} run at once", flush=True)
 
 
 def look() -> float:
@@ -55,31 +116,46 @@ def look() -> float:
         large_study(Path(folder), CELLS)
         command = [sys.executable, "-m", "studies", "status", "big", "--results", folder]
         started = time.monotonic()
-        subprocess.run(command, cwd=HERE.parents[1], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
         return time.monotonic() - started
 
 
-def bare(cluster: Cluster, folder: Path, stages: int) -> float:
-    """Seconds from sbatch until the last of these stages is done, without a driver."""
-    study = ToyStudy(cluster, folder, cells=stages)
-    runs = prepare(study)
-    (folder / "runs.txt").write_text("\n".join(str(run) for run in runs) + "\n")
-    script = (
-        f"export PYTHONPATH={HERE / 'toy'}:{HERE.parents[1]}; cd {folder}; "
-        f"srun --cpus-per-task=1 {sys.executable} -m fvar.run "
-        '"$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" runs.txt)"'
-    )
+def bare(cluster: Cluster, folder: Path, scripts: Sequence[str], size: int) -> float:
+    """Seconds from the first sbatch until each of these shell lines has ended, a task each, in arrays of `size`.
+
+    A task leaves a file as it ends, which costs nothing, where asking the controller would slow it down.
+    """
+    ended = folder / "ended"
+    ended.mkdir(parents=True)
+    (folder / "scripts").write_text("".join(f"{script}\n" for script in scripts))
     started = time.monotonic()
-    command = ("sbatch", "--parsable", f"--array=0-{stages - 1}%8", *MEMORY, "--output=/dev/null", "--wrap", script)
-    job = cluster.client(*command).stdout.strip()
-    wait_until(lambda: not cluster.client("squeue", "--noheader", f"--jobs={job}").stdout, 1200)
-    seconds = time.monotonic() - started
-    assert study.states()["done"] == stages, study.states()
+    for first in range(0, len(scripts), size):
+        count = min(size, len(scripts) - first)
+        number = f"$((SLURM_ARRAY_TASK_ID + {first + 1}))"
+        script = f'cd {shlex.quote(str(folder))}; eval "$(sed -n "{number}p" scripts)" && touch ended/{number}'
+        command = ("sbatch", "--parsable", f"--array=0-{count - 1}%{AT_ONCE}", *ASKED, "--output=/dev/null")
+        answer = cluster.client(*command, "--wrap", script)
+        assert answer.returncode == 0, answer.stderr
+    deadline = started + 300 + 10 * len(scripts)
+    while (done := sum(1 for _ in ended.iterdir())) < len(scripts):
+        assert time.monotonic() < deadline, f"{done} of {len(scripts)} tasks ended; see {cluster.folder}/log"
+        time.sleep(0.5)
+    return time.monotonic() - started
+
+
+def bare_stages(cluster: Cluster, folder: Path, stages: int, size: int) -> float:
+    """Seconds of these stages without a driver."""
+    study = ToyStudy(cluster, folder / "study", cells=stages)
+    root = study.results / "runs"
+    runs = [RunDir.create(root, first_stage(cell), RuntimeConfig()) for cell in range(stages)]  # as a driver does
+    python = f"PYTHONPATH={HERE / 'toy'}:{ROOT} {STEP} {shlex.quote(sys.executable)} -m fvar.run"
+    seconds = bare(cluster, folder, [f"{python} {shlex.quote(str(run.path))}" for run in runs], size)
+    assert study.states() == {"done": stages}, study.states()
     return seconds
 
 
-def driven(cluster: Cluster, folder: Path, stages: int) -> tuple[float, int, tuple[int, int]]:
-    """Seconds of a driver for these stages, its number of SLURM calls, and its memory in KiB early and at the end."""
+def driven(cluster: Cluster, folder: Path, stages: int, size: int) -> Driven:
+    """A driver for these stages: to its end, each stage run once."""
     study = ToyStudy(cluster, folder, cells=stages, poll=5.0, probed=False)
     calls = folder / "calls"
     shims = folder / "bin"
@@ -89,25 +165,17 @@ def driven(cluster: Cluster, folder: Path, stages: int) -> tuple[float, int, tup
         path.write_text(f'#!/bin/sh\necho {name} >> {calls}\nexec {packages.program(name)} "$@"\n')
         path.chmod(0o755)
     started = time.monotonic()
-    driver = study.start(PATH=f"{shims}:{os.environ['PATH']}")
+    driver = study.start("--set", f"slurm.array_size={size}", PATH=f"{shims}:{os.environ['PATH']}")
     memory = []
     while driver.poll() is None:
         memory.append(resident(driver))
         time.sleep(0.5)
     seconds = time.monotonic() - started
     assert driver.returncode == 0, study.output()
-    seen = [size for size in memory if size]
-    return seconds, len(calls.read_text().splitlines()), (seen[len(seen) // 4], seen[-1])
-
-
-def prepare(study: ToyStudy) -> list[Path]:
-    """Run directories as a driver makes them, before anything is submitted."""
-    from fvar.config import RuntimeConfig
-    from fvar.rundir import RunDir
-    from tests.slurm.drive import first_stage
-
-    root = study.results / "runs"
-    return [RunDir.create(root, first_stage(cell), RuntimeConfig()).path for cell in range(study.cells)]
+    assert study.states() == {"done": stages}, study.states()
+    assert set(study.executions().values()) == {1}
+    seen = [kib for kib in memory if kib]
+    return Driven(seconds, Counter(calls.read_text().split()), (seen[len(seen) // 4], seen[-1]))
 
 
 def resident(driver: subprocess.Popen[str]) -> int:
