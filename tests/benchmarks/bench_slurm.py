@@ -19,6 +19,7 @@ half second. Ten thousand stages take about two hours per side on two quiet core
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -57,6 +58,7 @@ class Driven:
     """One study by its driver."""
 
     seconds: float
+    before: float  # of these until the first stage's job began, by that job's clock of whole seconds
     calls: Counter[str]  # of SLURM's client programs
     memory: tuple[int, int]  # KiB after a quarter of the time, and at the end
 
@@ -87,6 +89,7 @@ def main() -> None:
     for study in studies:
         calls = ", ".join(f"{count} {name}" for name, count in study.calls.most_common())
         rate = study.calls.total() / study.seconds
+        print(f"of a study's {study.seconds:.1f} s, {study.before:.1f} s passed before its first stage began")
         print(f"SLURM client calls: {rate:.2f} per second on average (goal {MOST_CALLS:g}; {calls})")
     early, late = studies[-1].memory
     print(f"driver memory: {early / 1024:.0f} MiB after a quarter of the time, {late / 1024:.0f} MiB at the end")
@@ -164,7 +167,7 @@ def driven(cluster: Cluster, folder: Path, stages: int, size: int) -> Driven:
         path = shims / name
         path.write_text(f'#!/bin/sh\necho {name} >> {calls}\nexec {packages.program(name)} "$@"\n')
         path.chmod(0o755)
-    started = time.monotonic()
+    started, by_the_clock = time.monotonic(), time.time()
     driver = study.start("--set", f"slurm.array_size={size}", PATH=f"{shims}:{os.environ['PATH']}")
     memory = []
     while driver.poll() is None:
@@ -174,8 +177,10 @@ def driven(cluster: Cluster, folder: Path, stages: int, size: int) -> Driven:
     assert driver.returncode == 0, study.output()
     assert study.states() == {"done": stages}, study.states()
     assert set(study.executions().values()) == {1}
+    notes = (json.loads(line) for path in study.results.glob("runs/*/jobs.jsonl") for line in path.open())
+    before = min(note["start"] for note in notes if "start" in note) - by_the_clock
     seen = [kib for kib in memory if kib]
-    return Driven(seconds, Counter(calls.read_text().split()), (seen[len(seen) // 4], seen[-1]))
+    return Driven(seconds, before, Counter(calls.read_text().split()), (seen[len(seen) // 4], seen[-1]))
 
 
 def resident(driver: subprocess.Popen[str]) -> int:
