@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,9 @@ from fvar import rundir
 from fvar.rundir import Status
 from studies import __main__, run
 from studies.claims import CLAIMS
+from studies.claims.page import ledger
 from studies.study import STUDIES
+from studies.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -75,6 +78,59 @@ def test_every_page_of_the_reference_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     assert [name for name, modules in script("pages").modules().items() if not modules] == []
     assert [name for name in script("pages").modules() if f"- api/{name}.md" not in navigation] == []
+
+
+# ------------------------------------------------------------------------------------------------------------- findings
+
+FINDINGS = DOCS / "findings.md"
+
+
+def found() -> dict[str, str]:
+    """The page's paragraphs by the claims that are their headings."""
+    parts = re.split(r"^#{2,3} (.+)$", FINDINGS.read_text(), flags=re.MULTILINE)[1:]
+    return {title: " ".join(text.split()) for title, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def test_the_findings_have_verdict_effect_and_interval_of_every_claim_that_was_measured() -> None:
+    verdicts, paragraphs = script("verdicts"), found()
+    rows = verdicts.rows(verdicts.LEDGER.read_text())
+    measured = [row for row in rows if row.verdict.strip("*") != "not measured" and row.preset in ("", "`desk`")]
+    assert [row.claim for row in measured if row.claim not in paragraphs] == []
+    for row in measured:
+        said = paragraphs[row.claim]
+        assert f"**{row.verdict.strip('*').capitalize()}**" in said, row
+        assert all(text in said for text in (row.effect, row.interval)), row
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", FINDINGS])
+def test_the_pages_quote_the_table_that_is_kept(page: Path) -> None:
+    """Every row of a variant: its number, then the difference from the full method and the interval of that."""
+    kept = (ROOT / "results" / "reference" / "ablation_table2" / "desk" / "table.md").read_text()
+    cells = script("verdicts").cells
+    rows = [cells(line) for line in kept.splitlines() if line.startswith("| ")]
+    _, *values = next(row for row in rows if row[0] == "Variant")
+    kid = next(place for place, heading in enumerate(values) if heading.startswith("KID@"))
+    quoted = {row[0]: row[1:] for line in page.read_text().splitlines() for row in [cells(line)] if len(row) == 4}
+    table = rows[rows.index(["Variant", *values]) :]
+    measured = {row[0]: row[1 + kid].partition(" (")[0] for row in table[2 : 2 + len(VARIANTS)]}
+    differences = {row[0]: row[6:8] for row in kept_section(kept, "Differences to FVAR (full)", cells)}
+    assert list(measured) == [variant.label for variant in VARIANTS.values()]
+    for label, value in measured.items():
+        assert quoted[label] == [value, *differences.get(label, ["", ""])], label
+
+
+def kept_section(text: str, title: str, cells: Callable[[str], list[str]]) -> list[list[str]]:
+    """The rows of the table under a heading."""
+    lines = text.partition(f"## {title}")[2].partition("##")[0].splitlines()
+    return [cells(line) for line in lines if line.startswith("| ")][2:]
+
+
+def test_the_findings_say_what_would_decide_at_the_papers_scale_and_what_that_costs(tmp_path: Path) -> None:
+    text = " ".join(FINDINGS.read_text().split())
+    for line in ledger(tmp_path, "paper"):
+        if line.command and line.price != "nothing to train":
+            command = line.command.replace(f" --results {shlex.quote(str(tmp_path))}", "")
+            assert f"`{command}`, {line.price.replace('GPU', 'A100')}" in text, line.claim.text
 
 
 # -------------------------------------------------------------------------------------------------------- run directory

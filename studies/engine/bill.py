@@ -19,8 +19,9 @@ TRAINING_SHARE = 0.4  # of the GPU's peak
 # Ours, until stages of the kind were measured: small products while sampling, float32 and decoding while scoring.
 SHARES = {"tokens": 0.2, "samples": 0.2, "scores": 0.05, "readability": 0.05}
 CPU_SPEED = TWO_CORES.speed / 2  # FLOP/s of one core
-GPU_HOURS, MINUTES = "GPU hours", "minutes of a processor"
+GPU_HOURS, HOURS, MINUTES = "GPU hours", "hours of a processor", "minutes of a processor"
 SMALL = 0.01  # GPU hours below which a plan is one for processors
+LONG, LONGEST = 180.0, 60.0 * 24 * 30  # minutes from which on hours are told; that nobody waits for on a processor
 BASIS = (
     f"by measured speeds where there are any, else an {DEVICE.name} at {TRAINING_SHARE:.0%} of its peak, "
     f"{SHARES['samples']:.0%} while sampling, {SHARES['scores']:.0%} while scoring"
@@ -80,11 +81,16 @@ def _work(stages: Iterable[Stage]) -> dict[str, float]:
 def _costs(work: Mapping[str, float], speeds: Speeds) -> tuple[dict[str, float], str]:
     """By kind, and in which unit."""
     hours = {kind: _gpu_hours(kind, flop, speeds) if flop else 0.0 for kind, flop in work.items()}
-    if sum(hours.values()) >= SMALL:
-        return hours, GPU_HOURS
-    return {
+    minutes = {
         kind: flop / (speeds.of(kind).processor or CPU_SPEED) / 60 if flop else 0.0 for kind, flop in work.items()
-    }, MINUTES
+    }
+    known = [speeds.of(kind) for kind, flop in work.items() if flop]
+    only_processors = any(speed.processor for speed in known) and not any(speed.gpu for speed in known)
+    if sum(hours.values()) >= SMALL and not (only_processors and sum(minutes.values()) < LONGEST):
+        return hours, GPU_HOURS
+    if sum(minutes.values()) < LONG:
+        return minutes, MINUTES
+    return {kind: cost / 60 for kind, cost in minutes.items()}, HOURS
 
 
 def _basis(measured: Sequence[str], assumed: Sequence[str], small: bool) -> str:

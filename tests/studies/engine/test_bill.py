@@ -10,7 +10,7 @@ import pytest
 from fvar.config import RuntimeConfig, Stage
 from fvar.rundir import RunDir
 from fvar.workload import flops
-from studies.engine.bill import CPU_SPEED, DEVICE, SHARES, bill, planned_gpu_hours
+from studies.engine.bill import CPU_SPEED, DEVICE, SHARES, bill, planned_gpu_hours, price
 from studies.engine.budget import Budget, OverBudget
 from studies.engine.nodes import Node
 from studies.engine.prediction import Speeds, speed
@@ -89,3 +89,14 @@ def test_a_budget_counts_samples_and_scores(tmp_path: Path) -> None:
     Budget(1.01).require([node])
     with pytest.raises(OverBudget, match="planned 1 more"):
         Budget(0.99).require([node])
+
+
+def test_what_was_measured_on_processors_alone_is_told_in_their_hours_unless_nobody_waits_for_them(
+    tmp_path: Path,
+) -> None:
+    for stage in stages("desk", seed=1).values():
+        finished(tmp_path, stage, flops(stage) / CPU_SPEED)
+    many = [stage for seed in range(2, 30) for stage in stages("desk", seed=seed).values()]
+    hours = sum(map(flops, many)) / CPU_SPEED / 3600
+    assert price(many, Speeds(tmp_path)) == f"{hours:,.3g} hours of a processor"
+    assert price(stages("paper").values(), Speeds(tmp_path)).endswith("GPU hours")
