@@ -182,6 +182,7 @@ class Study:
     report: Callable[[StudyResults], Drawings] | None = None  # of some results; None: table, curves, sample grid
     # In place of a report, where the study keeps no runs: what is shown below <results>/<study>.
     outputs: Callable[[Path], Drawings] | None = None
+    measured: tuple[str, ...] = ()  # files of its folder that a report reads and could not make without the runs
     adaptive: bool = False  # later cells depend on the scores of earlier ones
     references: tuple[str, ...] = REFERENCES  # variants that the others are compared with, where it has them
     columns: tuple[Metric, ...] = ()  # what is measured of its cells, the deciding one first; empty: of samples

@@ -56,7 +56,7 @@ def report(results: StudyResults) -> Drawings:
     return {"table.md": partial(_measured, results), "gate.png": partial(plot_gate.draw, results)}
 
 
-STUDY = Study("wiener", "The gate beside the Wiener filter", cells, report)
+STUDY = Study("wiener", "The gate beside the Wiener filter", cells, report, measured=("gate.csv",))
 
 
 def _measured(results: StudyResults) -> list[Path]:

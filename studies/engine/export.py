@@ -59,6 +59,8 @@ def export(place: Place, to: Path, study: Study, say: Callable[[str], None]) -> 
     with tempfile.TemporaryDirectory(prefix=".export-", dir=to) as folder:
         copy = replace(place, results=Path(folder))
         _copy(results, copy, whole=study.report is not None)
+        for name in study.measured:
+            shutil.copyfile(place.folder / name, copy.folder / name)
         say("drawing it again from the copy")
         _require_same(original, _draw(copy, study, say), _paths(cells_json.read(place).row))
         (copy.folder / outputs.STAMP).unlink(missing_ok=True)
