@@ -257,11 +257,12 @@ class Scheduler:
 
     def _fitting(self) -> list[Node]:
         """The stages that are ready, as far as the backend may be offered them."""
-        ready = [node for node in self.nodes.values() if node.state == "ready"]
-        if self.backend.jobs > 1:
-            ready = self._order.urgent_first(ready, self.nodes.values(), self.backend.jobs)
-        named = {node.run.name: node for node in ready}
-        return [named[run.name] for run in self.backend.fitting([node.run for node in ready])]
+        ready = {name: node for name, node in self.nodes.items() if node.state == "ready"}
+        fitting = self.backend.fitting([node.run for node in ready.values()])
+        if self.backend.jobs > 1 and 0 < len(fitting) < len(ready):  # at most polls there is nothing to choose
+            ordered = self._order.urgent_first(list(ready.values()), self.nodes.values(), self.backend.jobs)
+            fitting = self.backend.fitting([node.run for node in ordered])
+        return [ready[run.name] for run in fitting]
 
     def _poll(self) -> dict[str, Job]:
         """What backends say of recorded jobs; one question to each."""
