@@ -46,5 +46,11 @@ class JobRecord:
             return records.read(cls, f"{path}/{JOB_FILE}")
         return None
 
+    @classmethod
+    def next(cls, run: RunDir, previous: JobRecord | None) -> JobRecord:
+        """The record of another job for a stage, before that is submitted: what is counted over its jobs goes on."""
+        old = previous or cls()
+        return cls(attempts=run.status.attempts, losses=old.losses, unbegun=old.unbegun, step=old.step)
+
     def write(self, run: RunDir) -> None:
         atomic.write_json(run.path / JOB_FILE, dataclasses.asdict(self))

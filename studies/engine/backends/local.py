@@ -7,6 +7,7 @@ jobs, the threads and the GPU of each are decided here.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -62,20 +63,16 @@ class Local:
                 self._gpu_of[run.name] = self._idlest_gpu()
                 # submitit's own check takes numbers only, and hands on whatever stands here.
                 executor.parameters["visible_gpus"] = (self._gpu_of[run.name],)
-            attempts = run.status.attempts  # the job may add its own before the record is written
+            record = JobRecord.next(run, JobRecord.read(run))  # before the job, which counts an attempt more
             with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _deaf_to_ctrl_c():
                 job = executor.submit(StageJob(str(run.path)))
-            previous = JobRecord.read(run)
-            JobRecord(
-                self.name,
-                job.job_id,
-                attempts=attempts,
+            dataclasses.replace(
+                record,
+                cluster=self.name,
+                job_id=job.job_id,
                 host=socket.gethostname(),
                 submitted=time.time(),
                 born=born(int(job.job_id)),
-                losses=previous.losses if previous else 0,
-                unbegun=previous.unbegun if previous else 0,
-                step=previous.step if previous else 0,
             ).write(run)
             self._started[run.name] = job
             self._alive.add(run.name)

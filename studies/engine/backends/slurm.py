@@ -177,15 +177,16 @@ class Slurm:
         jobs_needed = ceil(len(runs) / packing)
         wave, limit, lanes, dependency = self._place(kind, jobs_needed, resources, after)
         before = [JobRecord.read(run) for run in runs]
-        submitted = JobRecord(self.name, wave=wave, pack=packing, host=socket.gethostname(), submitted=time.time())
+        now, host = time.time(), socket.gethostname()
         records = [
             dataclasses.replace(
-                submitted,
+                JobRecord.next(run, old),
+                cluster=self.name,
+                wave=wave,
                 index=place // packing,
-                attempts=run.status.attempts,
-                losses=old.losses if old else 0,
-                unbegun=old.unbegun if old else 0,
-                step=old.step if old else 0,
+                pack=packing,
+                host=host,
+                submitted=now,
             )
             for place, (run, old) in enumerate(zip(runs, before, strict=True))
         ]
