@@ -48,10 +48,13 @@ def members(path: Path, member: int, packing: int) -> list[Path]:
 
 def is_wanted(run: Path, wave: str) -> bool:
     """Whether a stage has not ended, and the driver still counts on this wave for it."""
-    if read_status(run).state in ENDED:
-        return False
+    return read_status(run).state not in ENDED and not is_taken_away(run, wave)
+
+
+def is_taken_away(run: Path, wave: str) -> bool:
+    """Whether the driver has ended a stage, or has given it to another job."""
     record = JobRecord.read_in(run)
-    return record is None or (record.wave == wave and not record.ended)
+    return record is not None and (record.wave != wave or bool(record.ended))
 
 
 @dataclass
@@ -147,7 +150,7 @@ class Pack:
             if stage.asked:
                 if not self._stopped and now - stage.asked > STOP_SECONDS:
                     stage.process.kill()
-            elif (self._stopped and now - self._stopped_at > PASS_ON_SECONDS) or not is_wanted(stage.run, self.wave):
+            elif (self._stopped and now - self._stopped_at > PASS_ON_SECONDS) or is_taken_away(stage.run, self.wave):
                 stage.asked = now
                 stage.process.send_signal(self._stopped or signal.SIGTERM)
 

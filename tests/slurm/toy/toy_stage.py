@@ -3,7 +3,8 @@
 What a stage does stands in RESULTS/toy.json, by run name, else by kind, else under "*":
 
     {"steps": 4, "seconds": 0.1, "hang": 3, "measured": true,
-     "then": "done" | "raise" | "eat memory" | "die" | "ignore signals" | "listen" | "no space"}
+     "then": "done" | "raise" | "eat memory" | "die" | "ignore signals" | "listen" | "no space"
+     | "linger"}
 
 `hang` names the step after which it only pretends to work: its heartbeat goes on. Who listens to signals ends as a real
 stage does, and who does not is killed by them.
@@ -48,13 +49,19 @@ def execute(path: str) -> Status:
         )
         try:
             _work(run, before.step, order)
+            if order.get("measured") and run.kind == "scores":
+                scores = {"kid": {"value": _known(run.input("samples")), "reason": "", "count": 1, "extractor": "toy"}}
+                (run.path / "scores.json").write_text(json.dumps(scores))
+            run.update(state="done", pid=0)
+        except _Stopped:
+            run.update(state="interrupted", pid=0)
+            os._exit(75)
         except Exception as error:
             run.update(state="failed", error=f"{type(error).__name__}: {error}", pid=0)
             raise
-        if order.get("measured") and run.kind == "scores":
-            scores = {"kid": {"value": _known(run.input("samples")), "reason": "", "count": 1, "extractor": "toy"}}
-            (run.path / "scores.json").write_text(json.dumps(scores))
-        return run.update(state="done", pid=0)
+    if order.get("then") == "linger":  # as a process does whose libraries are slow to unload
+        time.sleep(1.0)
+    return run.status
 
 
 def _known(run: RunDir) -> float:
@@ -69,7 +76,7 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
             signal.signal(number, signal.SIG_IGN)
     if order.get("then") == "listen":
         for number in (signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: _stop(run))
+            signal.signal(number, _stop)
     for step in range(done, steps):
         while order.get("hang") == step:
             time.sleep(0.5)
@@ -94,9 +101,14 @@ def _work(run: RunDir, done: int, order: dict[str, object]) -> None:
             eaten.append(os.urandom(8 << 20))
 
 
-def _stop(run: RunDir) -> None:
-    run.update(state="interrupted", pid=0)
-    os._exit(75)
+class _Stopped(BaseException):
+    """By a signal. Raised where the stage was, so that no lock it held there is still held when it writes its state."""
+
+
+def _stop(number: int, frame: object) -> None:
+    for again in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)
+    raise _Stopped
 
 
 def _here() -> dict[str, object]:

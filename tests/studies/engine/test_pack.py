@@ -148,6 +148,20 @@ def test_a_signal_stops_all_after_a_checkpoint_and_the_same_job_goes_on(tmp_path
     assert (runs[1].path / "steps").read_text().split() == [str(step + 1) for step in range(20)]
 
 
+def test_a_signal_is_heard_whatever_the_stage_was_doing(tmp_path: Path) -> None:
+    runs = packed(tmp_path, 1, {0: {"steps": 100_000, "seconds": 0.0, "then": "listen"}})  # at work on its status
+    for _ in later(lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: runs[0].status.step >= 5):
+        assert worked(runs) == 75
+    assert states(runs) == ["interrupted"]
+
+
+def test_a_stage_that_has_ended_may_take_its_time_to_leave(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    runs = packed(tmp_path, 2, {0: {**QUICK, "then": "linger"}})
+    assert worked(runs) == 0
+    assert "ended with status" not in capfd.readouterr().out
+    assert states(runs) == ["done", "done"]
+
+
 def test_a_stage_that_the_driver_ends_is_stopped_alone(tmp_path: Path) -> None:
     slow = {"steps": 100, "seconds": 0.1, "then": "listen"}
     runs = packed(tmp_path, 3, {0: slow})
