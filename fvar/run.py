@@ -245,7 +245,7 @@ def _record_attempt(run: RunDir, attempt: int, started: float, arithmetic: Mappi
         "attempt": attempt,
         "started": started,
         "command": sys.argv,
-        "commit": _commit_of_this_code(),
+        "commit": commit_of_this_code(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -285,7 +285,7 @@ def git_commit(source: Path) -> str:
         return ""
 
 
-def _commit_of_this_code() -> str:
+def commit_of_this_code() -> str:
     """The commit this module is from; a copy made for a job carries it in a file beside the packages."""
     source = Path(__file__).resolve().parents[1]
     noted = source / "commit"

@@ -34,6 +34,7 @@ import torch
 
 from fvar.errors import UserError, run_main
 from fvar.machine import atomic
+from fvar.run import commit_of_this_code
 from tests import shortened
 from tests.benchmarks.original import require_sources
 from tests.gpu import measure, table
@@ -43,6 +44,7 @@ ROOT = Path(__file__).parents[2]
 GRACE = 10.0  # seconds a part is given to stop in order, taken from its share
 # Seconds of eight minutes, per part; steps and sampling are two parts each. Half a minute is left for all the rest.
 SHARES = {"tests": 75, "step": 55, "sampling": 40, "compiled": 90, "table2": 95}
+LINES = 60  # of what a part said are shown, where it failed
 VERDICT = re.compile(r"^tests/\S+?::(\S.*?) (PASSED|FAILED|ERROR|SKIPPED)", re.MULTILINE)
 STUDY = ["studies.run", "ablation_table2", "--preset", "smoke"]
 
@@ -109,7 +111,7 @@ class Check:
 
     def table2(self) -> dict[str, Any]:
         """Table 2 at preset smoke, from nothing: its seconds, and how many of its stages were done."""
-        jobs = str(min(4, os.cpu_count() or 1))
+        jobs = str(min(8, os.cpu_count() or 1))
         scope = [*shortened.ARGUMENTS, "--only", "baseline"] if self.tiny else ["--cluster", "local", "--jobs", jobs]
         with tempfile.TemporaryDirectory() as folder:
             results = Path(folder)
@@ -127,7 +129,10 @@ class Check:
         """Run a module of Python until it ends or its time has come; an earlier part's rest is its, too."""
         self.deadline += SHARES[kind] * self.scale
         print(f"{command[0]} {command[1]}: at most {self.deadline - time.monotonic():.0f} s", flush=True)
-        return run_until(self.deadline - GRACE, [sys.executable, "-m", *command], {DEVICE: self.device})
+        done = run_until(self.deadline - GRACE, [sys.executable, "-m", *command], {DEVICE: self.device})
+        if done.status:
+            print("\n".join(done.said.splitlines()[-LINES:]), flush=True)
+        return done
 
 
 def run_until(deadline: float, command: Sequence[str], environment: dict[str, str]) -> Outcome:
@@ -163,9 +168,6 @@ def _last_line(said: str) -> str:
 
 def machine(device: str) -> dict[str, Any]:
     """What a table has to say about where it was measured."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     on_gpu = device == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} processor",
@@ -173,7 +175,7 @@ def machine(device: str) -> dict[str, Any]:
         "cuda": torch.version.cuda if on_gpu else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit_of_this_code() or "unknown",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.gpu.measure import CODING, ORIGINAL, REFERENCE
@@ -27,17 +27,19 @@ def text(report: Mapping[str, Any]) -> str:
         "",
     ]
     for part in dict.fromkeys(row["part"] for row in report["measured"]):
-        lines += [f"## {part}", "", *_rows(row for row in report["measured"] if row["part"] == part), ""]
+        lines += [f"## {part}", "", *_rows(part, report["measured"]), ""]
     for title, names in (("Failed", report["failed"]), ("Left out", report["left_out"])):
         if names:
             lines += [f"## {title}", "", *(f"- {name}" for name in names), ""]
     return "\n".join(lines)
 
 
-def _rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    rows = list(rows)
+def _rows(part: str, measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [row for row in measured if row["part"] == part]
+    beside = part.replace("compiled", "step")  # a compiled step's rivals were measured there
     rivals = {
-        name: next((row["seconds"] for row in rows if row["case"] == name), None) for name in (REFERENCE, ORIGINAL)
+        name: next((row["seconds"] for row in measured if (row["part"], row["case"]) == (beside, name)), None)
+        for name in (REFERENCE, ORIGINAL)
     }
     lines = [f"| {' | '.join(HEAD)} |", f"| --- |{' ---: |' * (len(HEAD) - 1)}"]
     for row in rows:
