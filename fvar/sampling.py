@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from fvar.config import Precision
 from fvar.data.images import to_uint8
 from fvar.machine.precision import computed, dtype_of
+from fvar.machine.transfer import send
 from fvar.models.mamba import RATES
 from fvar.models.var import VAR, ScaleByScale
 from fvar.tokenizer.vqvae import VQVAE
@@ -144,7 +145,7 @@ def sample(
             conditional, free = logits.chunk(2)
             logits = torch.lerp(free, conditional, 1 + guidance * progress)
         uniform = np.stack([stream.random(side * side) for stream in streams])  # (B, n_k)
-        tokens = draw(logits[:batch], torch.from_numpy(uniform).to(logits.device), top_k, top_p)
+        tokens = draw(logits[:batch], send(torch.from_numpy(uniform), logits.device), top_k, top_p)
         if known is not None:
             tokens = torch.where(known.held[k], known.tokens[k], tokens)
         drawn.append(tokens)
@@ -218,7 +219,7 @@ def _gumbel_mixture(
     temperature = max(0.25 * (1 - progress), 0.01)
     noise = np.stack([stream.gumbel(size=logits.shape[1:]).astype(np.float32) for stream in streams])
     filtered = filter_logits(logits, top_k, top_p)
-    return F.softmax((filtered + torch.from_numpy(noise).to(logits.device)) / temperature, dim=-1)
+    return F.softmax((filtered + send(torch.from_numpy(noise), logits.device)) / temperature, dim=-1)
 
 
 def _padded(labels: Tensor, copies: int) -> Tensor:

@@ -21,7 +21,7 @@ from fvar.sampling import Known, image_seeds, prepare, sample
 from fvar.tokenizer.losses import psnr
 from fvar.tokenizer.perceptual import PerceptualDistance
 from tests import tiny
-from tests.meta import META, OneDevice
+from tests.meta import META, NeverWaiting, OneDevice
 
 LABELS = torch.zeros(3, dtype=torch.int64, device=META)
 
@@ -31,12 +31,13 @@ LABELS = torch.zeros(3, dtype=torch.int64, device=META)
 def test_sampling_stays_on_its_device(cfg: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """And asks it for nothing, once the arguments are checked."""
     monkeypatch.setattr(sampling, "_check", lambda *_: None)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     var, vqvae = tiny.var(cfg), tiny.vqvae()
     prepare(var, vqvae, "bf16", META)
     sides = [p * p for p in tiny.PATCH_NUMS]
     known = Known([LABELS.new_zeros(3, n) for n in sides], [LABELS.new_zeros(3, n, dtype=torch.bool) for n in sides])
     settings = {"guidance": 1.5, "top_k": 30, "top_p": 0.95, **changes}
-    with OneDevice():
+    with NeverWaiting():
         made = sample(var, vqvae, LABELS, seeds=image_seeds(0, range(3)), known=known, **settings)
     assert {tensor.device for tensor in (made.images, *made.tokens, *made.f_hats)} == {META}
     assert made.images.shape == (3, 3, 6, 6)
@@ -66,3 +67,21 @@ def test_what_is_measured_on_a_device_stays_there(name: str) -> None:
 def test_a_tensor_made_on_the_cpu_would_be_seen() -> None:
     with OneDevice(), pytest.raises(RuntimeError, match="mixes devices"):
         torch.zeros(3, device=META) + torch.arange(3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.tensor([1, 2], device=META),
+        lambda: torch.tensor(1.5, device=META),
+        lambda: torch.as_tensor(1.5, device=META),
+        lambda: torch.arange(3).to(META),
+        lambda: torch.zeros(3, device=META).copy_(torch.arange(3)),
+    ],
+)
+def test_numbers_that_a_gpu_would_be_waited_for_would_be_seen(make: Callable[[], Tensor]) -> None:
+    with NeverWaiting(), pytest.raises(RuntimeError, match="waited for"):
+        make()
+    with NeverWaiting():
+        torch.arange(3).to(META, non_blocking=True)
+        torch.full((), 1.5, device=META)

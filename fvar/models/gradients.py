@@ -237,9 +237,10 @@ def runs(scale_ends: tuple[int, ...], device: torch.device) -> list[tuple[int, i
     small = [end for end in scale_ends if end <= scale_ends[-1] // 4]
     found: list[tuple[int, int, Tensor | None]] = []
     if len(small) > 1:
-        sizes = torch.tensor([end - begin for begin, end in pairwise((0, *small))], device=device)
-        level = torch.repeat_interleave(torch.arange(len(small), device=device), sizes, output_size=small[-1])
-        found.append((0, small[-1], level[:, None] < level))
+        hidden = torch.ones(small[-1], small[-1], dtype=torch.bool, device=device)
+        for begin, end in pairwise((0, *small)):  # written there: numbers that are sent make a GPU wait
+            hidden[begin:end, :end] = False
+        found.append((0, small[-1], hidden))
     else:
         small = []
     rest = scale_ends[len(small) :]

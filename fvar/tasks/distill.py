@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fvar.config import DistillConfig
+from fvar.machine.transfer import send
 from fvar.models.var import VarOutput
 
 
@@ -73,7 +74,5 @@ def token_weights(scale_weights: Sequence[float], patch_nums: Sequence[int], lik
         return torch.ones(sum(counts), device=like.device)
     if len(scale_weights) != len(counts):
         raise ValueError(f"scale_weights must hold {len(counts)} weights, one per scale, found {len(scale_weights)}")
-    weights = torch.tensor(scale_weights, device=like.device).repeat_interleave(
-        torch.tensor(counts, device=like.device)
-    )
-    return weights / weights.mean()
+    weights = torch.tensor(scale_weights).repeat_interleave(torch.tensor(counts))
+    return send(weights / weights.mean(), like.device)

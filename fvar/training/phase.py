@@ -64,7 +64,8 @@ class Phase(Generic[Batch]):
                 # DDP and FSDP average gradients over ranks, hence the factor.
                 self.scaler.scale(loss * (micro.share * ranks) * sound).backward()
             for key, value in {"loss": loss, **metrics}.items():
-                part = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach() * micro.share
+                number = value if isinstance(value, Tensor) else torch.full((), value, device=self.device)
+                part = number.detach().float() * micro.share
                 totals[key] = totals[key] + part if key in totals else part
         summed = distributed.sum_over_ranks(torch.stack(list(totals.values())))
         averages = dict(zip(totals, summed.unbind(), strict=True))

@@ -15,16 +15,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fvar.config import RuntimeConfig, Stage, TrainConfig
+from fvar.config import DistillConfig, RuntimeConfig, Stage, TrainConfig
 from fvar.plain import replace_path
 from fvar.rundir import RunDir
 from fvar.stages.var import build_task
 from fvar.tasks.tokenizer import TokenizerTask
 from fvar.tasks.var import VarTask
 from fvar.training.loop import Trainer
-from tests.meta import META, OneDevice
+from tests.meta import META, NeverWaiting
 from tests.tasks.test_tokenizer import config as tokenizer_config
 from tests.training import tiny
+
+WEIGHTED = {"teacher": tiny.TEACHER, "distill": DistillConfig(scale_weights=(1.0, 2.0, 3.0))}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def on_meta(task: VarTask | TokenizerTask) -> VarTask | TokenizerTask:
 def first_question(task: VarTask | TokenizerTask, run: RunDir, train: TrainConfig) -> str:
     """Which function first asks the device for a number: nine steps run before a line is logged."""
     with contextlib.closing(Trainer(on_meta(task), run, train)) as trainer:
-        with OneDevice():
+        with NeverWaiting():
             for step in range(9):
                 trainer._step(step)
         with pytest.raises(NotImplementedError, match="no data") as asked:
@@ -61,8 +63,8 @@ def first_question(task: VarTask | TokenizerTask, run: RunDir, train: TrainConfi
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"teacher": tiny.TEACHER}, {"teacher": tiny.SHARED}, {"transformer": tiny.MVAR}],
-    ids=["student", "teacher", "shared trunk", "M-VAR"],
+    [{}, {"teacher": tiny.TEACHER}, {"teacher": tiny.SHARED}, {"transformer": tiny.MVAR}, WEIGHTED],
+    ids=["student", "teacher", "shared trunk", "M-VAR", "weighted scales"],
 )
 def test_a_step_of_a_transformer_waits_for_nothing(tmp_path: Path, changes: dict[str, Any], optimiser: str) -> None:
     train = replace_path(tiny.TRAIN, "optimiser", optimiser)
