@@ -7,7 +7,9 @@ GPU is waited for, too, by whoever hands it numbers of Python's or memory that i
 
 from __future__ import annotations
 
-from typing import Any, Self
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,23 +37,18 @@ class OneDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class NeverWaiting(OneDevice):
-    """Refuses also what makes a GPU wait for the CPU, or the CPU for it.
+@contextlib.contextmanager
+def never_waiting() -> Iterator[None]:
+    """Refuse also what makes a GPU wait for the CPU, or the CPU for it.
 
     That is a tensor made there of Python's numbers (`torch.tensor([1, 2], device="cuda")`), and a copy to or from it
     that is not `non_blocking`.
     """
+    with _NoNumbers(), _NoCopies():
+        yield
 
-    def __enter__(self) -> Self:
-        self._numbers = _NoNumbers()
-        self._numbers.__enter__()
-        super().__enter__()
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._numbers.__exit__(*error)
-
+class _NoCopies(OneDevice):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in COPIES and _waits(func, args, kwargs or {}):
             raise RuntimeError(f"{func} between devices is waited for")

@@ -21,7 +21,7 @@ from fvar.sampling import Known, image_seeds, prepare, sample
 from fvar.tokenizer.losses import psnr
 from fvar.tokenizer.perceptual import PerceptualDistance
 from tests import tiny
-from tests.meta import META, NeverWaiting, OneDevice
+from tests.meta import META, OneDevice, never_waiting
 
 LABELS = torch.zeros(3, dtype=torch.int64, device=META)
 
@@ -37,7 +37,7 @@ def test_sampling_stays_on_its_device(cfg: Any, changes: dict[str, Any], monkeyp
     sides = [p * p for p in tiny.PATCH_NUMS]
     known = Known([LABELS.new_zeros(3, n) for n in sides], [LABELS.new_zeros(3, n, dtype=torch.bool) for n in sides])
     settings = {"guidance": 1.5, "top_k": 30, "top_p": 0.95, **changes}
-    with NeverWaiting():
+    with never_waiting():
         made = sample(var, vqvae, LABELS, seeds=image_seeds(0, range(3)), known=known, **settings)
     assert {tensor.device for tensor in (made.images, *made.tokens, *made.f_hats)} == {META}
     assert made.images.shape == (3, 3, 6, 6)
@@ -80,8 +80,8 @@ def test_a_tensor_made_on_the_cpu_would_be_seen() -> None:
     ],
 )
 def test_numbers_that_a_gpu_would_be_waited_for_would_be_seen(make: Callable[[], Tensor]) -> None:
-    with NeverWaiting(), pytest.raises(RuntimeError, match="waited for"):
+    with never_waiting(), pytest.raises(RuntimeError, match="waited for"):
         make()
-    with NeverWaiting():
+    with never_waiting():
         torch.arange(3).to(META, non_blocking=True)
         torch.full((), 1.5, device=META)

@@ -64,8 +64,8 @@ class Phase(Generic[Batch]):
                 # DDP and FSDP average gradients over ranks, hence the factor.
                 self.scaler.scale(loss * (micro.share * ranks) * sound).backward()
             for key, value in {"loss": loss, **metrics}.items():
-                number = value if isinstance(value, Tensor) else torch.full((), value, device=self.device)
-                part = number.detach().float() * micro.share
+                measured = value if isinstance(value, Tensor) else torch.full((), value, device=self.device)
+                part = measured.detach().float() * micro.share
                 totals[key] = totals[key] + part if key in totals else part
         summed = distributed.sum_over_ranks(torch.stack(list(totals.values())))
         averages = dict(zip(totals, summed.unbind(), strict=True))

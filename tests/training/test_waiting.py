@@ -22,7 +22,7 @@ from fvar.stages.var import build_task
 from fvar.tasks.tokenizer import TokenizerTask
 from fvar.tasks.var import VarTask
 from fvar.training.loop import Trainer
-from tests.meta import META, NeverWaiting
+from tests.meta import META, never_waiting
 from tests.tasks.test_tokenizer import config as tokenizer_config
 from tests.training import tiny
 
@@ -51,7 +51,7 @@ def on_meta(task: VarTask | TokenizerTask) -> VarTask | TokenizerTask:
 def first_question(task: VarTask | TokenizerTask, run: RunDir, train: TrainConfig) -> str:
     """Which function first asks the device for a number: nine steps run before a line is logged."""
     with contextlib.closing(Trainer(on_meta(task), run, train)) as trainer:
-        with NeverWaiting():
+        with never_waiting():
             for step in range(9):
                 trainer._step(step)
         with pytest.raises(NotImplementedError, match="no data") as asked:
