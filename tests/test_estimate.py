@@ -30,6 +30,9 @@ from fvar.config import (
     VarConfig,
 )
 from fvar.errors import UserError
+from fvar.flops.part import Part
+from fvar.flops.tokenizer import COARSE_IMAGES
+from fvar.flops.transformer import CHUNK
 from fvar.models import mamba
 from fvar.models.teacher import Teacher
 from fvar.models.var import VAR
@@ -111,7 +114,7 @@ def test_transformer_bill_matches_the_flop_counter(teacher: TeacherConfig, mixer
         alias = [torch.zeros(2, p * p, dtype=torch.long) for p in SCALES]
     assert bill["student"].parameters == learned(student)
     assert bill["teacher"].parameters == learned(taught.network)
-    attention = bill.get("AG-XAttn", estimate.Part("none", 0, 0, 0))
+    attention = bill.get("AG-XAttn", Part("none", 0, 0, 0))
     assert attention.parameters == (learned(taught.alias) if taught.alias else 0) + learned(taught.cross)
 
     # The mathematical attention is made of matrix products, which the counter knows on every device.
@@ -152,7 +155,7 @@ def test_tokenizer_bill_matches_the_flop_counter(ch_mult: tuple[int, ...], readi
         coded = vqvae.quantise(vqvae.latents(views))
         made = vqvae.render(coded.f_hats[-1])
         (made.square().mean() + coded.commitment + coded.codebook).backward()
-    decoded = 1.0 if reading == "latent_area" else 1 + estimate.COARSE_IMAGES
+    decoded = 1.0 if reading == "latent_area" else 1 + COARSE_IMAGES
     whole = bill["encoder"].flops + bill["quantiser"].flops + bill["decoder"].flops / decoded
     assert whole == pytest.approx(counter.get_total_flops(), rel=0.02)
 
@@ -205,7 +208,7 @@ def test_m_var_costs_half_as_much_again_and_its_scan_is_recomputed() -> None:
     assert 1.3 < mvar.model_flops_per_image / var.model_flops_per_image < 1.6
     assert 0 < mvar.flops_per_image - mvar.model_flops_per_image < 0.03 * mvar.flops_per_image
     assert mvar.memory(8) > var.memory(8)
-    assert mamba.CHUNK == estimate.CHUNK
+    assert mamba.CHUNK == CHUNK
 
 
 def test_shards_hold_a_share_of_weights_and_optimiser_each() -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fvar.config import Mixer, Precision, TransformerConfig
-from fvar.estimate import CHUNK
+from fvar.flops.transformer import CHUNK
 from fvar.models.attention import scale_ends
 from fvar.models.mamba import chunked
 from fvar.models.var import VAR, ScaleByScale

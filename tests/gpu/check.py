@@ -4,9 +4,10 @@
     make gpu-check ARGS="--original DIR"             beside the original's own code, from a checkout of it
     python -m tests.gpu.check --device cpu --tiny    the same path at toy sizes, to test this script
 
-First the tests marked `gpu`, then training steps and sampling (`tests.gpu.measure`), then Table 2 at preset smoke. Each
-part has a share of the time; what one leaves over goes to those after it, and what is not done by the end of its share
-is stopped, and named. Writes NAME.json and NAME.md to results/gpu: commit both to report a GPU.
+First the tests marked `gpu`, then training steps and sampling (`tests.gpu.measure`), then Table 2 at preset smoke, then
+compiled steps, which take a minute each to compile. Each part has a share of the time; what one leaves over goes to
+those after it, and what is not done by the end of its share is stopped, and named. Writes NAME.json and NAME.md to
+results/gpu: commit both to report a GPU.
 
 Exit status: 0, also where time ran out; 1 where a test, a case or the study failed; 2 without a GPU.
 """
@@ -73,7 +74,10 @@ class Check:
 
     def run(self) -> dict[str, Any]:
         """All parts, in order; what they found."""
-        return {"tests": self.tests(), "measured": self.timings(), "table2": self.table2()}
+        tests, (*first, last) = self.tests(), self.sizes.parts
+        measured = self.timings(first)
+        table2 = self.table2()
+        return {"tests": tests, "measured": measured + self.timings([last]), "table2": table2}
 
     def tests(self) -> dict[str, int]:
         """How many tests passed and how many did not."""
@@ -88,10 +92,10 @@ class Check:
             self.failed.append(f"tests: {_last_line(done.said)}")
         return dict(Counter(verdict.lower() for _, verdict in found))
 
-    def timings(self) -> list[dict[str, Any]]:
-        """A row per case that was reached."""
+    def timings(self, parts: Sequence[str]) -> list[dict[str, Any]]:
+        """A row per case of these parts that was reached."""
         bench, rows = measure.Bench(self.sizes, torch.device(self.device), self.original), []
-        for part in self.sizes.parts:
+        for part in parts:
             kind = part.partition("-")[0]
             command = ["tests.gpu.measure", part, "--device", self.device, *(["--tiny"] if self.tiny else [])]
             if self.original:
@@ -110,20 +114,24 @@ class Check:
         return rows
 
     def table2(self) -> dict[str, Any]:
-        """Table 2 at preset smoke, from nothing: its seconds, and how many of its stages were done."""
+        """Table 2 at preset smoke, from nothing: its seconds, and those of the stages that were done, by kind."""
         jobs = str(min(8, os.cpu_count() or 1))
         scope = [*shortened.ARGUMENTS, "--only", "baseline"] if self.tiny else ["--cluster", "local", "--jobs", jobs]
         with tempfile.TemporaryDirectory() as folder:
             results = Path(folder)
             command = [*STUDY, *scope, "--results", folder, "--set", f"runtime.device={self.device}"]
             done = self.part("table2", command)
-            states = [json.loads(path.read_text())["state"] for path in results.glob("runs/*/status.json")]
-        finished = states.count("done")
+            stages = [(path.parent.name, json.loads(path.read_text())) for path in results.glob("runs/*/status.json")]
+        took: dict[str, list[float]] = {}
+        for name, status in stages:
+            if status["state"] == "done":
+                took.setdefault(name.rpartition("-")[0], []).append(status["seconds"])
+        finished = sum(map(len, took.values()))
         if done.status is None:
             self.left_out.append(f"Table 2: all but its first {finished} stages (out of time)")
         elif done.status:
             self.failed.append(f"Table 2: {_last_line(done.said)}")
-        return {"seconds": done.seconds, "stages_done": finished, "finished": done.status == 0}
+        return {"seconds": done.seconds, "stages_done": finished, "finished": done.status == 0, "took": took}
 
     def part(self, kind: str, command: Sequence[str]) -> Outcome:
         """Run a module of Python until it ends or its time has come; an earlier part's rest is its, too."""

@@ -75,7 +75,7 @@ class Sizes:
     classes: int = 1000
     channels: int = 32  # of the tokenizer's latent
     width: int = 160  # of its first layer
-    rounds: int = 7
+    rounds: int = 5
     backend: str = "inductor"  # of torch.compile
 
     @property

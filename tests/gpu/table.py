@@ -14,6 +14,7 @@ def text(report: Mapping[str, Any]) -> str:
     """What was measured, with ratios to the two rivals of the same part, and what was not."""
     tests = ", ".join(f"{count} {verdict}" for verdict, count in report["tests"].items()) or "none ran"
     study = report["table2"]
+    took = "; ".join(f"{kind}: {len(each)} of {sum(each) / len(each):.0f} s" for kind, each in study["took"].items())
     lines = [
         f"# {report['device']}",
         "",
@@ -23,7 +24,7 @@ def text(report: Mapping[str, Any]) -> str:
         "clipping and optimiser, from tokens. The columns of reference and original say how many times faster it is.",
         "",
         f"Tests: {tests}. Table 2 at preset smoke: {study['stages_done']} stages in {study['seconds']:.0f} s"
-        f"{'' if study['finished'] else ', not finished'}.",
+        f"{f' ({took})' if took else ''}{'' if study['finished'] else ', not finished'}.",
         "",
     ]
     for part in dict.fromkeys(row["part"] for row in report["measured"]):

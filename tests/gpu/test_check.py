@@ -30,6 +30,7 @@ def test_the_whole_of_it_runs_at_toy_sizes(tmp_path: Path) -> None:
     assert not any(row["mfu"] or row["peak_bytes"] for row in report["measured"])  # nobody knows a CPU's
     assert report["table2"]["finished"]
     assert report["table2"]["stages_done"] == 5
+    assert [len(seconds) for seconds in report["table2"]["took"].values()] == [1] * 5
     assert "measures nothing" in (tmp_path / "here.md").read_text()
 
 
@@ -82,7 +83,7 @@ def test_what_was_not_reached_and_what_failed_is_named(monkeypatch: pytest.Monke
     said = {"step-d2": check.Outcome("noise\n" + "\n".join(map(json.dumps, lines)), None, 1.0)}
     crash = check.Outcome("Aborted (core dumped)\n", -6, 1.0)
     monkeypatch.setattr(check.Check, "part", lambda self, kind, command: said.get(command[1], crash))
-    rows = mine.timings()
+    rows = mine.timings(measure.TOY.parts)
     assert [(row["part"], row["case"]) for row in rows] == [("step-d2", "shared teacher")]
     assert f"step-d2: {measure.REFERENCE} (out of memory)" in mine.left_out
     assert "step-d2: separate teacher (out of time)" in mine.left_out
@@ -106,16 +107,19 @@ def test_the_table_divides_by_the_rivals_of_the_same_part() -> None:
         {**ROW, **made, "case": "student"},
         {**ROW, "mfu": None, "peak_bytes": None, "case": measure.CODING},
         {**ROW, **made, "part": "step-d24", "case": "student"},
+        {**ROW, **made, "part": "compiled-d16", "case": "student, compiled", "seconds": 0.125},
     ]
     report = {
         "device": "NVIDIA X", "toy": False, "commit": "abc", "torch": "2.13", "cuda": "13.0", "date": "2026-01-01",
         "seconds": 300.0, "batch": 64, "tests": {"passed": 12}, "measured": rows, "failed": [],
-        "table2": {"seconds": 80.0, "stages_done": 24, "finished": True},
+        "table2": {"seconds": 80.0, "stages_done": 3, "finished": True, "took": {"var": [30.0, 50.0], "tokens": [4.0]}},
         "left_out": ["step-d24: original (out of memory)"],
     }  # fmt: skip
     text = table.text(report)
     assert "| student | 250.0 | 4.0 | 1.0 | 256.0 | 2.00 |  | 41.2% | 3.0 |" in text
     assert f"| {measure.CODING} | 250.0 | 4.0 | 1.0 | 256.0 |  |  |  |  |" in text
     assert "| student | 250.0 | 4.0 | 1.0 | 256.0 |  |  | 41.2% | 3.0 |" in text
+    assert "| student, compiled | 125.0 | 8.0 | 1.0 | 256.0 | 4.00 |  | 41.2% | 3.0 |" in text  # those of its depth
+    assert "3 stages in 80 s (var: 2 of 40 s; tokens: 1 of 4 s)" in text
     assert "- step-d24: original (out of memory)" in text
     assert "measures nothing" not in text
