@@ -125,6 +125,24 @@ def kept_section(text: str, title: str, cells: Callable[[str], list[str]]) -> li
     return [cells(line) for line in lines if line.startswith("| ")][2:]
 
 
+def test_the_page_quotes_what_the_gpu_check_measured() -> None:
+    """Milliseconds, and how many times faster than the original's."""
+    kept = json.loads((ROOT / "results" / "gpu" / "nvidia-h200.json").read_text())
+    took = {(row["part"], row["case"]): 1e3 * row["seconds"] for row in kept["measured"]}
+    cells = script("verdicts").cells
+    quoted = {row[0]: row[1:] for line in (DOCS / "cluster.md").read_text().splitlines() for row in [cells(line)] if row}
+    parts = ("step-d16", "step-d24", "sampling-d16", "sampling-d24")
+    ours = {"step-d16": "student", "step-d24": "student", "sampling-d16": "bf16", "sampling-d24": "bf16"}
+    assert quoted["original"] == [f"{took[part, 'original']:.0f} ms" for part in parts]
+    assert quoted["fvar"] == [
+        f"{took[part, ours[part]]:.0f} ms, {took[part, 'original'] / took[part, ours[part]]:.2f}x" for part in parts
+    ]
+    compiled = took["compiled-d16", "student, compiled"]
+    assert quoted["fvar, compiled"][0] == f"{compiled:.0f} ms, {took['step-d16', 'original'] / compiled:.2f}x"
+    for trunk in ("shared", "separate"):
+        assert quoted[f"fvar, {trunk} teacher"][0] == f"{took['step-d16', f'{trunk} teacher']:.0f} ms"
+
+
 def test_the_findings_say_what_would_decide_at_the_papers_scale_and_what_that_costs(tmp_path: Path) -> None:
     text = " ".join(FINDINGS.read_text().split())
     for line in ledger(tmp_path, "paper"):
