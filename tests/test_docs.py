@@ -130,7 +130,9 @@ def test_the_page_quotes_what_the_gpu_check_measured() -> None:
     kept = json.loads((ROOT / "results" / "gpu" / "nvidia-h200.json").read_text())
     took = {(row["part"], row["case"]): 1e3 * row["seconds"] for row in kept["measured"]}
     cells = script("verdicts").cells
-    quoted = {row[0]: row[1:] for line in (DOCS / "cluster.md").read_text().splitlines() for row in [cells(line)] if row}
+    quoted = {
+        row[0]: row[1:] for line in (DOCS / "cluster.md").read_text().splitlines() for row in [cells(line)] if row
+    }
     parts = ("step-d16", "step-d24", "sampling-d16", "sampling-d24")
     ours = {"step-d16": "student", "step-d24": "student", "sampling-d16": "bf16", "sampling-d24": "bf16"}
     assert quoted["original"] == [f"{took[part, 'original']:.0f} ms" for part in parts]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from analysis.metrics import BY_KEY, Metric
 from analysis.plot_gate import agreements
@@ -19,6 +21,7 @@ TABLE2 = "ablation_table2"
 MISREAD = Metric("misread", "Characters misread %", 1, "lower", 1e2)
 USE = Metric("use", "Codebook in use %", 1, "", 1e2)  # perplexity over size
 AGREEMENT = Metric("agreement", "Correlation", 2, "higher")
+MOST = 1 - 1e-9  # of a correlation: that of 1 has no finite z
 PSNR = Metric("psnr", "PSNR dB", 2, "higher")
 
 
@@ -78,9 +81,15 @@ def wiener(evidence: Evidence) -> Finding:
 
 
 def judge_gate(correlations: Mapping[int, float]) -> Finding:
-    """From a correlation per seed: supported where their mean is separated from 0 and positive."""
-    found = compare([correlations[seed] for seed in sorted(correlations)])
-    return from_difference(found, found.p, False, AGREEMENT, "gate with Wiener gain, over frequencies and scales")
+    """From a correlation per seed: supported where their mean is separated from 0 and positive.
+
+    Mean and interval are those of z = artanh(r), whose spread does not depend on r and whose interval stays within
+    [-1, 1] (Fisher 1915).
+    """
+    found = compare([math.atanh(max(-MOST, min(correlations[seed], MOST))) for seed in sorted(correlations)])
+    low, high = (None if bound is None else math.tanh(bound) for bound in (found.low, found.high))
+    told = replace(found, mean=math.tanh(found.mean), low=low, high=high)
+    return from_difference(told, found.p, False, AGREEMENT, "gate with Wiener gain, over frequencies and scales")
 
 
 # --------------------------------------------------------------------------------------------------------------- inside

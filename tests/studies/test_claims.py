@@ -185,6 +185,13 @@ def test_the_gate_is_a_wiener_filter_where_its_curve_follows_the_gain(outcome: s
     assert tokens.judge_gate(dict(enumerate(correlations))).verdict == outcome
 
 
+def test_the_interval_of_a_correlation_is_one_of_correlations() -> None:
+    found = tokens.judge_gate({0: -0.9, 1: -0.5, 2: -0.55})
+    assert found.effect == "Correlation -0.71"  # tanh of the mean of artanh; the plain mean is -0.65
+    assert found.interval == "[-0.97, 0.38]"
+    assert tokens.judge_gate({0: -1.0, 1: -0.9, 2: -0.8}).verdict in ("refuted", "undecided")
+
+
 @pytest.mark.parametrize(
     ("outcome", "change"),
     [
