@@ -20,9 +20,10 @@ from analysis.contrasts import Until, decided, rulings
 from analysis.metrics import deciding
 from analysis.sequential import expected_seeds
 from analysis.stats import FEWEST
+from fvar.config import Stage
 from fvar.errors import UserError, unknown
 from fvar.usage import gpu_hours
-from studies.engine.bill import BASIS, planned_gpu_hours
+from studies.engine.bill import BASES, cost, planned_gpu_hours
 from studies.engine.plan import Plan
 from studies.engine.prediction import Speeds
 from studies.study import Cell, Context, Study
@@ -150,25 +151,25 @@ def _cost(ctx: Context, cells: Iterable[Cell]) -> float:
     return spent + sum(planned_gpu_hours(stage, speeds) for stage in plan.to_run())
 
 
-def _planned(cells: Iterable[Cell], speeds: Speeds) -> float:
-    """GPU hours of all stages of these cells, done or not, each once."""
-    stages = {stage.name: stage for cell in cells for stage in cell.stage.chain()}
-    return sum(planned_gpu_hours(stage, speeds) for stage in stages.values())
+def _stages(cells: Iterable[Cell]) -> list[Stage]:
+    """All stages of these cells, done or not, each once."""
+    return list({stage.name: stage for cell in cells for stage in cell.stage.chain()}.values())
 
 
 def expectation(ctx: Context, study: Study, rule: Until) -> str:
     """What adding seeds is expected to cost, by how large the differences are. `study` is the one without the rule."""
     first = list(study.cells(replace(ctx, seeds=FEWEST)))
     speeds = Speeds(ctx.place.runs)
-    base = _planned(first, speeds)
-    per_seed = _planned(study.cells(replace(ctx, seeds=FEWEST + 1)), speeds) - base  # of one more for every variant
+    base, unit = cost(_stages(first), speeds)
+    more, _ = cost(_stages(study.cells(replace(ctx, seeds=FEWEST + 1))), speeds, unit)
+    per_seed = more - base  # of one more for every variant
     theirs = {cell.variant: cells_json.reference_of(rule.reference, cell.params) for cell in first}
     references = [other for variant, other in theirs.items() if other in theirs and other != variant]
     comparisons, named = len(references), " and ".join(dict.fromkeys(references))
     lines = [
         f"{comparisons} comparison{'s' * (comparisons > 1)} in {rule.metric.short} against {named}, looked at after "
         f"{FEWEST} seeds and after each one more, {rule.max_seeds} at most",
-        f"expected GPU hours in all ({BASIS}), where every true difference is",
+        f"expected {unit} in all ({BASES[unit]}), where every true difference is",
     ]
     for effect in EFFECTS:
         seeds = expected_seeds(comparisons, replace(rule.rule, margin=None), effect)

@@ -22,10 +22,12 @@ CPU_SPEED = TWO_CORES.speed / 2  # FLOP/s of one core
 GPU_HOURS, HOURS, MINUTES = "GPU hours", "hours of a processor", "minutes of a processor"
 SMALL = 0.01  # GPU hours below which a plan is one for processors
 LONG, LONGEST = 180.0, 60.0 * 24 * 30  # minutes from which on hours are told; that nobody waits for on a processor
+MEASURED = "by measured speeds where there are any, else"
 BASIS = (
-    f"by measured speeds where there are any, else an {DEVICE.name} at {TRAINING_SHARE:.0%} of its peak, "
-    f"{SHARES['samples']:.0%} while sampling, {SHARES['scores']:.0%} while scoring"
+    f"{MEASURED} an {DEVICE.name} at {TRAINING_SHARE:.0%} of its peak, {SHARES['samples']:.0%} while sampling, "
+    f"{SHARES['scores']:.0%} while scoring"
 )
+BASES = {GPU_HOURS: BASIS} | dict.fromkeys((HOURS, MINUTES), f"{MEASURED} {CPU_SPEED / 1e9:.0f} GFLOP/s of a core")
 
 
 def planned_gpu_hours(stage: Stage, speeds: Speeds | None = None) -> float:
@@ -66,8 +68,14 @@ def bill(stages: Iterable[Stage], speeds: Speeds) -> str:
 
 def price(stages: Iterable[Stage], speeds: Speeds) -> str:
     """What stages are expected to cost together, in a few words."""
-    costs, unit = _costs(_work(stages), speeds)
-    return f"{_rounded(sum(costs.values()))} {unit}"
+    total, unit = cost(stages, speeds)
+    return f"{_rounded(total)} {unit}"
+
+
+def cost(stages: Iterable[Stage], speeds: Speeds, unit: str = "") -> tuple[float, str]:
+    """What stages are expected to cost together, and the unit of that: the one that suits it where none is given."""
+    costs, unit = _costs(_work(stages), speeds, unit)
+    return sum(costs.values()), unit
 
 
 def _work(stages: Iterable[Stage]) -> dict[str, float]:
@@ -78,19 +86,21 @@ def _work(stages: Iterable[Stage]) -> dict[str, float]:
     return work
 
 
-def _costs(work: Mapping[str, float], speeds: Speeds) -> tuple[dict[str, float], str]:
+def _costs(work: Mapping[str, float], speeds: Speeds, unit: str = "") -> tuple[dict[str, float], str]:
     """By kind, and in which unit."""
     hours = {kind: _gpu_hours(kind, flop, speeds) if flop else 0.0 for kind, flop in work.items()}
     minutes = {
         kind: flop / (speeds.of(kind).processor or CPU_SPEED) / 60 if flop else 0.0 for kind, flop in work.items()
     }
-    known = [speeds.of(kind) for kind, flop in work.items() if flop]
-    only_processors = any(speed.processor for speed in known) and not any(speed.gpu for speed in known)
-    if sum(hours.values()) >= SMALL and not (only_processors and sum(minutes.values()) < LONGEST):
-        return hours, GPU_HOURS
-    if sum(minutes.values()) < LONG:
-        return minutes, MINUTES
-    return {kind: cost / 60 for kind, cost in minutes.items()}, HOURS
+    if not unit:
+        known = [speeds.of(kind) for kind, flop in work.items() if flop]
+        only_processors = any(speed.processor for speed in known) and not any(speed.gpu for speed in known)
+        if sum(hours.values()) >= SMALL and not (only_processors and sum(minutes.values()) < LONGEST):
+            unit = GPU_HOURS
+        else:
+            unit = MINUTES if sum(minutes.values()) < LONG else HOURS
+    by_unit = {GPU_HOURS: hours, MINUTES: minutes, HOURS: {kind: cost / 60 for kind, cost in minutes.items()}}
+    return by_unit[unit], unit
 
 
 def _basis(measured: Sequence[str], assumed: Sequence[str], small: bool) -> str:

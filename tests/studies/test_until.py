@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -212,7 +213,10 @@ def test_dry_run_says_what_it_is_expected_to_cost(tmp_path: Path, capsys: pytest
     assert run(tmp_path, "--preset", "paper", "--dry-run") == 0
     shown = capsys.readouterr().out
     assert "5 comparisons in FID against full, looked at after 3 seeds and after each one more, 20 at most" in shown
+    assert "expected GPU hours in all (by measured speeds where there are any, else an A100 at 40%" in shown
     assert "1 sd of the paired difference: " in shown
+    assert run(tmp_path, "--preset", "smoke", "--dry-run") == 0
+    assert re.search(r"expected (hours|minutes) of a processor in all \(.*GFLOP/s of a core", capsys.readouterr().out)
     assert list(tmp_path.iterdir()) == []
 
 
