@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +12,15 @@ import numpy as np
 import pytest
 
 from analysis import gallery, table
+from analysis.cells import Place
 from analysis.report import browser
 from analysis.results import StudyResults
+from analysis.style import Drawings
 from fvar.errors import UserError
 from fvar.machine import atomic
 from studies.__main__ import main
+from studies.ablation_table2 import STUDY
+from studies.engine import export as export_module
 from studies.engine import outputs
 from tests import fakes
 
@@ -81,6 +87,30 @@ def test_of_the_samples_those_shown_are_kept_in_their_places(results: Path, tmp_
         np.testing.assert_array_equal(images[shown], all_images[shown])
         assert len(images) == fakes.COUNT
         assert not (cells[1].chain["samples"].path / "samples.npz").exists()  # figures show the first seed
+
+
+@pytest.mark.parametrize(("seed", "known", "all_kept"), [(0, True, False), (0, False, True), (1, True, True)])
+def test_all_samples_are_kept_where_a_report_shows_others(
+    results: Path, tmp_path: Path, seed: int, known: bool, all_kept: bool
+) -> None:
+    shutil.copytree(results, tmp_path / "again")
+    assert export(tmp_path / "again", tmp_path / "plain") == 0
+    images, _ = gallery.read(StudyResults.read(tmp_path / "plain", "ablation_table2", "smoke").variants()["full"][0])
+    place = next(place for place, image in enumerate(images) if image.any() == known)
+
+    def report(results: StudyResults) -> Drawings:
+        def write() -> list[Path]:
+            image = gallery.read(results.variants()["full"][seed])[0][place]
+            atomic.write_text(results.folder / "sum.md", str(image.sum()))
+            return [results.folder / "sum.md"]
+
+        return {"sum.md": write}
+
+    to, own = tmp_path / "reference", replace(STUDY, report=report)
+    export_module.export(Place(results, "ablation_table2", "smoke"), to, own, print)
+    kept = [cell.chain["samples"].path / "samples.npz" for cell in StudyResults.read(to, own.name, "smoke").cells]
+    assert all(path.exists() for path in kept) == all_kept
+    assert (to / "ablation_table2" / "smoke" / "sum.md").exists()
 
 
 def test_what_would_be_drawn_otherwise_is_not_exported(
