@@ -18,6 +18,9 @@ from fvar.errors import UserError
 Verdict = Literal["supported", "refuted", "undecided", "not measured"]
 
 
+AT_EVERY_PRESET = ("spectral",)  # studies that find the same at each, since they train nothing
+
+
 class NotMeasured(Exception):
     """What a claim needs is not there; the text says what is missing."""
 
@@ -48,7 +51,7 @@ class Claim:
     @property
     def computed(self) -> bool:
         """Whether it is the same at every preset."""
-        return self.study in ("", "spectral")
+        return not self.study or self.study in AT_EVERY_PRESET
 
     def find(self, evidence: Evidence) -> Finding:
         """What the results say, "not measured" included."""
@@ -102,8 +105,8 @@ def decider(results: StudyResults) -> Metric:
 
 
 def started(results: Path) -> list[str]:
-    """The presets at which any study was started, each once."""
-    return list(dict.fromkeys(place.preset for place in cells.started(results)))
+    """The presets at which any study was started that depends on it, each once."""
+    return list(dict.fromkeys(place.preset for place in cells.started(results) if place.study not in AT_EVERY_PRESET))
 
 
 # ------------------------------------------------------------------------------------------------------------- verdicts

@@ -15,7 +15,7 @@ from fvar.machine import atomic
 from fvar.rundir import RunDir
 from studies.__main__ import main
 from studies.claims import CLAIMS, ablation, bill, optics, sizes, tokens
-from studies.claims.claim import Claim, Evidence, Finding, NotMeasured, needed
+from studies.claims.claim import Claim, Evidence, Finding, NotMeasured, needed, started
 from studies.claims.page import ledger, markdown
 from studies.cost import Row, rows
 from studies.study import STUDIES
@@ -479,6 +479,13 @@ def test_the_page_is_a_section_per_preset_with_the_mathematics_first(tmp_path: P
     assert titles == ["## Mathematics and arithmetic, at every preset", "## Preset `smoke`", "## Preset `paper`"]
     assert page.count("| Each focus state is band-limited by its PSF |") == 1
     assert "**refuted**" in page
+
+
+def test_a_study_of_no_preset_makes_no_section(tmp_path: Path) -> None:
+    fakes.write_cells(tmp_path, "spectral", [])
+    assert started(tmp_path) == []
+    fakes.write_cells(tmp_path, "wiener", [], preset="desk")
+    assert started(tmp_path) == ["desk"]
 
 
 def test_the_command_prints_the_table_and_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
