@@ -122,14 +122,16 @@ def from_contrast(results: StudyResults, found: Contrast, claimed: Literal["bett
         return from_difference(found.difference, found.holm, lower, metric, labels)
     ruling = rulings(results).get(found.variant) if until.reference == found.reference else None
     if ruling is None or until.metric != metric or ruling.mean is None or ruling.low is None or ruling.high is None:
-        return Finding("undecided", note="seeds were added by looking at other comparisons")
+        effect, _ = _texts(metric, found.difference.mean, None, None)
+        note = f"{labels}; {found.difference.n} pairs, added by looking at other comparisons: no interval holds"
+        return Finding("undecided", effect, "", note, needed(found.difference))
     verdict: Verdict = "undecided"
     if ruling.verdict == "separated":
         verdict = "supported" if (ruling.mean < 0) == lower else "refuted"
     note = f"{labels}; {ruling.n} pairs, --until"
     if ruling.verdict == "equivalent":
         note += f", shown to be smaller than {until.margin:g}"
-    return Finding(verdict, *_texts(metric, ruling.mean, ruling.low, ruling.high), note)
+    return Finding(verdict, *_texts(metric, ruling.mean, ruling.low, ruling.high), note, needed(found.difference))
 
 
 def from_difference(
@@ -184,13 +186,17 @@ def by_count(holds: int, cases: int) -> Verdict:
 
 
 def needed(found: Difference) -> int:
-    """Seeds at which a paired t test sees the observed effect with a power of 80 %, were it the true one."""
+    """Seeds at which a paired t test sees the observed effect with a power of 80 %, were it the true one.
+
+    The fewest that have an interval where there is none yet; 0 where no number of seeds can be told.
+    """
     from scipy.special import nctdtr, stdtrit
 
-    assert found.high is not None
+    if found.high is None:
+        return FEWEST
     quantile = stdtrit(found.n - 1, 1 - ALPHA / 2)
     sd = (found.high - found.mean) / quantile * found.n**0.5
-    if not found.mean:
+    if not found.mean or not sd:
         return 0
     for n in range(found.n + 1, 1000):
         if 1 - nctdtr(n - 1, abs(found.mean) / sd * n**0.5, stdtrit(n - 1, 1 - ALPHA / 2)) >= 0.8:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis import cells as cells_json
+from analysis.cells import Place
 from analysis.render import pipe_row
 from analysis.stats import FEWEST
 from fvar.errors import UserError, unknown
@@ -121,6 +122,10 @@ class _Here:
     settings: Settings
     prices: dict[str, str] = field(default_factory=dict)  # of commands that were planned already
 
+    def ruled(self, name: str) -> bool:
+        """Whether a study added seeds by a rule: whoever wants more of them starts over, in another results folder."""
+        return cells_json.rule(Place(self.results, name, self.label)) is not None
+
     @classmethod
     def of(cls, results: Path, label: str) -> _Here:
         place = next((place for place in cells_json.started(results) if place.preset == label), None)
@@ -148,21 +153,25 @@ def _line(claim: Claim, finding: Finding, here: _Here) -> Line:
         words += (
             ["--tokenizer-seeds"] if chosen.tokenizers_by_seed and not PRESETS[chosen.name].tokenizers_by_seed else []
         )
-    if here.results not in (Path("results"), cells_json.KEPT):
-        words += ["--results", shlex.quote(str(here.results))]
+    ruled = len(changed) == len(here.settings.science) and here.ruled(claim.study)
+    results = here.results.with_name(f"{here.results.name}-2") if ruled else here.results
+    if ruled and here.results == cells_json.KEPT:
+        results = Path("results-2")
+    if results not in (Path("results"), cells_json.KEPT):
+        words += ["--results", shlex.quote(str(results))]
     command = " ".join(words)
     if command not in here.prices:
-        here.prices[command] = _price(claim.study, seeds, chosen, changed, here.results)
+        ctx = Context(study(claim.study), chosen, seeds, results, dry=True)
+        here.prices[command] = _price(ctx, changed, Speeds(here.results / cells_json.RUNS))
     return Line(claim, finding, command, here.prices[command])
 
 
-def _price(name: str, seeds: int, chosen: Preset, changed: Sequence[str], results: Path) -> str:
+def _price(ctx: Context, changed: Sequence[str], speeds: Speeds) -> str:
     """What the command would still have to train. Empty where the study cannot be planned with these settings."""
     try:
-        asked, settings = study(name), Settings.parse(changed)
-        ctx = Context(asked, chosen, seeds, results, dry=True)
-        wanted = settings.apply([cell for cell in asked.cells(ctx) if cell.belongs(())])
+        settings = Settings.parse(changed)
+        wanted = settings.apply([cell for cell in ctx.study.cells(ctx) if cell.belongs(())])
         to_run = Plan.of(ctx, wanted).to_run()
     except UserError:
         return ""
-    return price(to_run, Speeds(results / "runs")) if to_run else "nothing to train"
+    return price(to_run, speeds) if to_run else "nothing to train"

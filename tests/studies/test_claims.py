@@ -471,6 +471,14 @@ def test_where_seeds_were_added_the_verdict_is_the_rules(tmp_path: Path) -> None
     finding = BY_KEY["full"].find(Evidence(tmp_path, "smoke"))
     assert finding.verdict == "undecided"
     assert "--until" in finding.note
+    line = next(line for line in ledger(tmp_path, "smoke") if line.claim.key == "full")
+    assert line.command == f"python -m studies.run ablation_table2 --preset smoke --seeds 4 --results {tmp_path}-2"
+    assert line.price not in ("", "nothing to train")  # the rule has had its last look: this starts over
+    write(tmp_path, "ablation_table2", {"full": around(50.0), "baseline": around(52.0), "gaussian": around(51.0)})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"until": rule}))
+    other = BY_KEY["antialiasing"].find(Evidence(tmp_path, "smoke"))
+    assert (other.verdict, other.interval) == ("undecided", "")
+    assert "other comparisons" in other.note
 
 
 def test_the_page_is_a_section_per_preset_with_the_mathematics_first(tmp_path: Path) -> None:
