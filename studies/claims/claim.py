@@ -16,8 +16,6 @@ from analysis.stats import ALPHA, FEWEST, Difference, holm
 from fvar.errors import UserError
 
 Verdict = Literal["supported", "refuted", "undecided", "not measured"]
-
-
 AT_EVERY_PRESET = ("spectral",)  # studies that find the same at each, since they train nothing
 
 

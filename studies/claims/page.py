@@ -120,6 +120,7 @@ class _Here:
     label: str
     preset: Preset | None  # None: on other data, which the folder's name does not tell
     settings: Settings
+    speeds: Speeds
     prices: dict[str, str] = field(default_factory=dict)  # of commands that were planned already
 
     def ruled(self, name: str) -> bool:
@@ -135,7 +136,7 @@ class _Here:
             chosen = None
         if chosen and label.endswith(BY_SEED):
             chosen = replace(chosen, tokenizers_by_seed=True)
-        return cls(results, label, chosen, settings)
+        return cls(results, label, chosen, settings, Speeds(results / cells_json.RUNS))
 
 
 def _line(claim: Claim, finding: Finding, here: _Here) -> Line:
@@ -145,7 +146,8 @@ def _line(claim: Claim, finding: Finding, here: _Here) -> Line:
     if here.preset is None:
         return Line(claim, finding, f"python -m studies.run {claim.study} ... --seeds {seeds}")
     chosen = replace(here.preset, tokenizers_by_seed=here.preset.tokenizers_by_seed or claim.by_tokenizer)
-    changed = [*here.settings.science, *(claim.settings if not chosen.curve_every else ())]
+    extra = claim.settings if not chosen.curve_every else ()
+    changed = [*here.settings.science, *extra]
     words = ["python -m studies.run", claim.study]
     if not claim.computed:
         words += ["--preset", chosen.name, "--seeds", str(seeds)]
@@ -153,16 +155,15 @@ def _line(claim: Claim, finding: Finding, here: _Here) -> Line:
         words += (
             ["--tokenizer-seeds"] if chosen.tokenizers_by_seed and not PRESETS[chosen.name].tokenizers_by_seed else []
         )
-    ruled = len(changed) == len(here.settings.science) and here.ruled(claim.study)
-    results = here.results.with_name(f"{here.results.name}-2") if ruled else here.results
-    if ruled and here.results == cells_json.KEPT:
-        results = Path("results-2")
+    results = here.results
+    if not extra and here.ruled(claim.study):
+        results = Path(f"{'results' if results == cells_json.KEPT else results}-2")
     if results not in (Path("results"), cells_json.KEPT):
         words += ["--results", shlex.quote(str(results))]
     command = " ".join(words)
     if command not in here.prices:
         ctx = Context(study(claim.study), chosen, seeds, results, dry=True)
-        here.prices[command] = _price(ctx, changed, Speeds(here.results / cells_json.RUNS))
+        here.prices[command] = _price(ctx, changed, here.speeds)
     return Line(claim, finding, command, here.prices[command])
 
 

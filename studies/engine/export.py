@@ -58,22 +58,12 @@ def export(place: Place, to: Path, study: Study, say: Callable[[str], None]) -> 
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=to) as folder:
         copy = replace(place, results=Path(folder))
-        for whole in (False, True):
-            _copy(results, copy, study, whole)
-            say(f"drawing it again from the copy{' with all samples' * whole}")
-            last = whole or study.report is None  # only a report of one's own may show other samples
-            try:
-                differing = _differing(original, _draw(copy, study, say), _paths(cells_json.read(place).row))
-            except UserError:
-                if last:
-                    raise
-                continue
-            if last or not differing:
-                break
-        if differing:
-            raise UserError(
-                f"the copy would draw another {', '.join(sorted(differing))} than the original, so nothing was exported"
-            )
+        try:
+            _copy_and_compare(place, copy, study, original, say)
+        except UserError:
+            if study.report is None:
+                raise
+            _copy_and_compare(place, copy, study, original, say, whole=True)  # a report of one's own may show others
         (copy.folder / outputs.STAMP).unlink(missing_ok=True)
         atomic.write_text(copy.folder / README, _readme(StudyResults.at(copy), to))
         _move(copy, replace(place, results=to))
@@ -107,10 +97,29 @@ def _draw(place: Place, study: Study, say: Callable[[str], None]) -> dict[str, b
     return {file.name: file.read_bytes() for file in files}
 
 
-def _differing(original: dict[str, bytes], copy: dict[str, bytes], paths: Iterable[str]) -> set[str]:
-    """What the copy draws otherwise, but for a page that names the path of the data."""
+def _copy_and_compare(
+    place: Place,
+    copy: Place,
+    study: Study,
+    original: dict[str, bytes],
+    say: Callable[[str], None],
+    *,
+    whole: bool = False,
+) -> None:
+    """Copy a study, samples `whole` or those shown. Raises `UserError` where the copy draws something else."""
+    _copy(StudyResults.at(place), copy, study, whole)
+    say(f"drawing it again from the copy{' with all samples' * whole}")
+    _require_same(original, _draw(copy, study, say), _paths(cells_json.read(place).row))
+
+
+def _require_same(original: dict[str, bytes], copy: dict[str, bytes], paths: Iterable[str]) -> None:
+    """Raises `UserError` where the copy draws something else, but for a page that names the path of the data."""
     differing = {name for name in original.keys() | copy.keys() if original.get(name) != copy.get(name)}
-    return differing - ({page.FILE} if any(paths) else set())
+    differing -= {page.FILE} if any(paths) else set()
+    if differing:
+        raise UserError(
+            f"the copy would draw another {', '.join(sorted(differing))} than the original, so nothing was exported"
+        )
 
 
 def _copy(results: StudyResults, copy: Place, study: Study, whole: bool) -> None:
