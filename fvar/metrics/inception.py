@@ -1,8 +1,9 @@
 """Inception-v3 of 2015-12-05, the network that FID is defined by, fast on a CPU without changing its output.
 
-torch-fidelity's module does the computing. Three things are rearranged, none of them approximate beyond rounding (the
-tests compare with the module as it comes): batch normalisation is folded into the convolutions, memory is
-channels-last, and TensorFlow 1's bilinear resize is applied as two small matrix products.
+torch-fidelity's module says what is computed. Four things are rearranged, none of them approximate beyond rounding
+(the tests compare with the module as it comes): batch normalisation is folded into the convolutions, and their ReLU
+follows at once; memory is channels-last; TensorFlow 1's bilinear resize is applied as two small matrix products; and a
+CPU takes a few images at a time.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import importlib.util
 import io
 import urllib.error
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, BasicConv2d, FeatureExtractorInceptionV3
 
@@ -31,6 +33,7 @@ SPATIAL_LAYER = "Mixed_6d"  # "mixed_6" in the TensorFlow graph, of which ADM's 
 SPATIAL_CHANNELS = 7  # the first ones, as ADM's evaluator
 SPATIAL_WIDTH = 17 * 17 * SPATIAL_CHANNELS
 CLASSES = 1008
+AT_ONCE = 8  # images on a CPU: with 64, what one layer leaves for the next has left the caches before that begins
 TORCHSCRIPT_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # of default_1.pt
 
 
@@ -47,16 +50,14 @@ class Inception(nn.Module):
         layers = {name: layer for name, layer in module.named_children() if name != "fc"}
         self.trunk = nn.Sequential(*layers.values(), nn.Flatten())
         self.depth_of_map = list(layers).index(SPATIAL_LAYER)
-        for layer in self.trunk.modules():
+        for name, layer in list(self.trunk.named_modules()):
             if isinstance(layer, BasicConv2d):
-                layer.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
-                layer.bn = nn.Identity()
+                self.trunk.set_submodule(name, _Convolution(fuse_conv_bn_eval(layer.conv, layer.bn)))
         self.trunk.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.trunk(_prepared(images))
-        return features
+        return torch.cat([self.trunk(x) for x in _prepared(images)])
 
 
 class SpatialMap(nn.Module):
@@ -73,17 +74,41 @@ class SpatialMap(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.convolution(self.before(_prepared(images)))  # (B, 192, 17, 17)
+        maps = torch.cat([self.convolution(self.before(x)) for x in _prepared(images)])  # (B, 192, 17, 17)
         return maps[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
 
-def _prepared(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 (B, 3, 299, 299) as the network takes it."""
+class _Convolution(nn.Module):
+    """A convolution and its ReLU: (B, C, H, W) -> (B, C', H', W').
+
+    On a CPU by the operators that torch's own compiler emits: the ReLU is taken while the output is at hand, and the
+    weights are laid out once as oneDNN reads them, not anew for each batch. A tenth of the network's time.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        self._laid_out: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return F.relu_(conv(x))
+        how = conv.padding, conv.stride, conv.dilation, conv.groups
+        if self._laid_out is None:
+            self._laid_out = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *how, x.shape)
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._laid_out, conv.bias, *how, "relu", [], "")
+        return fused
+
+
+def _prepared(images: Tensor) -> Iterator[Tensor]:
+    """uint8 (B, 3, H, W) -> float32 (b, 3, 299, 299) as the network takes them, all or a few at a time."""
     height, width = images.shape[-2:]
-    # Scaled before it is resized, while it is small: rows of the resize sum to 1, so the order does not matter.
-    x = (images.to(torch.float32) - 128) / 128
-    x = _resize_matrix(height).to(x.device) @ x @ _resize_matrix(width).to(x.device).T
-    return x.contiguous(memory_format=torch.channels_last)
+    rows, columns = (_resize_matrix(size).to(images.device) for size in (height, width))
+    for few in images.split(AT_ONCE) if images.device.type == "cpu" else (images,):
+        # Scaled before they are resized, while they are small: rows of the resize sum to 1, the order does not matter.
+        x = (few.to(torch.float32) - 128) / 128
+        yield (rows @ x @ columns.T).contiguous(memory_format=torch.channels_last)
 
 
 @functools.lru_cache(maxsize=8)

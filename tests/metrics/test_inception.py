@@ -80,6 +80,29 @@ def test_the_map_of_places_is_the_layer_that_adms_evaluator_reads(
     assert found.min() == 0  # after the activation
 
 
+def test_on_a_cpu_the_network_sees_a_few_images_at_a_time_and_in_order(
+    extractor: Extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, images = extractor.network, noise(7, 40, 40)
+    whole = network(images)
+    monkeypatch.setattr(inception, "AT_ONCE", 3)
+    seen: list[int] = []
+    hook = network.trunk[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    parted = network(images)
+    hook.remove()
+    assert seen == [3, 3, 1]
+    torch.testing.assert_close(parted, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_where_onednn_is_missing_the_plain_convolution_gives_the_same(
+    extractor: Extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = noise(2, 40, 40)
+    fused = extractor.network(images)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    torch.testing.assert_close(extractor.network(images), fused, rtol=1e-4, atol=1e-5)
+
+
 def test_batch_size_does_not_matter(extractor: Extractor) -> None:
     images = Pixels(noise(3, 40, 40))
     one, all_at_once = extract(extractor, images, batch_size=1), extract(extractor, images, batch_size=3)
