@@ -274,6 +274,19 @@ def test_search_runs_its_trials_on_one_pair_of_tokenizers_and_goes_on_where_it_w
     assert all((path / "attempts").read_text().count("\n") == 1 for path in runs(tmp_path))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="torch is safe to fork on Linux only")
+def test_stages_of_this_machine_start_with_torch_imported_once_one_has_followed_another(tmp_path: Path) -> None:
+    local = "--only", "baseline", "--cluster", "local", "--jobs", "1"
+    driver = start(tmp_path / "results", *local, TOY_STEPS="4", TOY_SECONDS="1")
+    said, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 0, said
+    attempts = [(path / "attempts").read_text() for path in runs(tmp_path / "results")]
+    forked = [line.split()[1] == "True" for _, line in sorted((int(text.split()[0]), text) for text in attempts)]
+    assert len(forked) == 5
+    assert not any(forked[:2])  # the second starts beside the server
+    assert forked[-1]
+
+
 def test_only_runs_one_variant_but_records_all_cells(tmp_path: Path, toys: None) -> None:
     assert main(["ablation_table2", "--only", "no_teacher", "--results", str(tmp_path)]) == 0
     assert len(runs(tmp_path)) == 5

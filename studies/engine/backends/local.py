@@ -1,7 +1,8 @@
 """Stages run as processes of this machine, a few at a time, and outlive a driver that is killed.
 
 submitit starts and watches them but knows no limit, gives every process all cores and hides the GPUs: the number of
-jobs, the threads and the GPU of each are decided here.
+jobs, the threads and the GPU of each are decided here. So is how Python starts: once more than the first stages have
+begun, each is forked from a process with torch in it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +21,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fvar.job import JobRecord
+from fvar.machine.forkserver import ForkServer
 from fvar.machine.names import plain, search_path
 from fvar.rundir import RunDir
 from fvar.usage import visible_gpus
@@ -44,6 +48,7 @@ class Local:
         self._started: dict[str, Any] = {}  # submitit's jobs, by run name
         self._alive: set[str] = set()
         self._gpu_of: dict[str, str] = {}  # the GPU of each job of ours, by run name
+        self._with_torch: ForkServer | None = None
 
     def fitting(self, runs: Sequence[RunDir]) -> Sequence[RunDir]:
         return runs[: max(0, self.jobs - len(self._alive))]
@@ -54,17 +59,22 @@ class Local:
     def submit(self, runs: Sequence[RunDir], after: Sequence[JobRecord] | None = None) -> None:
         import submitit
 
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
+        with _environment(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads), _deaf_to_ctrl_c():
+            if self._started and self._with_torch is None:  # where one stage has followed another, more will
+                self._with_torch = ForkServer()
+        options = self._with_torch.options if self._with_torch else ()
+        python = shlex.join([sys.executable, *options])
         for run in runs:
             # submitit expands %j and the like anywhere in the path of its folder.
-            executor = submitit.LocalExecutor(plain(run.path.parent, "%") / run.name / "submitit")
+            executor = submitit.LocalExecutor(plain(run.path.parent, "%") / run.name / "submitit", python=python)
             executor.update_parameters(timeout_min=A_MONTH, stderr_to_stdout=True, gpus_per_node=min(1, len(self.gpus)))
             if self.gpus:
                 self._gpu_of[run.name] = self._idlest_gpu()
                 # submitit's own check takes numbers only, and hands on whatever stands here.
                 executor.parameters["visible_gpus"] = (self._gpu_of[run.name],)
             record = JobRecord.next(run, JobRecord.read(run))  # before the job, which counts an attempt more
-            with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _deaf_to_ctrl_c():
+            with _environment(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads), _deaf_to_ctrl_c():
                 job = executor.submit(StageJob(str(run.path)))
             dataclasses.replace(
                 record,

@@ -1,13 +1,14 @@
 """A stage that only counts: it locks, logs, stops and fails as a real one does, without torch.
 
 TOY_STEPS and TOY_SECONDS set its length; a stage whose name contains TOY_FAIL fails; each attempt leaves a
-line in `attempts`, each step one in `steps`.
+line in `attempts`, with its process and whether that began with torch, and each step one in `steps`.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def execute(path: Path, *, echo: bool = False) -> Status:
 
 def _count(run: RunDir, stopped: list[int]) -> Status:
     steps, seconds = int(os.environ.get("TOY_STEPS", "3")), float(os.environ.get("TOY_SECONDS", "0"))
-    _append(run.path / "attempts", f"{os.getpid()}\n")
+    _append(run.path / "attempts", f"{os.getpid()} {'torch' in sys.modules}\n")
     attempt = run.status.attempts + 1
     run.update(state="running", pid=os.getpid(), host=os.uname().nodename, attempts=attempt, steps=steps, error="")
     for step in range(run.status.step, steps):
