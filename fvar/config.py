@@ -46,7 +46,7 @@ from fvar.ingredients import (
     Trunk,
 )
 from fvar.machine.precision import Precision
-from fvar.plain import Checked, identity, positive, since
+from fvar.plain import Checked, identity_text, joined, positive, since
 
 __all__ = [  # whoever configures a stage finds all of it here
     "PLUGINS",
@@ -315,7 +315,8 @@ class Stage:
 
 def signature(config: StageConfig, inputs: Mapping[str, str], revision: int = 0) -> str:
     """Hash of a stage's kind, configuration, revision (0: today's) and the signatures of its inputs."""
-    body: dict[str, object] = {"kind": config.kind, "config": identity(config), "inputs": dict(sorted(inputs.items()))}
+    above = json.dumps(dict(sorted(inputs.items())))
+    body = {"kind": json.dumps(config.kind), "config": identity_text(config), "inputs": above}
     if (revision := revision or config.REVISION) > 1:
-        body["revision"] = revision
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+        body["revision"] = str(revision)
+    return hashlib.sha256(joined(body).encode()).hexdigest()[:16]

@@ -19,14 +19,14 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from fvar.errors import UserError, unknown
 
 T = TypeVar("T")
 BEFORE = "before"  # key of a field's metadata
-IDENTITY = "_identity"  # where a configuration keeps what `identity` found
+TEXT = "_identity_text"  # where a configuration keeps what `identity_text` found
 
 
 class Checked:
@@ -49,32 +49,53 @@ def since(default: Any = dataclasses.MISSING, *, before: Any, default_factory: A
     return dataclasses.field(default=default, default_factory=default_factory, metadata={BEFORE: before})
 
 
-def identity(config: Any) -> Mapping[str, Any]:
+def identity(config: Any) -> dict[str, Any]:
     """What of a configuration names its results: `to_dict` without what `since` or `outside_identity` leaves out.
 
     Adding a field by `since` therefore changes the identity of no configuration that computes what it did before.
-    Worked out once per object: the cells of a plan share most parts of their configurations.
     """
-    if (known := vars(config).get(IDENTITY)) is not None:
-        return known  # type: ignore[no-any-return]
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return identity(value) if dataclasses.is_dataclass(value) else value
+
+    return {name: plain(value) for name, value in _identifying(config)}
+
+
+def identity_text(config: Any) -> str:
+    """`identity` as JSON with sorted keys, as `json.dumps` writes it: what is hashed.
+
+    Written once per object and joined from the texts of its parts, most of which the cells of a plan share.
+    """
+    known: str | None = vars(config).get(TEXT)
+    if known is None:
+        known = joined({name: _text(value) for name, value in _identifying(config)})
+        vars(config)[TEXT] = known  # beside the fields, which alone are compared, copied and written
+    return known
+
+
+def _text(value: Any) -> str:
+    """A field's value as JSON."""
+    if value is None or isinstance(value, str | int | float):
+        return json.dumps(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return identity_text(value)
+
+
+def _identifying(config: Any) -> Iterator[tuple[str, Any]]:
+    """The fields that name a configuration's results, and their values."""
     hidden = config.outside_identity() if isinstance(config, Checked) else ()
-    body: dict[str, Any] = {}
     for item in _fields(type(config)):
         value = getattr(config, item.name)
-        if item.name in hidden or (BEFORE in item.metadata and value == item.metadata[BEFORE]):
-            continue
-        body[item.name] = _value(value)
-    vars(config)[IDENTITY] = body  # beside the fields, which alone are compared, copied and written
-    return body
+        if item.name not in hidden and not (BEFORE in item.metadata and value == item.metadata[BEFORE]):
+            yield item.name, value
 
 
-def _value(value: Any) -> Any:
-    """A field's value as JSON has it. Written out, since a plan of thousands of cells asks for millions."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, tuple):
-        return [_value(item) for item in value]
-    return identity(value)
+def joined(parts: Mapping[str, str]) -> str:
+    """A JSON object with sorted keys, of the JSON texts of its values."""
+    return "{" + ", ".join(f'"{name}": {parts[name]}' for name in sorted(parts)) + "}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

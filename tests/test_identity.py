@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fvar.config import STAGE_CONFIGS, RuntimeConfig, Stage, TokenizerConfig, TokensConfig, VarConfig, signature
 from fvar.errors import UserError
-from fvar.plain import Checked, from_dict, from_record, identity, since, to_dict
+from fvar.plain import Checked, from_dict, from_record, identity, identity_text, since, to_dict
 from fvar.run import execute, git_commit
 from fvar.rundir import RunDir
 
@@ -123,6 +123,23 @@ def test_another_value_than_before_is_another_identity() -> None:
     for changed in (replace(base, inner=InnerAfter(gain=1.5)), replace(base, extra=Inner(5))):
         assert identity(changed) != identity(base)
         assert from_record(After, to_dict(changed)) == changed
+
+
+@dataclass(frozen=True)
+class Anything(Checked):
+    z: str
+    number: float
+    a: tuple[bool, ...]
+    maybe: int | None
+    parts: tuple[InnerAfter, ...] = (InnerAfter(), InnerAfter(gain=1.0))
+
+
+@given(st.text(), st.floats(allow_nan=False), st.lists(st.booleans()), st.none() | st.integers())
+def test_what_is_hashed_is_the_identity_as_sorted_json(
+    text: str, number: float, flags: list[bool], maybe: int | None
+) -> None:
+    config = Anything(text, number, tuple(flags), maybe)
+    assert identity_text(config) == json.dumps(identity(config), sort_keys=True)
 
 
 def test_settings_typed_by_a_user_get_defaults_not_what_was_before() -> None:

@@ -29,15 +29,15 @@ def read(cls: type[T], path: str | Path) -> T | None:
     if body is None:
         return None
     fields = _fields(typing.cast(Any, cls))
-    known = {key: value for key, value in body.items() if key in fields}
-    for key, value in known.items():
-        allowed = fields[key]
-        if isinstance(allowed, tuple):
-            valid = isinstance(value, str) and value in allowed
-        else:
-            valid = type(value) in allowed
-        if not valid or (type(value) is float and not abs(value) <= sys.float_info.max):
+    known: dict[str, Any] = {}
+    for key, value in body.items():
+        if (allowed := fields.get(key)) is None:
+            continue
+        kind = type(value)
+        valid = kind is str and value in allowed if type(allowed) is tuple else kind in allowed
+        if not valid or (kind is float and not abs(value) <= sys.float_info.max):
             raise Damaged(f"{path} has {key} = {_short(value)}")
+        known[key] = value
     return cls(**known)
 
 

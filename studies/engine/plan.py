@@ -49,7 +49,8 @@ class Plan:
         """The plan for people."""
         if not self.cells:
             return f"{self.ctx.study.title}: trains nothing; it measures when it is run"
-        run = {stage.name for stage in self.to_run()}
+        to_run = self.to_run()
+        run = {stage.name for stage in to_run}
         uses = Counter(stage.name for cell in self.cells for stage in cell.stage.chain())
         lines = [
             f"{self.ctx.study.title}, preset {self.ctx.folder.name}: {len(self.cells)} cells, "
@@ -59,7 +60,7 @@ class Plan:
             lines.append("The first look is shown; undecided comparisons take more seeds.")
         elif self.ctx.study.adaptive:
             lines.append("The first cell is shown; the others are proposed as scores come in.")
-        cost = bill(self.to_run(), Speeds(self.ctx.results / "runs"))
+        cost = bill(to_run, Speeds(self.ctx.results / "runs", self.stages, self.statuses))
         lines += ["", *self._kinds(run), "", *self._cells(run), "", cost]
         return "\n".join(lines)
 

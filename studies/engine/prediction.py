@@ -7,14 +7,15 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from fvar.config import Stage
 from fvar.errors import UserError
 from fvar.estimate import stage_of
-from fvar.rundir import RunDir, read_status
+from fvar.rundir import RunDir, Status, read_status
 from fvar.usage import gpu_hours
 from fvar.workload import flops
 from studies.engine.profile import AUTO, Resources
@@ -44,17 +45,17 @@ def work(run: RunDir) -> float:
     return flops(stage_of(run))
 
 
-def speed(runs: Path, kind: str) -> Speed:
-    """How fast the stages of a kind were."""
+def speed(runs: Path, kind: str, stages: Mapping[str, Stage] = {}, statuses: Mapping[str, Status] = {}) -> Speed:
+    """How fast the stages of a kind were. What `stages` and `statuses` have, by run name, is not read again."""
     done = []
     for name in _some(runs, kind):
-        status = read_status(f"{runs}/{name}")
+        status = statuses[name] if name in statuses else read_status(f"{runs}/{name}")
         if status.state == "done" and status.seconds > 0:
             done.append((status.updated or 0.0, status.seconds, name))
     job, gpu, processor = [], [], []
     for _, seconds, name in sorted(done)[-REMEMBERED:]:
         try:
-            total = work(RunDir.open(runs / name))
+            total = flops(stages[name]) if name in stages else work(RunDir.open(runs / name))
         except UserError:  # its inputs are gone, or it was made by other code
             continue
         job.append(total / seconds)
@@ -78,14 +79,15 @@ def _some(runs: Path, kind: str) -> list[str]:
 class Speeds:
     """`speed` of each kind, looked up now and then."""
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, stages: Mapping[str, Stage] = {}, statuses: Mapping[str, Status] = {}) -> None:
         self.runs = runs
+        self._given = stages, statuses
         self._known: dict[str, tuple[float, Speed]] = {}
 
     def of(self, kind: str) -> Speed:
         now = time.monotonic()
         if kind not in self._known or now - self._known[kind][0] > FRESH_SECONDS:
-            self._known[kind] = now, speed(self.runs, kind)
+            self._known[kind] = now, speed(self.runs, kind, *self._given)
         return self._known[kind][1]
 
     def measured(self, kinds: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from fvar.errors import UserError
 from fvar.estimate import CLASSES, estimate
 from fvar.machine import locks
 from fvar.machine.names import search_path
-from fvar.plain import identity, to_dict
+from fvar.plain import identity_text, to_dict
 from fvar.workload import images
 from studies.presets import Preset
 
@@ -100,7 +100,7 @@ def require_buildable(stages: Iterable[Stage]) -> None:
     bodies: dict[str, dict[str, Any]] = {}  # by what they are but for seeds
     for stage in wanted.values():
         inputs = {role: stands_for[upstream.name] for role, upstream in stage.inputs.items()}
-        likeness = SEED.sub("", json.dumps([stage.kind, identity(stage.config), inputs]))
+        likeness = SEED.sub("", f"{stage.kind} {identity_text(stage.config)} {inputs}")
         if likeness not in bodies:
             config = to_dict(stage.config)
             bodies[likeness] = {"name": stage.name, "kind": stage.kind, "config": config, "inputs": inputs}

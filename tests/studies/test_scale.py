@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from analysis import cells, plot_convergence, standing, table
 from analysis.report import page
-from fvar import rundir
+from fvar import plain, rundir
 from fvar.config import RuntimeConfig, SamplesConfig, Stage
 from fvar.machine import records
 from fvar.rundir import RunDir
@@ -52,7 +53,7 @@ def test_twice_as_many_seeds_are_twice_the_work_to_plan(tmp_path: Path) -> None:
         ctx = context(tmp_path, seeds)
         return lambda: Plan.of(ctx, list(ctx.study.cells(ctx))).text()
 
-    plan(1)()  # what is found out once
+    plan(16)()  # what is found out once, or once per seed
     few, many, more = (calls(plan(seeds)) for seeds in (4, 8, 16))
     assert more - many == pytest.approx(2 * (many - few), rel=0.02)
 
@@ -86,6 +87,41 @@ def test_status_dry_run_and_gc_read_each_file_once(tmp_path: Path, monkeypatch: 
     read.clear()
     list(commands.status_rows(cells.read(ctx.place)))
     assert read == {str(ctx.place.file): 1} | {f"{tmp_path}/runs/{cell.stage.name}/status.json": 1 for cell in made}
+
+
+def test_what_is_to_come_is_priced_without_reading_what_the_plan_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = finished(tmp_path, seeds=2)
+    ctx = context(tmp_path, 4)
+    wanted = list(ctx.study.cells(ctx))
+    read: Counter[str] = Counter()
+    real = records.read_object
+
+    def counted(path: str | Path) -> dict[str, Any] | None:
+        read[str(path)] += 1
+        return real(path)
+
+    monkeypatch.setattr(records, "read_object", counted)
+    monkeypatch.setattr(RunDir, "open", lambda path: pytest.fail(f"opened {path}"))
+    assert "as measured in this results folder: var, samples, scores" in Plan.of(ctx, wanted).text()
+    done = {stage.name for cell in made for stage in cell.stage.chain()}
+    assert read == {f"{tmp_path}/runs/{name}/status.json": 1 for name in done}
+
+
+def test_parts_of_configurations_that_cells_share_are_written_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: Counter[str] = Counter()
+    real = plain._identifying
+
+    def counted(config: Any) -> Iterator[tuple[str, Any]]:
+        written[type(config).__name__] += 1
+        return real(config)
+
+    monkeypatch.setattr(plain, "_identifying", counted)
+    small = replace(preset("smoke"), alias_vocab=65)  # which no other test has planned
+    names = {chain(small, "full", seed).name for seed in range(1000, 1020)}
+    assert len(names) == written["TrainConfig"] - 2 == written["VarConfig"] == 20  # 2: of the tokenizers
+    assert written["TransformerConfig"] == written["TeacherConfig"] == written["DistillConfig"] == 1
 
 
 def test_gc_of_old_revisions_opens_only_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
