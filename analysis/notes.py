@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysis.contrasts import Until
 from analysis.metrics import MASKED, METRICS, SAMPLED, metrics_of, printed
@@ -14,29 +14,28 @@ from analysis.results import StudyResults
 from analysis.stats import EXACT_FROM, FEWEST
 from fvar.usage import gpu_hours
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Row = Mapping[str, Any]
 
 
-def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
-    """Sentences, the most important first."""
-    rows: list[dict[str, Any]] = [
-        {str(key): value for key, value in row.items()} for row in frame.to_dict("records") if row["state"] != "cited"
-    ]
+def known(rows: Sequence[Row], column: str) -> list[Any]:
+    """The different values of a column, in order, without those that are missing."""
+    values = dict.fromkeys(row[column] for row in rows)
+    return [value for value in values if not (isinstance(value, float) and math.isnan(value))]
+
+
+def notes(results: StudyResults, everything: Sequence[Row]) -> list[str]:
+    """Sentences about the rows of a table, the most important first."""
+    rows = [row for row in everything if row["state"] != "cited"]
     lines = [f"Measured at preset `{results.preset}`" + _data_text(results) + "."]
-    scored = frame.dropna(subset=["sample_count"])
-    if len(scored):
+    if known(rows, "sample_count"):
         counts, references, extractors = (
-            ", ".join(str(value) for value in scored[key].dropna().unique())
-            for key in ("sample_count", "reference_count", "extractor")
+            ", ".join(map(str, known(rows, key))) for key in ("sample_count", "reference_count", "extractor")
         )
         against = f"{references} real images" if references else "no real images"
         lines.append(f"FID, KID, precision and recall: {counts} samples against {against}, {extractors}.")
         if files := published_files(results):
             lines.append(f"FID and sFID are those to the published statistics in {', '.join(files)}, ADM's protocol.")
-    if "top_octave_n" in frame and frame["top_octave_n"].any():
+    if any(row.get("top_octave_n") for row in rows):
         lines.append(
             "Spectral distance: root mean square over octaves of the log-spectral distance to the real images. "
             "Top octave: energy beyond half the Nyquist frequency over the real images'; more than 1 is aliasing or "
@@ -52,23 +51,21 @@ def notes(results: StudyResults, frame: pd.DataFrame) -> list[str]:
     lines += _about_tokenizers(results, rows)
     lines += commits(results)
     lines += [f"{text}." for text in results.shortfalls()]
-    caveats = dict.fromkeys(text for text in frame["caveats"].dropna() if text)
-    lines += [f"{text}." for text in caveats]
+    lines += [f"{text}." for text in known(rows, "caveats") if text]
     lines += [f"{name} is blank: {reason}." for name, reason in _blanks(results, rows).items()]
-    sources = [source for source in frame["cited_source"].unique() if source]
+    sources = [source for source in known(everything, "cited_source") if source]
     if sources:
         where = "; ".join(source.removeprefix("cited: ") for source in sources)
         lines.append(f"Cited columns: {where} (ImageNet 256), the paper's numbers, not ours.")
         if results.preset != "paper":
             lines.append(f"Numbers of preset `{results.preset}` are NOT comparable with the paper's.")
     lines += _bill(results)
-    cited = zip(frame["label"], frame["cited_note"], strict=True)
-    lines += [f"{label}: {note}." for label, note in cited if note]
+    lines += [f"{row['label']}: {row['cited_note']}." for row in everything if row["cited_note"]]
     lines += [f"{row['label']} is {row['state']}: {row['detail'].rstrip('.')}." for row in rows if row["detail"]]
     return lines
 
 
-def _about_seeds(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]:
+def _about_seeds(results: StudyResults, rows: Sequence[Row]) -> list[str]:
     """Which seeds there are, and what the intervals over them mean."""
     seeds = sorted({cell.seed for cell in results.cells})
     named = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
@@ -91,7 +88,7 @@ def _about_seeds(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]
     return lines
 
 
-def _about_comparisons(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]:
+def _about_comparisons(results: StudyResults, rows: Sequence[Row]) -> list[str]:
     """How differences were tested, and which could not be."""
     tested = metrics_of(results) if results.columns else METRICS
     columns = [f"{metric.key}_minus_{reference}" for reference in results.comparisons() for metric in tested]
@@ -125,7 +122,7 @@ def _about_comparisons(results: StudyResults, rows: list[dict[str, Any]]) -> lis
     return lines
 
 
-def _about_tokenizers(results: StudyResults, rows: list[dict[str, Any]]) -> list[str]:
+def _about_tokenizers(results: StudyResults, rows: Sequence[Row]) -> list[str]:
     """What the tokenizers bound, and whether any interval covers their training."""
     lines = []
     if any(row["tokenizer"] for row in rows):
@@ -181,7 +178,7 @@ def _data_text(results: StudyResults) -> str:
     return ""
 
 
-def _blanks(results: StudyResults, rows: list[dict[str, Any]]) -> dict[str, str]:
+def _blanks(results: StudyResults, rows: Sequence[Row]) -> dict[str, str]:
     """Metric -> why some finished cell lacks it."""
     reasons = {}
     for metric in metrics_of(results):

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from analysis.contrasts import Until, decided
 from analysis.latex import document, tabular
 from analysis.metrics import SAMPLED, Metric, metrics_of, printed
-from analysis.notes import notes
+from analysis.notes import Row, known, notes
 from analysis.plot_sweep import varied
 from analysis.results import StudyResults
 from analysis.tokenizer_quality import QUALITIES
 from analysis.training_cost import COSTS
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Row = Mapping[str, Any]
 CITED = {
     "fid": "FID ↓",
     "is": "IS ↑",
@@ -66,13 +61,12 @@ class Grid:
         return found
 
 
-def grids(results: StudyResults, frame: pd.DataFrame) -> list[Grid]:
+def grids(results: StudyResults, rows: Sequence[Row]) -> list[Grid]:
     """The grids of a table; those that have nothing to say are left out."""
-    rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
     ours = [row for row in rows if row["state"] != "cited"]
-    made = [_main(results, frame, rows), _tokenizers(ours), _costs(ours)]
-    made += [_differences(results, frame, ours, reference) for reference in results.comparisons()]
-    made.append(_verdicts(results, frame, ours))
+    made = [_main(results, rows), _tokenizers(ours), _costs(ours)]
+    made += [_differences(results, ours, reference) for reference in results.comparisons()]
+    made.append(_verdicts(results, ours))
     return [grid for grid in made if grid]
 
 
@@ -86,27 +80,28 @@ class Layout:
     cited: list[str]  # keys of CITED for which the paper printed something
 
     @classmethod
-    def of(cls, results: StudyResults, frame: pd.DataFrame) -> Layout:
+    def of(cls, results: StudyResults, rows: Sequence[Row]) -> Layout:
         differing = varied(results)
         params = differing if len(differing) > 2 else []
-        headings = ["Variant", "Seeds", *params, *(_heading(metric, frame) for metric in metrics_of(results))]
-        return cls(params, metrics_of(results), headings, [key for key in CITED if (frame[f"cited_{key}"] != "").any()])
+        headings = ["Variant", "Seeds", *params, *(_heading(metric, rows) for metric in metrics_of(results))]
+        cited = [key for key in CITED if any(row[f"cited_{key}"] for row in rows)]
+        return cls(params, metrics_of(results), headings, cited)
 
 
-def _heading(metric: Metric, frame: pd.DataFrame) -> str:
-    return metric.heading.format(n=_samples(frame))
+def _heading(metric: Metric, rows: Sequence[Row]) -> str:
+    return metric.heading.format(n=_samples(rows))
 
 
-def _named(metric: Metric, frame: pd.DataFrame) -> str:
-    return metric.name.format(n=_samples(frame))
+def _named(metric: Metric, rows: Sequence[Row]) -> str:
+    return metric.name.format(n=_samples(rows))
 
 
-def _samples(frame: pd.DataFrame) -> str:
-    return "/".join(str(count) for count in sorted(frame["sample_count"].dropna().unique())) or "N"
+def _samples(rows: Sequence[Row]) -> str:
+    return "/".join(map(str, sorted(known(rows, "sample_count")))) or "N"
 
 
-def _main(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row]) -> Grid:
-    layout = Layout.of(results, frame)
+def _main(results: StudyResults, rows: Sequence[Row]) -> Grid:
+    layout = Layout.of(results, rows)
     groups = [("", len(layout.headings) - len(layout.metrics)), (f"Measured ({results.preset})", len(layout.metrics))]
     groups += [("Cited", len(layout.cited))] if layout.cited else []
     headings = layout.headings + [CITED[key] for key in layout.cited]
@@ -157,7 +152,7 @@ def _costs(rows: Sequence[Row]) -> Grid | None:
     return Grid("Training", ["Variant", *(cost.heading for cost in COSTS)], body, left=1)
 
 
-def _differences(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row], reference: str) -> Grid | None:
+def _differences(results: StudyResults, rows: Sequence[Row], reference: str) -> Grid | None:
     """Differences to a reference where any was made; those of a study that adds seeds have no p."""
     metrics = printed(results)
     name = f"minus_{reference}"
@@ -184,11 +179,11 @@ def _differences(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row]
         body.append(texts)
     label = results.variants()[reference][0].label
     columns = ["difference", "95 % interval", *(titles[part] for part in p_columns)]
-    groups = [("", 2), *((_named(metric, frame), len(columns)) for metric in metrics)]
+    groups = [("", 2), *((_named(metric, rows), len(columns)) for metric in metrics)]
     return Grid(f"Differences to {label}", ["Variant", "Pairs", *columns * len(metrics)], body, groups)
 
 
-def _verdicts(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row]) -> Grid | None:
+def _verdicts(results: StudyResults, rows: Sequence[Row]) -> Grid | None:
     until = Until.of(results)
     if until is None:
         return None
@@ -202,7 +197,7 @@ def _verdicts(results: StudyResults, frame: pd.DataFrame, rows: Sequence[Row]) -
         body.append([row["label"], str(row["verdict_n"]), *shown, row["verdict"]])
     labels = {results.variants()[name][0].label for name in references.values()}
     against = labels.pop() if len(labels) == 1 else "its reference"
-    headings = ["Variant", "Pairs", f"{_named(until.metric, frame)} minus {against}", "repeated interval", "verdict"]
+    headings = ["Variant", "Pairs", f"{_named(until.metric, rows)} minus {against}", "repeated interval", "verdict"]
     return Grid("Verdicts", headings, body)
 
 
@@ -233,10 +228,10 @@ def probability(p: float) -> str:
 # ----------------------------------------------------------------------------------------------------- two typesettings
 
 
-def markdown(results: StudyResults, frame: pd.DataFrame) -> str:
+def markdown(results: StudyResults, rows: Sequence[Row]) -> str:
     """A heading, the notes, and one pipe table per grid."""
-    lines = [f"# {results.title}", "", *(f"- {note}" for note in notes(results, frame))]
-    for grid in grids(results, frame):
+    lines = [f"# {results.title}", "", *(f"- {note}" for note in notes(results, rows))]
+    for grid in grids(results, rows):
         headings = list(grid.headings)
         if grid.title:
             headings = _with_groups(grid)
@@ -259,9 +254,9 @@ def pipe_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def latex(results: StudyResults, frame: pd.DataFrame) -> str:
+def latex(results: StudyResults, rows: Sequence[Row]) -> str:
     """The table for a paper; needs the packages booktabs and graphicx."""
     label = f"tab:{results.study.replace('_', '-')}-{results.preset}"
-    parts = [part for grid in grids(results, frame) for part in grid.parts(LATEX_COLUMNS)]
+    parts = [part for grid in grids(results, rows) for part in grid.parts(LATEX_COLUMNS)]
     bodies = [tabular(part.title, part.groups, part.headings, part.rows, part.left) for part in parts]
-    return document(results.title, label, bodies, notes(results, frame))
+    return document(results.title, label, bodies, notes(results, rows))

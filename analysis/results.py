@@ -21,7 +21,7 @@ from analysis.cells import CellRecord, Place
 from fvar.config import ScoresConfig, VarConfig
 from fvar.errors import UserError
 from fvar.machine import records
-from fvar.rundir import RunDir
+from fvar.rundir import BLOCK, RunDir
 from fvar.usage import gpu_hours
 
 
@@ -183,7 +183,7 @@ class StudyResults:
                 digest.update(f"{role} {run.name} {standing.of_stage(run.path).state}\n".encode())
                 for name in ("metrics.jsonl", "scores.json"):
                     with contextlib.suppress(FileNotFoundError), open(run.path / name, "rb") as file:
-                        while block := file.read(1 << 20):
+                        while block := file.read(BLOCK):
                             digest.update(block)
         return digest.hexdigest()
 

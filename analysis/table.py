@@ -1,16 +1,17 @@
 """A study's table: measured means and intervals beside the published numbers, as table.md, .tex and .csv.
 
 All three say the same and depend on the results alone, so writing them again writes the same bytes. This file collects
-what they say (`tidy`); `analysis.render` sets it in type, `analysis.notes` says what must be known to read it.
+what they say (`rows`); `analysis.render` sets it in type, `analysis.notes` says what must be known to read it.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysis import tokenizer_quality, training_cost
 from analysis.contrasts import Contrast, contrasts, leader, rulings
@@ -22,20 +23,13 @@ from analysis.stats import spread
 from fvar.errors import UserError
 from fvar.machine import atomic
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 PUBLISHED = Path(__file__).resolve().with_name("published.csv")
 
 
 def write(results: StudyResults) -> list[Path]:
     """Write table.md, table.tex and table.csv into the study's folder and return their paths."""
-    frame = tidy(results)
-    texts = {
-        "table.md": markdown(results, frame),
-        "table.tex": latex(results, frame),
-        "table.csv": frame.to_csv(index=False, lineterminator="\n"),
-    }
+    found = rows(results)
+    texts = {"table.md": markdown(results, found), "table.tex": latex(results, found), "table.csv": _csv(found)}
     for name, text in texts.items():
         atomic.write_text(results.folder / name, text)
     return [results.folder / name for name in texts]
@@ -52,8 +46,10 @@ def published(study: str, path: Path = PUBLISHED) -> dict[str, dict[str, str]]:
         ) from None
 
 
-def tidy(results: StudyResults) -> pd.DataFrame:
+def rows(results: StudyResults) -> list[dict[str, Any]]:
     """One row per variant with plain, unscaled numbers: what table.csv holds and the other two are set from.
+
+    All have the same keys; what a row lacks is NaN.
 
     `<metric>_mean`, `_sd` (sample standard deviation), `_half` (half-width of the 95 % interval) and `_n` are measured
     over seeds, `_sampling` is the spread of one seed's value over resampled images, `_reason` says why a value is
@@ -63,23 +59,40 @@ def tidy(results: StudyResults) -> pd.DataFrame:
     `cited_*` are the paper's. Published rows that are not variants of the study stand at the end, with nothing
     measured.
     """
-    import pandas as pd
-
     variants, cited = results.variants(), published(results.study)
     extra = _by_variant(results)
-    rows = [
+    found = [
         _measured(results, cells) | extra[variant] | _citation(cited.get(variant, {}))
         for variant, cells in variants.items()
     ]
-    rows += [
+    found += [
         {"variant": variant, "label": row["model"], "state": "cited"} | _citation(row)
         for variant, row in cited.items()
         if variant not in variants
     ]
+    names = dict.fromkeys(["study", "preset", *(name for row in found for name in row)])
     where = {"study": results.study, "preset": results.preset}
-    frame = pd.DataFrame([where | row for row in rows])
-    counts = [name for name in frame.columns if name.startswith("seeds") or name.endswith(("_n", "_count"))]
-    return frame.astype(dict.fromkeys(counts, "Int64"))
+    columns = {name: _column(name, [(where | row).get(name) for row in found]) for name in names}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _column(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    """A column of the table. What is missing is NaN; numbers are floats where not all are whole, but counts stay."""
+    count = name.startswith("seeds") or name.endswith(("_n", "_count"))
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    whole = all(isinstance(value, int) for value in values)
+    if not count and not whole and len(numbers) == len(values) - values.count(None):
+        return [math.nan if value is None else float(value) for value in values]
+    return [math.nan if value is None else value for value in values]
+
+
+def _csv(found: Sequence[Mapping[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(found[0] if found else ())
+    for row in found:
+        writer.writerow("" if value != value else value for value in row.values())  # NaN alone differs from itself
+    return file.getvalue()
 
 
 def _measured(results: StudyResults, cells: Sequence[CellResult]) -> dict[str, Any]:

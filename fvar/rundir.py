@@ -41,7 +41,7 @@ from fvar.machine import atomic, locks, records
 from fvar.plain import differences, from_dict, from_record, to_dict
 
 FORMAT = 1
-BLOCK = 1 << 20  # bytes of a file of records that are looked at together
+BLOCK = 1 << 17  # bytes of a file of records that are looked at together: what a processor's cache holds
 Config = TypeVar("Config", bound=StageConfig)
 Stamp = tuple[int, int, int]  # inode, size and time of a file
 State = Literal["waiting", "running", "done", "failed", "interrupted", "cancelled"]

@@ -90,12 +90,12 @@ def write(results: StudyResults, price: float = facts.PRICE, own_table: bool = F
 def _measured(results: StudyResults) -> tuple[list[Grid], Sequence[str]]:
     """The grids of a study of samples and the notes under them."""
     from analysis.notes import notes
-    from analysis.table import tidy
+    from analysis.table import rows
 
     if not results.cells:
         return [], []
-    frame = tidy(results)
-    return grids(results, frame), notes(results, frame)
+    found = rows(results)
+    return grids(results, found), notes(results, found)
 
 
 @cache

@@ -75,24 +75,24 @@ def test_every_difference_is_the_paired_t_test_of_the_scores_on_disk_with_holm_o
 
 
 def test_csv_and_markdown_show_difference_interval_p_and_holms_p(three: StudyResults) -> None:
-    frame = table.tidy(three)
+    frame = fakes.frame(three)
     row = frame.set_index("variant").loc["no_dual"]
     mean, low, high, p, adjusted = (row[f"fid_minus_full_{part}"] for part in ("mean", "low", "high", "p", "holm"))
-    grid = section(render.markdown(three, frame), "Differences to FVAR (full)")
+    grid = section(render.markdown(three, table.rows(three)), "Differences to FVAR (full)")
     line = f"| w/o dual tokenizers | 3 | {mean:.2f} | [{low:.2f}, {high:.2f}] | {p:.2g} | {adjusted:.2g} |"
     assert line in grid
     assert "FVAR (full) |" not in grid
     assert "sign flips" not in grid
     assert "FID@36 difference" in grid
-    latex = render.latex(three, frame)
+    latex = render.latex(three, table.rows(three))
     assert f"w/o dual tokenizers & 3 & {mean:.2f} & {{}}[{low:.2f}, {high:.2f}]".replace("-", "$-$") in latex
     assert "\\textbf{Differences to FVAR (full)}" in latex
 
 
 def test_from_six_seeds_on_the_exact_sign_flip_p_stands_beside(six: StudyResults) -> None:
-    frame = table.tidy(six).set_index("variant")
+    frame = fakes.frame(six).set_index("variant")
     assert frame.loc["no_dual", "fid_minus_full_exact"] == 2 / 64
-    text = render.markdown(six, table.tidy(six))
+    text = render.markdown(six, table.rows(six))
     assert "p, sign flips" in section(text, "Differences to FVAR (full)")
     assert "From 6 seeds on p of all sign flips" in text
 
@@ -100,7 +100,7 @@ def test_from_six_seeds_on_the_exact_sign_flip_p_stands_beside(six: StudyResults
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_three_seeds_compare_nothing_and_the_table_says_so(tmp_path: Path, seeds: int) -> None:
     results = fakes.ablation(tmp_path, seeds=seeds)
-    text = render.markdown(results, table.tidy(results))
+    text = render.markdown(results, table.rows(results))
     assert f"{seeds} seed{'s' * (seeds > 1)}: no comparison can be made" in text
     assert "Differences" not in text
     assert "±" not in text
@@ -121,7 +121,7 @@ def test_a_failed_cell_leaves_its_comparisons_not_made_and_lowers_no_others_p(tm
         assert ours is not None
         assert theirs is not None
         assert ours >= theirs * 0.999 or found[variant].difference == before["gaussian"].difference
-    text = render.markdown(results, table.tidy(results))
+    text = render.markdown(results, table.rows(results))
     assert re.search(r"\| w/ Gaussian blur \|  \| not made \|", section(text, "Differences to FVAR (full)"))
     assert "Comparisons not made: w/ Gaussian blur, as gaussian/seed1 is failed." in text
 
@@ -143,7 +143,7 @@ def test_a_reference_in_braces_is_each_variants_own(tmp_path: Path) -> None:
         ("fvar-d2", "var-d2"),
         ("fvar-d4", "var-d4"),
     }
-    text = render.markdown(results, table.tidy(results))
+    text = render.markdown(results, table.rows(results))
     assert "| FVAR-D2 | 3 |" in section(text, "Differences to VAR-D2")
     assert "FVAR-D4" not in section(text, "Differences to VAR-D2")
 
@@ -155,7 +155,7 @@ def test_a_reference_that_is_no_pattern_of_the_parameters_is_taken_as_a_name(pat
 
 def test_the_teachers_loss_stands_beside_the_students_where_the_teacher_is_varied(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=3)
-    assert "Teacher's held-out CE" not in render.markdown(results, table.tidy(results))
+    assert "Teacher's held-out CE" not in render.markdown(results, table.rows(results))
     path = results.folder / "cells.json"
     body = json.loads(path.read_text())
     for cell in body["cells"]:
@@ -165,7 +165,7 @@ def test_the_teachers_loss_stands_beside_the_students_where_the_teacher_is_varie
         if cell.has_teacher:
             cell.chain["var"].log_metrics(200, {"cross_entropy": 4.5, "teacher/cross_entropy": 4.25}, split="heldout")
     varied = StudyResults.read(tmp_path, "ablation_table2", "smoke")
-    text = render.markdown(varied, table.tidy(varied))
+    text = render.markdown(varied, table.rows(varied))
     (head,) = [line for line in text.splitlines() if line.startswith("| Variant | Seeds |")]
     columns = [name.strip() for name in head.split("|")]
     assert columns.index("Teacher's held-out CE ↓") == columns.index("Held-out CE ↓") + 1
@@ -185,17 +185,17 @@ def test_a_failed_reference_leaves_all_its_comparisons_not_made(tmp_path: Path) 
 def test_seeds_that_differ_between_variants_are_refused_in_one_line(tmp_path: Path) -> None:
     results = scored(tmp_path, {"full": [10.0, 11.0, 12.0], "gaussian": [20.0, 22.0]})
     with pytest.raises(UserError, match=r"^gaussian has seeds 0, 1 but full has seeds 0, 1, 2; [^\n]*$"):
-        table.tidy(results)
+        fakes.frame(results)
 
 
 def test_what_is_best_is_bold_only_if_it_is_separated_from_every_other(tmp_path: Path) -> None:
     clear = scored(tmp_path / "1", {"full": [10.0, 10.2, 10.1], "gaussian": [20.0, 20.3, 20.2]})
     assert leader(clear, BY_KEY["fid"]) == "full"
-    assert "**10.10 ± 0.25**" in render.markdown(clear, table.tidy(clear))
+    assert "**10.10 ± 0.25**" in render.markdown(clear, table.rows(clear))
     noisy = scored(tmp_path / "2", {"full": [10.0, 12.0, 8.0], "gaussian": [11.0, 12.5, 11.0]})
     assert leader(noisy, BY_KEY["fid"]) is None
-    assert "**" not in render.markdown(noisy, table.tidy(noisy))
-    assert "\\textbf{1" not in render.latex(noisy, table.tidy(noisy))
+    assert "**" not in render.markdown(noisy, table.rows(noisy))
+    assert "\\textbf{1" not in render.latex(noisy, table.rows(noisy))
 
 
 def test_of_two_runs_of_one_method_neither_is_ever_called_better_more_often_than_five_percent(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_cross_entropy_stands_only_beside_variants_that_share_a_tokenizer(tmp_pa
         fakes.finish(tmp_path, stage, 0.5, 1)
     cells = [fakes.cell(variant, 0, stage) for variant, stage in shared.items()] + [fakes.cell("gaussian", 0, alone)]
     results = fakes.write_cells(tmp_path, "ablation_table2", cells)
-    frame = table.tidy(results).set_index("variant")
+    frame = fakes.frame(results).set_index("variant")
     assert list(frame.loc[["full", "no_teacher", "gaussian"], "tokenizer"]) == ["A", "A", "B"]
     assert frame.loc["full", "cross_entropy_n"] == 1
     assert frame.loc["gaussian", "cross_entropy_n"] == 0
@@ -232,8 +232,7 @@ def test_each_variants_tokenizer_stands_beside_it_from_its_own_metrics(tmp_path:
     run = results.variants()["full"][0].chain["tokens.tokenizer"]
     run.log_metrics(fakes.STEPS, {"psnr": 21.234, "perplexity": 301.6}, split="heldout")
     run.log_metrics(fakes.STEPS, {"rfid_9/scale1": 99.0, "rfid_9/scale3": 12.345}, split="reconstruction")
-    frame = table.tidy(results)
-    grid = section(render.markdown(results, frame), "Tokenizers")
+    grid = section(render.markdown(results, table.rows(results)), "Tokenizers")
     assert "| FVAR (full) | B | 12.35 | 21.23 | 273 | 302 |" in grid  # (1 + 4 + 16) tokens of 13 bits
     assert "| VAR (baseline) | A |  |" in grid
 
@@ -242,7 +241,7 @@ def test_notes_say_that_no_interval_covers_tokenizers_which_all_seeds_share(
     three: StudyResults, tmp_path: Path
 ) -> None:
     sentence = "No interval covers the tokenizers"
-    assert sentence in "\n".join(notes(three, table.tidy(three)))
+    assert sentence in "\n".join(notes(three, table.rows(three)))
     cells = []
     for seed in range(3):
         stage = with_own_tokenizer("full", seed)
@@ -250,7 +249,7 @@ def test_notes_say_that_no_interval_covers_tokenizers_which_all_seeds_share(
         cells.append(fakes.cell("full", seed, stage))
     own = fakes.write_cells(tmp_path, "ablation_table2", cells)
     assert len(own.tokenizers("full")) == 3
-    assert sentence not in "\n".join(notes(own, table.tidy(own)))
+    assert sentence not in "\n".join(notes(own, table.rows(own)))
 
 
 def with_own_tokenizer(variant: str, seed: int) -> Stage:
@@ -273,15 +272,15 @@ def test_fid_and_kid_carry_their_sampling_spread(tmp_path: Path) -> None:
         scores = json.loads(path.read_text())
         scores["fid"]["spread"], scores["kid"]["spread"] = 3.14159, 0.00234
         path.write_text(json.dumps(scores))
-    frame = table.tidy(results)
+    frame = fakes.frame(results)
     assert set(frame["fid_sampling"]) == {3.14159}
-    text = render.markdown(results, frame)
+    text = render.markdown(results, table.rows(results))
     assert re.search(r"\| VAR \(baseline\) \| 1 seed \| \d+\.\d\d \(σ 3\.14\) \| \d+\.\d\d \(σ 2\.34\) \|", text)
     assert "σ is the sampling spread" in text
 
 
 def test_every_grid_has_as_many_columns_as_declared(three: StudyResults) -> None:
-    text = render.latex(three, table.tidy(three))
+    text = render.latex(three, table.rows(three))
     tabulars = text.split("\\begin{tabular}")[1:]
     assert len(tabulars) == 6  # what was measured in two parts, tokenizers, training, two references
     for body in tabulars:
@@ -305,7 +304,7 @@ def test_a_study_that_adds_seeds_shows_verdicts_instead_of_p(tmp_path: Path) -> 
     results = scored(tmp_path, values, until=RULE)
     found = rulings(results)
     assert [(one.verdict, one.n) for one in found.values()] == [("separated", 3), ("undecided", 5)]
-    text = render.markdown(results, table.tidy(results))
+    text = render.markdown(results, table.rows(results))
     assert re.search(r"\| w/ Gaussian blur \| 3 \| 10\.07 \| \[\d+\.\d\d, \d+\.\d\d\] \| separated \|", text)
     assert "Holm's p |" not in text
     assert "**" not in text

@@ -139,7 +139,7 @@ def test_writing_again_from_the_files_writes_the_same_bytes(ablation: StudyResul
 
 
 def test_notes_name_counts_extractor_seeds_and_that_a_small_preset_is_not_the_papers(ablation: StudyResults) -> None:
-    text = render.markdown(ablation, table.tidy(ablation))
+    text = render.markdown(ablation, table.rows(ablation))
     for fact in (
         "preset `smoke` on emoji at 64 px",
         "36 samples against 1668 real images, inception-torchscript",
@@ -155,25 +155,26 @@ def test_notes_name_counts_extractor_seeds_and_that_a_small_preset_is_not_the_pa
 
 
 def test_blank_inception_score_has_no_number_anywhere(ablation: StudyResults) -> None:
-    frame = table.tidy(ablation)
+    frame = fakes.frame(ablation)
     assert frame["is_mean"].isna().all()
-    column = render.Layout.of(ablation, frame).headings.index("IS@36 ↑")
-    assert {row[column] for row in body_rows(render.markdown(ablation, frame))} == {""}
+    column = render.Layout.of(ablation, table.rows(ablation)).headings.index("IS@36 ↑")
+    assert {row[column] for row in body_rows(render.markdown(ablation, table.rows(ablation)))} == {""}
 
 
 def test_aliasing_stands_beside_fid_and_says_how_to_read_it(ablation: StudyResults) -> None:
-    frame = table.tidy(ablation)
-    headings, rows = render.Layout.of(ablation, frame).headings, body_rows(render.markdown(ablation, frame))
+    frame = fakes.frame(ablation)
+    rows = body_rows(render.markdown(ablation, table.rows(ablation)))
+    headings = render.Layout.of(ablation, table.rows(ablation)).headings
     spectrum, top = (headings.index(name) for name in ("Spectral distance dB ↓", "Top octave / real (1)"))
     assert (rows[0][0], rows[0][spectrum], rows[0][top]) == ("VAR (baseline)", "3.00 ± 0.00", "1.80 ± 0.00")
-    assert "more than 1 is aliasing or noise, less is blur." in render.markdown(ablation, frame)
+    assert "more than 1 is aliasing or noise, less is blur." in render.markdown(ablation, table.rows(ablation))
     assert set(frame["extractor"]) == {"inception-torchscript"}  # spectra have none, which contradicts nothing
 
 
 def test_one_seed_shows_the_mean_alone_and_says_so(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
-    frame = table.tidy(results)
-    rows = body_rows(render.markdown(results, frame))
+    frame = fakes.frame(results)
+    rows = body_rows(render.markdown(results, table.rows(results)))
     assert all(row[1] == "1 seed" and re.fullmatch(r"\d+\.\d\d", row[2]) for row in rows)
     assert frame["fid_sd"].isna().all()
 
@@ -186,7 +187,7 @@ def test_failed_and_blocked_cells_are_rows_with_their_state_and_no_number(tmp_pa
         broken = next(part for part in stage.chain() if part.kind == kind)
         RunDir.open(tmp_path / "runs" / broken.name).update(state="failed", error="Traceback\nOSError: disk full")
     results = StudyResults.read(tmp_path, results.study, results.preset)
-    text = render.markdown(results, table.tidy(results))
+    text = render.markdown(results, table.rows(results))
     rows = {row[0]: row for row in body_rows(text)}
     ours = 2 + len(METRICS)
     assert rows["w/ Gaussian blur"][1:ours] == ["failed"] + [""] * len(METRICS)
@@ -203,16 +204,16 @@ def test_unfinished_seeds_are_left_out_of_the_mean_and_counted(tmp_path: Path) -
         "ablation_table2",
         [fakes.cell("full", seed, stage) for seed, stage in zip((0, 1, 7), stages, strict=True)],
     )
-    frame = table.tidy(results)
+    frame = fakes.frame(results)
     assert (frame.loc[0, "seeds"], frame.loc[0, "seeds_done"], frame.loc[0, "fid_n"]) == (3, 2, 2)
-    assert body_rows(render.markdown(results, frame))[0][1] == "2 of 3 seeds, waiting"
+    assert body_rows(render.markdown(results, table.rows(results)))[0][1] == "2 of 3 seeds, waiting"
 
 
 def test_non_finite_heldout_loss_is_blank_with_the_reason(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
     cell = results.variants()["full"][0]
     cell.chain["var"].log_metrics(fakes.STEPS, {"cross_entropy": float("nan")}, split="heldout")
-    frame = table.tidy(results).set_index("variant")
+    frame = fakes.frame(results).set_index("variant")
     assert frame["cross_entropy_mean"].isna()["full"]
     assert frame.loc["full", "cross_entropy_reason"] == "full/seed0 gave nan"
 
@@ -221,7 +222,7 @@ def test_published_models_that_were_not_run_follow_as_cited_rows(tmp_path: Path)
     stage = fakes.chain("full", 0)
     fakes.finish(tmp_path, stage, 0.5, 0)
     results = fakes.write_cells(tmp_path, "table1", [fakes.cell("fvar-d16", 0, stage, "FVAR-d16")], title="Table 1")
-    rows = body_rows(render.markdown(results, table.tidy(results)))
+    rows = body_rows(render.markdown(results, table.rows(results)))
     assert len(rows) == 27
     assert rows[0][0] == "FVAR-d16"
     assert rows[0][-7:] == ["2.89", "298.1", "0.85", "0.54", "310M", "10", "0.2"]
@@ -238,11 +239,11 @@ def test_sizes_and_times_over_var_d16s_are_columns_where_depths_differ(tmp_path:
         if seconds:
             samples = RunDir.open(tmp_path / "runs" / stage.inputs["samples"].name)
             samples.log_metrics(36, {"seconds_per_image": seconds, "steps": 10, "parameters": 4.6e8}, split="speed")
-    frame = table.tidy(fakes.write_cells(tmp_path, "table1", cells)).set_index("variant")
+    frame = fakes.frame(fakes.write_cells(tmp_path, "table1", cells)).set_index("variant")
     assert list(frame["relative_time_mean"][:2]) == [1, 1.5]
     assert list(frame["steps_mean"][:2]) == [10, 10]
     assert frame.loc["fvar-d16", "relative_time_reason"] == "the sampling of fvar-d16 was not timed in this study"
-    row = body_rows(render.markdown(results := fakes.write_cells(tmp_path, "table1", cells), table.tidy(results)))[1]
+    row = body_rows(render.markdown(results := fakes.write_cells(tmp_path, "table1", cells), table.rows(results)))[1]
     assert row[-10:-7] == ["460.00", "10", "1.50"]
 
 
@@ -250,9 +251,9 @@ def test_a_study_the_paper_does_not_have_has_no_cited_columns(tmp_path: Path) ->
     stage = fakes.chain("full", 0, rho_max=6.0)
     fakes.finish(tmp_path, stage, 0.5, 0)
     results = fakes.write_cells(tmp_path, "sweep_psf_radius", [fakes.cell("rho6", 0, stage, "ρ = 6 px", rho_max=6.0)])
-    text = render.markdown(results, table.tidy(results))
+    text = render.markdown(results, table.rows(results))
     assert "cited" not in text.lower()
-    assert table.tidy(results).loc[0, "param_rho_max"] == 6.0
+    assert fakes.frame(results).loc[0, "param_rho_max"] == 6.0
 
 
 def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
@@ -262,13 +263,12 @@ def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
     ]
     cells = [fakes.cell(f"t{i}", 0, fakes.chain("full", i), "", **params) for i, params in enumerate(settings)]
     results = fakes.write_cells(tmp_path, "search_distillation", cells)
-    frame = table.tidy(results)
-    assert [row[1:5] for row in body_rows(render.markdown(results, frame))] == [
+    assert [row[1:5] for row in body_rows(render.markdown(results, table.rows(results)))] == [
         ["waiting", "1", "2", "-4"],
         ["waiting", "0.123", "1", "0"],
     ]
     columns = "ll" + "r" * ((3 + len(METRICS)) // 2)  # in two parts of equal width
-    assert f"\\begin{{tabular}}{{{columns}}}" in render.latex(results, frame)
+    assert f"\\begin{{tabular}}{{{columns}}}" in render.latex(results, table.rows(results))
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -293,7 +293,7 @@ def test_scores_under_a_mask_have_fewer_originals_than_samples(tmp_path: Path) -
         # every sample has its original, of which some were completed twice
         body["masked_psnr"] = body["fid"] | {"value": 12.0, "reference_count": references + 5, "extractor": None}
         path.write_text(json.dumps(body))
-    frame = table.tidy(StudyResults.read(tmp_path, results.study, results.preset))
+    frame = fakes.frame(StudyResults.read(tmp_path, results.study, results.preset))
     assert set(frame["reference_count"].dropna()) == {references}
 
 
@@ -304,7 +304,7 @@ def test_one_network_under_two_names_is_not_compared_with_itself(tmp_path: Path)
         fakes.finish(tmp_path, chain, 0.5, 0)
     for third, reason in ((network, "no other network shares its tokenizer"), (another, "")):
         cells = [fakes.cell(str(index), 0, chain) for index, chain in enumerate([network, network, third])]
-        frame = table.tidy(fakes.write_cells(tmp_path, "inpainting", cells)).set_index("variant")
+        frame = fakes.frame(fakes.write_cells(tmp_path, "inpainting", cells)).set_index("variant")
         assert frame.loc["0", "cross_entropy_reason"] == reason
 
 
@@ -313,7 +313,7 @@ def test_scores_of_one_variant_with_different_sample_counts_are_refused(tmp_path
     path = results.cells[0].chain["scores"].path / "scores.json"
     path.write_text(path.read_text().replace(f'"count": {fakes.COUNT}', '"count": 99'))
     with pytest.raises(UserError, match="differ in count: 36, 99"):
-        table.tidy(results)
+        fakes.frame(results)
 
 
 # --------------------------------------------------------------------------------------------------------- typesetting
@@ -328,7 +328,7 @@ def test_tex_leaves_no_character_pdflatex_would_trip_over(text: str) -> None:
 
 
 def test_tex_rows_all_have_as_many_columns_as_declared(ablation: StudyResults) -> None:
-    text = render.latex(ablation, table.tidy(ablation))
+    text = render.latex(ablation, table.rows(ablation))
     declared = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
     assert declared
     body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
@@ -346,3 +346,34 @@ def test_importing_the_projections_loads_neither_torch_nor_the_big_libraries() -
     code = f"import sys, {ours}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_table_and_a_page_are_written_without_pandas(ablation: StudyResults) -> None:
+    """Importing it alone takes half a second of the processor."""
+    code = "import sys; from pathlib import Path; sys.modules['pandas'] = None  # an import of it fails\n"
+    code += "from analysis import table; from analysis.report import page; from analysis.results import StudyResults\n"
+    code += f"results = StudyResults.read(Path({str(ablation.folder.parents[1])!r}), 'ablation_table2', 'smoke')\n"
+    code += "print(*(path.name for path in table.write(results) + page.write(results)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["table.md", "table.tex", "table.csv", "index.html"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "written"),
+    [
+        ("param_depth", [8, 16], ["8", "16"]),
+        ("param_depth", [8, None], ["8.0", ""]),  # a cited row has none
+        ("param_lr", [1, 1e-05], ["1.0", "1e-05"]),
+        ("fid_n", [3, None], ["3", ""]),
+        ("fid_best", [True, None], ["True", ""]),
+        ("label", ['a, "b"', None], ['"a, ""b"""', ""]),
+    ],
+)
+def test_a_column_of_numbers_is_of_one_kind_and_counts_stay_whole(
+    name: str, values: list[object], written: list[str]
+) -> None:
+    found = [{name: value} for value in table._column(name, values)]
+    assert table._csv(found).splitlines() == [
+        name,
+        *(text or '""' for text in written),
+    ]  # alone in a line, "" is quoted

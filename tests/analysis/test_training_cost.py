@@ -23,7 +23,7 @@ def ablation(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
 
 
 def test_a_teachers_flops_and_parameters_stand_beside_the_variant_that_has_one(ablation: StudyResults) -> None:
-    frame = table.tidy(ablation).set_index("variant")
+    frame = fakes.frame(ablation).set_index("variant")
     for variant in ("baseline", "full"):
         stages = {stage.kind: stage for stage in fakes.chain(variant, 0).chain()}
         assert frame.loc[variant, "training_var_flops_mean"] == pytest.approx(estimate(stages["var"]).flops)
@@ -33,7 +33,7 @@ def test_a_teachers_flops_and_parameters_stand_beside_the_variant_that_has_one(a
 
 
 def test_both_tokenizers_of_a_variant_count_and_a_shared_one_counts_in_each(ablation: StudyResults) -> None:
-    frame = table.tidy(ablation).set_index("variant")
+    frame = fakes.frame(ablation).set_index("variant")
     for variant, tokenizers in (("full", 2), ("no_dual", 1), ("no_teacher", 1)):
         stages = {s.name: s for s in fakes.chain(variant, 0).chain() if s.kind == "tokenizer"}
         assert len(stages) == tokenizers
@@ -43,7 +43,7 @@ def test_both_tokenizers_of_a_variant_count_and_a_shared_one_counts_in_each(abla
 
 def test_hours_are_those_of_tokenizers_token_stores_and_transformer(ablation: StudyResults) -> None:
     """Half an hour each: two tokenizers, two stores and the transformer of the full method."""
-    frame = table.tidy(ablation).set_index("variant")
+    frame = fakes.frame(ablation).set_index("variant")
     assert frame.loc["full", "training_hours_mean"] == 2.5
     assert frame.loc["baseline", "training_hours_mean"] == 1.5
 
@@ -51,11 +51,11 @@ def test_hours_are_those_of_tokenizers_token_stores_and_transformer(ablation: St
 def test_the_table_has_them_with_three_digits_and_leaves_an_untrained_variant_blank(
     ablation: StudyResults, tmp_path: Path
 ) -> None:
-    text = render.markdown(ablation, table.tidy(ablation))
+    text = render.markdown(ablation, table.rows(ablation))
     head, _, rows = text.partition("## Training")
     assert "Training: FLOPs are the estimate" in head
     assert "| FVAR (full) |" in rows
     assert "| 2.5 |" in rows
     unfinished = fakes.ablation(tmp_path, seeds=1, unfinished=("full",))
-    row = table.tidy(unfinished).set_index("variant").loc["full"]
+    row = fakes.frame(unfinished).set_index("variant").loc["full"]
     assert all(math.isnan(row[f"training_{cost.key}_mean"]) for cost in training_cost.COSTS)  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ def test_a_training_without_kernels_is_the_float32_one_and_says_so(tmp_path: Pat
 
 def test_a_table_names_what_was_computed_in_another_precision(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
-    before = render.markdown(results, table.tidy(results))
+    before = render.markdown(results, table.rows(results))
     assert "Computed in" not in before
     for run in results.cells[0].chain.values():
         asked = precision.asked_by(run.config)
@@ -83,4 +83,4 @@ def test_a_table_names_what_was_computed_in_another_precision(tmp_path: Path) ->
         (run.path / "attempts.jsonl").write_text(json.dumps(record) + "\n")
     again = StudyResults.read(results.folder.parent.parent, results.study, results.preset)
     line = "Computed in fp32 instead of bf16, for which the processor had no kernels: samples, tokenizer, var."
-    assert line in render.markdown(again, table.tidy(again))
+    assert line in render.markdown(again, table.rows(again))
