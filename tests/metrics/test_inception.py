@@ -84,6 +84,7 @@ def test_on_a_cpu_the_network_sees_a_few_images_at_a_time_and_in_order(
     extractor: Extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, images = extractor.network, noise(7, 40, 40)
+    assert isinstance(network, inception.Inception)
     whole = network(images)
     monkeypatch.setattr(inception, "AT_ONCE", 3)
     seen: list[int] = []
