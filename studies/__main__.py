@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import gc as collector
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -330,4 +331,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    collector.set_threshold(50_000)  # at 700, a report searches its objects, few of them garbage, 500 times
     run_main(main)
