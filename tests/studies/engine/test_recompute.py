@@ -34,7 +34,8 @@ def results(tmp_path: Path, toys: None) -> Path:  # noqa: F811
 
 def attempts(results: Path) -> dict[str, int]:
     """How often each stage's present directory was run."""
-    return {path.name: len((path / "attempts").read_text().splitlines()) for path in runs(results) if "." not in path.name}
+    present = (path for path in runs(results) if "." not in path.name)
+    return {path.name: len((path / "attempts").read_text().splitlines()) for path in present}
 
 
 def test_a_kind_and_all_that_was_computed_from_it_is_computed_anew(
