@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis import tokenizer_quality, training_cost
 from analysis.contrasts import Contrast, contrasts, leader, rulings
@@ -22,6 +22,9 @@ from analysis.results import CellResult, StudyResults
 from analysis.stats import spread
 from fvar.errors import UserError
 from fvar.machine import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PUBLISHED = Path(__file__).resolve().with_name("published.csv")
 
@@ -76,12 +79,26 @@ def rows(results: StudyResults) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
+def tidy(results: StudyResults) -> pd.DataFrame:
+    """`rows` as a frame, for a notebook; counts are nullable integers.
+
+    tidy(StudyResults.read(Path("results"), "ablation_table2", "smoke")).plot.bar("variant", "kid_mean")
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(rows(results))
+    return frame.astype({name: "Int64" for name in frame.columns if _is_count(name)})
+
+
+def _is_count(name: str) -> bool:
+    return name.startswith("seeds") or name.endswith(("_n", "_count"))
+
+
 def _column(name: str, values: Sequence[Any]) -> Sequence[Any]:
     """A column of the table. What is missing is NaN; numbers are floats where not all are whole, but counts stay."""
-    count = name.startswith("seeds") or name.endswith(("_n", "_count"))
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     whole = all(isinstance(value, int) for value in values)
-    if not count and not whole and len(numbers) == len(values) - values.count(None):
+    if not _is_count(name) and not whole and len(numbers) == len(values) - values.count(None):
         return [math.nan if value is None else float(value) for value in values]
     return [math.nan if value is None else value for value in values]
 

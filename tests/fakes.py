@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from analysis import table
 from analysis.results import StudyResults
 from fvar.config import (
     AutoencoderConfig,
@@ -146,8 +144,3 @@ def ablation(results: Path, seeds: int = 2, unfinished: tuple[str, ...] = ()) ->
             if variant not in unfinished:
                 finish(results, stage, rank / 5, seed + 10 * rank)
     return write_cells(results, "ablation_table2", cells)
-
-
-def frame(results: StudyResults) -> pd.DataFrame:
-    """The rows of a study's table, to be asked by column."""
-    return pd.DataFrame(table.rows(results))

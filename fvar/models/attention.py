@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fvar.config import TransformerConfig
-from fvar.models.gradients import prefix_attention, runs, unit_length
+from fvar.models.gradients import prefix_attention, prefixes, runs, unit_length
 
 MAX_LOG_SCALE = 4.605170185988092  # ln 100, VAR's cap of the learned temperature
 SCORES = 1 << 24  # numbers that written-out attention holds at a time
@@ -141,11 +141,9 @@ def scale_ends(patch_nums: Sequence[int]) -> tuple[int, ...]:
 
 def block_diagonal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float) -> Tensor:
     """softmax(scale q k^T) v within each scale: q, k, v (B, H, L, D) -> (B, L, H, D)."""
-    parts = [
-        attend(q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], scale).transpose(1, 2)
-        for start, end in pairwise((0, *scale_ends))
-    ]
-    return torch.cat(parts, dim=1)
+    sizes = [end - start for start, end in pairwise((0, *scale_ends))]
+    scales = zip(*(x.split(sizes, dim=2) for x in (q, k, v)), strict=True)
+    return torch.cat([attend(q, k, v, scale).transpose(1, 2) for q, k, v in scales], dim=1)
 
 
 def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...], scale: float) -> Tensor:
@@ -159,9 +157,12 @@ def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[in
         heads = q.shape[1]
         q, k, v = (t.contiguous().flatten(0, 1) for t in (q if scale == 1 else q * scale, k, v))
         return prefix_attention(q, k, v, scale_ends).view(-1, heads, *q.shape[1:]).transpose(1, 2)
+    cuts = runs(scale_ends, q.device)
+    queries = q.split([end - start for start, end, _ in cuts], dim=2)
+    ends = [end for _, end, _ in cuts]
     parts = [
-        attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale, hidden).transpose(1, 2)
-        for start, end, hidden in runs(scale_ends, q.device)
+        attend(q, k, v, scale, hidden).transpose(1, 2)
+        for q, k, v, (_, _, hidden) in zip(queries, prefixes(k, ends), prefixes(v, ends), cuts, strict=True)
     ]
     return torch.cat(parts, dim=1)
 

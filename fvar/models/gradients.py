@@ -6,6 +6,7 @@ All functions are exact in their own right; tests compare them with autograd in 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,14 @@ from torch.nn import functional as F
 def unit_length(x: Tensor, size: Tensor) -> Tensor:
     """size x / |x| over the last dimension: x (..., D), a size that broadcasts to (..., 1) -> (..., D), contiguous."""
     return _UnitLength.apply(x, size)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def prefixes(x: Tensor, ends: Sequence[int]) -> tuple[Tensor, ...]:
+    """Views x[..., :end, :] of x (..., L, D), one per end; none is shorter than the one before.
+
+    Autograd's own would make a gradient of all L tokens for each of them, most of it zeros, and add these up.
+    """
+    return _Prefixes.apply(x, tuple(ends))  # type: ignore[no-untyped-call, no-any-return]
 
 
 def prefix_attention(q: Tensor, k: Tensor, v: Tensor, scale_ends: tuple[int, ...]) -> Tensor:
@@ -109,6 +118,22 @@ class _UnitLength(torch.autograd.Function):
         along = torch.linalg.vecdot(y, gradient)[..., None]
         x = torch.addcmul(gradient, y, (along / -size.square()).to(y.dtype)).mul_(factor)
         return x, (along / size).sum_to_size(size.shape) if ctx.needs_input_grad[1] else None
+
+
+class _Prefixes(torch.autograd.Function):
+    """The gradients are added from the longest to the shortest, as autograd does: its bits stay."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ends: tuple[int, ...]) -> tuple[Tensor, ...]:
+        ctx.ends, ctx.length = ends, x.shape[-2]
+        return tuple(x[..., :end, :] for end in ends)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = F.pad(gradients[-1], (0, 0, 0, ctx.length - ctx.ends[-1]))  # a copy even where nothing is added
+        for end, gradient in zip(ctx.ends[-2::-1], gradients[-2::-1], strict=True):
+            total[..., :end, :].add_(gradient)
+        return total, None
 
 
 class _CausalConvolution(torch.autograd.Function):

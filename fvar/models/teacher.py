@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from fvar.config import TeacherConfig, TransformerConfig
 from fvar.models.attention import scale_ends
 from fvar.models.blocks import Block
+from fvar.models.gradients import prefixes
 from fvar.models.var import VAR, Trunk, VarOutput, initialise_blocks, remember_or_recompute
 
 
@@ -97,11 +98,10 @@ class AliasGateCrossAttention(nn.Module):
         normed = F.layer_norm(x[:, begin:], x.shape[-1:], eps=self.norm_eps)
         queries = self.query(normed)
         q, k, v = (self._split(t) for t in (queries, self.key(alias), self.value(alias)))
-        parts = [
-            F.scaled_dot_product_attention(q[:, :, start - begin : end - begin], k[:, :, :seen], v[:, :, :seen])
-            for start, end, seen in self.spans
-        ]
-        added: Tensor = self.out(torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
+        scales = q.split([end - start for start, end, _ in self.spans], dim=2)
+        seen = [seen for _, _, seen in self.spans]
+        parts = map(F.scaled_dot_product_attention, scales, prefixes(k, seen), prefixes(v, seen))
+        added: Tensor = self.out(torch.cat(list(parts), dim=2).transpose(1, 2).flatten(2))
         if self.gate is not None:
             added = added * torch.sigmoid(self.gate(queries))
         return F.pad(added, (0, 0, begin, 0))

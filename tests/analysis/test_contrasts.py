@@ -75,7 +75,7 @@ def test_every_difference_is_the_paired_t_test_of_the_scores_on_disk_with_holm_o
 
 
 def test_csv_and_markdown_show_difference_interval_p_and_holms_p(three: StudyResults) -> None:
-    frame = fakes.frame(three)
+    frame = table.tidy(three)
     row = frame.set_index("variant").loc["no_dual"]
     mean, low, high, p, adjusted = (row[f"fid_minus_full_{part}"] for part in ("mean", "low", "high", "p", "holm"))
     grid = section(render.markdown(three, table.rows(three)), "Differences to FVAR (full)")
@@ -90,7 +90,7 @@ def test_csv_and_markdown_show_difference_interval_p_and_holms_p(three: StudyRes
 
 
 def test_from_six_seeds_on_the_exact_sign_flip_p_stands_beside(six: StudyResults) -> None:
-    frame = fakes.frame(six).set_index("variant")
+    frame = table.tidy(six).set_index("variant")
     assert frame.loc["no_dual", "fid_minus_full_exact"] == 2 / 64
     text = render.markdown(six, table.rows(six))
     assert "p, sign flips" in section(text, "Differences to FVAR (full)")
@@ -185,7 +185,7 @@ def test_a_failed_reference_leaves_all_its_comparisons_not_made(tmp_path: Path) 
 def test_seeds_that_differ_between_variants_are_refused_in_one_line(tmp_path: Path) -> None:
     results = scored(tmp_path, {"full": [10.0, 11.0, 12.0], "gaussian": [20.0, 22.0]})
     with pytest.raises(UserError, match=r"^gaussian has seeds 0, 1 but full has seeds 0, 1, 2; [^\n]*$"):
-        fakes.frame(results)
+        table.tidy(results)
 
 
 def test_what_is_best_is_bold_only_if_it_is_separated_from_every_other(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_cross_entropy_stands_only_beside_variants_that_share_a_tokenizer(tmp_pa
         fakes.finish(tmp_path, stage, 0.5, 1)
     cells = [fakes.cell(variant, 0, stage) for variant, stage in shared.items()] + [fakes.cell("gaussian", 0, alone)]
     results = fakes.write_cells(tmp_path, "ablation_table2", cells)
-    frame = fakes.frame(results).set_index("variant")
+    frame = table.tidy(results).set_index("variant")
     assert list(frame.loc[["full", "no_teacher", "gaussian"], "tokenizer"]) == ["A", "A", "B"]
     assert frame.loc["full", "cross_entropy_n"] == 1
     assert frame.loc["gaussian", "cross_entropy_n"] == 0
@@ -272,7 +272,7 @@ def test_fid_and_kid_carry_their_sampling_spread(tmp_path: Path) -> None:
         scores = json.loads(path.read_text())
         scores["fid"]["spread"], scores["kid"]["spread"] = 3.14159, 0.00234
         path.write_text(json.dumps(scores))
-    frame = fakes.frame(results)
+    frame = table.tidy(results)
     assert set(frame["fid_sampling"]) == {3.14159}
     text = render.markdown(results, table.rows(results))
     assert re.search(r"\| VAR \(baseline\) \| 1 seed \| \d+\.\d\d \(σ 3\.14\) \| \d+\.\d\d \(σ 2\.34\) \|", text)

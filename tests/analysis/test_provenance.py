@@ -53,7 +53,7 @@ def test_two_revisions_are_never_averaged(tmp_path: Path, monkeypatch: pytest.Mo
     kept, left = of_one_revision(results.cells)
     assert [cell.seed for cell in kept] == [1, 2]
     assert left == "full/seed0 left out, computed by an older revision of a stage; run the study again"
-    row = fakes.frame(results).iloc[0]
+    row = table.tidy(results).iloc[0]
     assert (row["fid_n"], row["seeds_done"], row["seeds"]) == (2, 2, 3)
     assert row["fid_mean"] == pytest.approx(sum(cell.score("fid") or 0 for cell in results.cells[1:]) / 2)
     assert "2 of 3 seeds, outdated" in render.markdown(results, table.rows(results))

@@ -155,14 +155,14 @@ def test_notes_name_counts_extractor_seeds_and_that_a_small_preset_is_not_the_pa
 
 
 def test_blank_inception_score_has_no_number_anywhere(ablation: StudyResults) -> None:
-    frame = fakes.frame(ablation)
+    frame = table.tidy(ablation)
     assert frame["is_mean"].isna().all()
     column = render.Layout.of(ablation, table.rows(ablation)).headings.index("IS@36 ↑")
     assert {row[column] for row in body_rows(render.markdown(ablation, table.rows(ablation)))} == {""}
 
 
 def test_aliasing_stands_beside_fid_and_says_how_to_read_it(ablation: StudyResults) -> None:
-    frame = fakes.frame(ablation)
+    frame = table.tidy(ablation)
     rows = body_rows(render.markdown(ablation, table.rows(ablation)))
     headings = render.Layout.of(ablation, table.rows(ablation)).headings
     spectrum, top = (headings.index(name) for name in ("Spectral distance dB ↓", "Top octave / real (1)"))
@@ -173,7 +173,7 @@ def test_aliasing_stands_beside_fid_and_says_how_to_read_it(ablation: StudyResul
 
 def test_one_seed_shows_the_mean_alone_and_says_so(tmp_path: Path) -> None:
     results = fakes.ablation(tmp_path, seeds=1)
-    frame = fakes.frame(results)
+    frame = table.tidy(results)
     rows = body_rows(render.markdown(results, table.rows(results)))
     assert all(row[1] == "1 seed" and re.fullmatch(r"\d+\.\d\d", row[2]) for row in rows)
     assert frame["fid_sd"].isna().all()
@@ -204,7 +204,7 @@ def test_unfinished_seeds_are_left_out_of_the_mean_and_counted(tmp_path: Path) -
         "ablation_table2",
         [fakes.cell("full", seed, stage) for seed, stage in zip((0, 1, 7), stages, strict=True)],
     )
-    frame = fakes.frame(results)
+    frame = table.tidy(results)
     assert (frame.loc[0, "seeds"], frame.loc[0, "seeds_done"], frame.loc[0, "fid_n"]) == (3, 2, 2)
     assert body_rows(render.markdown(results, table.rows(results)))[0][1] == "2 of 3 seeds, waiting"
 
@@ -213,7 +213,7 @@ def test_non_finite_heldout_loss_is_blank_with_the_reason(tmp_path: Path) -> Non
     results = fakes.ablation(tmp_path, seeds=1)
     cell = results.variants()["full"][0]
     cell.chain["var"].log_metrics(fakes.STEPS, {"cross_entropy": float("nan")}, split="heldout")
-    frame = fakes.frame(results).set_index("variant")
+    frame = table.tidy(results).set_index("variant")
     assert frame["cross_entropy_mean"].isna()["full"]
     assert frame.loc["full", "cross_entropy_reason"] == "full/seed0 gave nan"
 
@@ -239,7 +239,7 @@ def test_sizes_and_times_over_var_d16s_are_columns_where_depths_differ(tmp_path:
         if seconds:
             samples = RunDir.open(tmp_path / "runs" / stage.inputs["samples"].name)
             samples.log_metrics(36, {"seconds_per_image": seconds, "steps": 10, "parameters": 4.6e8}, split="speed")
-    frame = fakes.frame(fakes.write_cells(tmp_path, "table1", cells)).set_index("variant")
+    frame = table.tidy(fakes.write_cells(tmp_path, "table1", cells)).set_index("variant")
     assert list(frame["relative_time_mean"][:2]) == [1, 1.5]
     assert list(frame["steps_mean"][:2]) == [10, 10]
     assert frame.loc["fvar-d16", "relative_time_reason"] == "the sampling of fvar-d16 was not timed in this study"
@@ -253,7 +253,7 @@ def test_a_study_the_paper_does_not_have_has_no_cited_columns(tmp_path: Path) ->
     results = fakes.write_cells(tmp_path, "sweep_psf_radius", [fakes.cell("rho6", 0, stage, "ρ = 6 px", rho_max=6.0)])
     text = render.markdown(results, table.rows(results))
     assert "cited" not in text.lower()
-    assert fakes.frame(results).loc[0, "param_rho_max"] == 6.0
+    assert table.tidy(results).loc[0, "param_rho_max"] == 6.0
 
 
 def test_settings_that_no_label_could_hold_get_columns(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_scores_under_a_mask_have_fewer_originals_than_samples(tmp_path: Path) -
         # every sample has its original, of which some were completed twice
         body["masked_psnr"] = body["fid"] | {"value": 12.0, "reference_count": references + 5, "extractor": None}
         path.write_text(json.dumps(body))
-    frame = fakes.frame(StudyResults.read(tmp_path, results.study, results.preset))
+    frame = table.tidy(StudyResults.read(tmp_path, results.study, results.preset))
     assert set(frame["reference_count"].dropna()) == {references}
 
 
@@ -304,7 +304,7 @@ def test_one_network_under_two_names_is_not_compared_with_itself(tmp_path: Path)
         fakes.finish(tmp_path, chain, 0.5, 0)
     for third, reason in ((network, "no other network shares its tokenizer"), (another, "")):
         cells = [fakes.cell(str(index), 0, chain) for index, chain in enumerate([network, network, third])]
-        frame = fakes.frame(fakes.write_cells(tmp_path, "inpainting", cells)).set_index("variant")
+        frame = table.tidy(fakes.write_cells(tmp_path, "inpainting", cells)).set_index("variant")
         assert frame.loc["0", "cross_entropy_reason"] == reason
 
 
@@ -313,7 +313,7 @@ def test_scores_of_one_variant_with_different_sample_counts_are_refused(tmp_path
     path = results.cells[0].chain["scores"].path / "scores.json"
     path.write_text(path.read_text().replace(f'"count": {fakes.COUNT}', '"count": 99'))
     with pytest.raises(UserError, match="differ in count: 36, 99"):
-        fakes.frame(results)
+        table.tidy(results)
 
 
 # --------------------------------------------------------------------------------------------------------- typesetting

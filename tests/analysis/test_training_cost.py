@@ -23,7 +23,7 @@ def ablation(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
 
 
 def test_a_teachers_flops_and_parameters_stand_beside_the_variant_that_has_one(ablation: StudyResults) -> None:
-    frame = fakes.frame(ablation).set_index("variant")
+    frame = table.tidy(ablation).set_index("variant")
     for variant in ("baseline", "full"):
         stages = {stage.kind: stage for stage in fakes.chain(variant, 0).chain()}
         assert frame.loc[variant, "training_var_flops_mean"] == pytest.approx(estimate(stages["var"]).flops)
@@ -33,7 +33,7 @@ def test_a_teachers_flops_and_parameters_stand_beside_the_variant_that_has_one(a
 
 
 def test_both_tokenizers_of_a_variant_count_and_a_shared_one_counts_in_each(ablation: StudyResults) -> None:
-    frame = fakes.frame(ablation).set_index("variant")
+    frame = table.tidy(ablation).set_index("variant")
     for variant, tokenizers in (("full", 2), ("no_dual", 1), ("no_teacher", 1)):
         stages = {s.name: s for s in fakes.chain(variant, 0).chain() if s.kind == "tokenizer"}
         assert len(stages) == tokenizers
@@ -43,7 +43,7 @@ def test_both_tokenizers_of_a_variant_count_and_a_shared_one_counts_in_each(abla
 
 def test_hours_are_those_of_tokenizers_token_stores_and_transformer(ablation: StudyResults) -> None:
     """Half an hour each: two tokenizers, two stores and the transformer of the full method."""
-    frame = fakes.frame(ablation).set_index("variant")
+    frame = table.tidy(ablation).set_index("variant")
     assert frame.loc["full", "training_hours_mean"] == 2.5
     assert frame.loc["baseline", "training_hours_mean"] == 1.5
 
@@ -57,5 +57,5 @@ def test_the_table_has_them_with_three_digits_and_leaves_an_untrained_variant_bl
     assert "| FVAR (full) |" in rows
     assert "| 2.5 |" in rows
     unfinished = fakes.ablation(tmp_path, seeds=1, unfinished=("full",))
-    row = fakes.frame(unfinished).set_index("variant").loc["full"]
+    row = table.tidy(unfinished).set_index("variant").loc["full"]
     assert all(math.isnan(row[f"training_{cost.key}_mean"]) for cost in training_cost.COSTS)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fvar.models.gradients import modulated_norm, prefix_attention, runs, unit_length
+from fvar.models.gradients import modulated_norm, prefix_attention, prefixes, runs, unit_length
 
 SCALES = [(1,), (1, 5), (4, 20, 84), (1, 5, 14, 30, 55)]
 
@@ -57,6 +57,27 @@ def test_attention_over_prefixes_and_its_gradients(ends: tuple[int, ...]) -> Non
     torch.testing.assert_close(prefix_attention(q, k, v, ends), dense)
     if ends[-1] < 60:
         assert torch.autograd.gradcheck(lambda q, k, v: prefix_attention(q, k, v, ends), (q, k, v))
+
+
+@pytest.mark.parametrize("beyond", [0, 3])  # tokens that no prefix has
+@pytest.mark.parametrize("ends", [*SCALES, (2, 2, 7)])
+def test_prefixes_have_the_gradient_that_slices_have_to_the_bit(ends: tuple[int, ...], beyond: int) -> None:
+    x = torch.randn(2, 3, ends[-1] + beyond, 4, requires_grad=True)
+    weights = [torch.randn(2, 3, end, 4) for end in ends]
+    found = []
+    for cut in (lambda x: prefixes(x, ends), lambda x: [x[:, :, :end] for end in ends]):
+        parts = cut(x)
+        assert [part.data_ptr() for part in parts] == [x.data_ptr()] * len(ends)  # views, not copies
+        (gradient,) = torch.autograd.grad([(part * w).sum() for part, w in zip(parts, weights, strict=True)], x)
+        found.append(gradient)
+    assert torch.equal(*found)
+
+
+def test_a_prefix_that_nobody_used_has_no_part_in_the_gradient() -> None:
+    x = torch.randn(1, 6, 2, requires_grad=True)
+    short, _, whole = prefixes(x, (2, 4, 6))
+    (gradient,) = torch.autograd.grad(short.sum() + 2 * whole.sum(), x)
+    assert torch.equal(gradient, torch.tensor([3.0, 3, 2, 2, 2, 2])[None, :, None].expand(1, 6, 2))
 
 
 @pytest.mark.parametrize("ends", SCALES)

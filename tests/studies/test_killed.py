@@ -61,7 +61,7 @@ def shown_by_status(results: Path) -> str:
 
 def shown_by_table(results: Path) -> str:
     table.write(StudyResults.read(results, "ablation_table2", "smoke"))
-    frame = fakes.frame(StudyResults.read(results, "ablation_table2", "smoke"))
+    frame = table.tidy(StudyResults.read(results, "ablation_table2", "smoke"))
     text = (results / "ablation_table2" / "smoke" / "table.md").read_text()
     state = str(frame.loc[0, "state"])
     assert f"FVAR (full) is {state}: tokenizer-" in text
