@@ -49,7 +49,7 @@ STYLE: dict[Any, Any] = {
     "figure.titlesize": 9,
     "figure.labelsize": 8,
     "savefig.dpi": 300,
-    "image.composite_image": False,  # a PDF of many images joins them in one otherwise, and takes most of its time to
+    "image.composite_image": False,  # otherwise all images of a PDF are pasted into one, which takes most of its time
     "pdf.fonttype": 42,  # TrueType, embedded, as publishers ask; matplotlib's Type 3 is refused
 }
 CHARACTERS_PER_INCH = 14  # of a title, at most: with capitals, 9 pt take 15

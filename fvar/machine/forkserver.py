@@ -133,6 +133,7 @@ def serve(address: Path) -> Callable[[], None] | None:
 
     Returns None in the server, and in a copy what that has to run.
     """
+    os.close(os.pidfd_open(os.getpid()))  # Linux has these since 5.3: without them nothing is forked
     for number in HANDED_ON:
         signal.signal(number, signal.SIG_IGN)  # what is sent to a whole job is for its stages
     for name in IMPORTED:
@@ -205,12 +206,13 @@ def _become(line: socket.socket) -> Callable[[], None]:
     os.environ.update(request["environment"])
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
-    arguments = [argument for argument in request["arguments"] if argument != "-u"]
-    assert arguments[0] == "-m", arguments
+    arguments = request["arguments"]
+    option, name, *rest = arguments[1:] if arguments[0] == "-u" else arguments  # as the streams are by now
+    assert option == "-m", arguments
 
     def module() -> None:
-        sys.argv = arguments[1:]
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        sys.argv = [name, *rest]
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
 
     return module
 

@@ -118,13 +118,13 @@ def first_line(process: "subprocess.Popen[str]") -> dict[str, Any]:
 def test_a_copy_has_torch_and_nothing_of_ours_and_is_told_what_the_client_was(
     server: ForkServer, folder: Path, tmp_path: Path
 ) -> None:
-    process = start(folder, server.options, "3", "--and more", cwd=tmp_path, env={"WORD": "\udcff"})
+    process = start(folder, server.options, "3", "--and more", "-u", cwd=tmp_path, env={"WORD": "\udcff"})
     told = first_line(process)
     assert process.wait() == 3
     assert rest(process) == "at exit\n"
     assert told["forked"]
     assert told["ours"] == ["fvar.machine"]  # the code of a stage is read as it is when the stage begins
-    assert told["arguments"][1:] == ["3", "--and more"]
+    assert told["arguments"][1:] == ["3", "--and more", "-u"]
     assert (told["folder"], told["word"], told["main"]) == (str(tmp_path), "\udcff", "__main__")
     assert told["ignored"] == []
     assert told["session"] == told["pid"] != process.pid
