@@ -82,7 +82,10 @@ def rows(results: StudyResults) -> list[dict[str, Any]]:
 def tidy(results: StudyResults) -> pd.DataFrame:
     """`rows` as a frame, for a notebook; counts are nullable integers.
 
-    tidy(StudyResults.read(Path("results"), "ablation_table2", "smoke")).plot.bar("variant", "kid_mean")
+    Examples
+    --------
+    >>> frame = tidy(StudyResults.read(Path("results"), "ablation_table2", "smoke"))
+    >>> frame[["variant", "kid_mean", "seeds_done"]]
     """
     import pandas as pd
 

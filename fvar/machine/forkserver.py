@@ -198,7 +198,7 @@ def _become(line: socket.socket) -> Callable[[], None]:
         if line.recv(1) != b"+":
             raise OSError("the client has gone")
     except (OSError, ValueError):
-        os._exit(1)  # the client runs it by itself, or is no more
+        os._exit(1)  # the client runs it by itself, or has ended
     line.settimeout(None)
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
     os.chdir(request["folder"])
