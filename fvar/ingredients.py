@@ -160,11 +160,12 @@ class AutoencoderConfig(Checked):
     z_channels: int = 32  # VAR
     norm_groups: int = 32  # of group normalisation, fewer where channels do not divide by it; VQGAN
     attention: bool = True  # self-attention at the lowest resolution; VAR
+    patch: int = since(1, before=1)  # px, side of the squares of pixels that level 0 takes as one; VAR: 1
     dropout: float = 0.0
 
     @property
     def downsample_factor(self) -> int:
-        return int(2 ** (len(self.ch_mult) - 1))
+        return int(self.patch * 2 ** (len(self.ch_mult) - 1))
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,10 @@ def test_transformer_bill_matches_the_flop_counter(teacher: TeacherConfig, mixer
     assert attention.flops == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("ch_mult", [(1, 2, 4), (1, 1, 2, 2, 4)])
+@pytest.mark.parametrize(("ch_mult", "patch"), [((1, 2, 4), 1), ((1, 1, 2, 2, 4), 1), ((1, 2), 2), ((1,), 4)])
 @pytest.mark.parametrize("reading", ["focus", "latent_area"])
-def test_tokenizer_bill_matches_the_flop_counter(ch_mult: tuple[int, ...], reading: Reading) -> None:
-    auto = AutoencoderConfig(ch=32, ch_mult=ch_mult)
+def test_tokenizer_bill_matches_the_flop_counter(ch_mult: tuple[int, ...], patch: int, reading: Reading) -> None:
+    auto = AutoencoderConfig(ch=32, ch_mult=ch_mult, patch=patch)
     pyramid = PyramidConfig(patch_nums=(2, 4, 8), downsample_factor=auto.downsample_factor)
     quantiser = QuantiserConfig(vocab_size=512, reading=reading)
     data = DataConfig(image_size=pyramid.image_size)

@@ -88,8 +88,8 @@ def _middle(cfg: AutoencoderConfig, width: int, side: int) -> Layers:
 
 def _encoder(cfg: AutoencoderConfig, p: int) -> Layers:
     """Encoder and quant_conv, from an image of side f*p to p x p latents."""
-    width, side = cfg.ch, p * cfg.downsample_factor
-    layers = _layer(3, width, 3, side)
+    width, side = cfg.ch, p * cfg.downsample_factor // cfg.patch
+    layers = _layer(3 * cfg.patch**2, width, 3, side)
     for multiple in cfg.ch_mult:
         channels, lowest = cfg.ch * multiple, side == p
         for _ in range(cfg.num_res_blocks):
@@ -116,4 +116,4 @@ def _decoder(cfg: AutoencoderConfig, p: int) -> Layers:
         if number:
             layers += _doubling(width, side)
             side *= 2
-    return layers + _layer(width, 3, 3, side, norm=width)
+    return layers + _layer(width, 3 * cfg.patch**2, 3, side, norm=width)

@@ -161,7 +161,8 @@ class Encoder(nn.Module):
 
     def __init__(self, cfg: AutoencoderConfig) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(3, cfg.ch, 3, padding=1)
+        self.patch = cfg.patch
+        self.conv_in = nn.Conv2d(3 * cfg.patch**2, cfg.ch, 3, padding=1)
         self.down = nn.ModuleList()
         width = cfg.ch
         for _, channels, lowest in _widths(cfg):
@@ -175,7 +176,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(width, cfg.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(x)
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         for level in self.down:
             h = level(h)
         return self.conv_out(swish(self.norm_out(self.mid(h))))  # type: ignore[no-any-return]
@@ -198,7 +199,8 @@ class Decoder(nn.Module):
             width = channels
         self.up = nn.ModuleList(reversed(levels))
         self.norm_out = group_norm(width, cfg.norm_groups)
-        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+        self.patch = cfg.patch
+        self.conv_out = nn.Conv2d(width, 3 * cfg.patch**2, 3, padding=1)
 
     @property
     def last_layer(self) -> Tensor:
@@ -209,4 +211,4 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(f_hat))
         for level in reversed(list(self.up)):
             h = level(h)
-        return self.conv_out(swish(self.norm_out(h)))  # type: ignore[no-any-return]
+        return F.pixel_shuffle(self.conv_out(swish(self.norm_out(h))), self.patch)

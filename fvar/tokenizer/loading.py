@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -24,6 +25,7 @@ def read_configs(state: Mapping[str, Tensor], where: str) -> tuple[AutoencoderCo
             num_res_blocks=_count(state, "encoder.down.0.block.*.conv2.weight"),
             z_channels=state["quant_conv.weight"].shape[0],
             attention="encoder.mid.attn_1.norm.weight" in state,
+            patch=math.isqrt(state["encoder.conv_in.weight"].shape[1] // 3),
         )
         quantiser = QuantiserConfig(
             vocab_size=state["quantize.embedding.weight"].shape[0],

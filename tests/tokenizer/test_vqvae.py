@@ -1,5 +1,6 @@
 """The tokenizer network is the original's: same keys, same shapes, same numbers."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fvar.config import AutoencoderConfig, QuantiserConfig, Reading
-from fvar.tokenizer.autoencoder import Upsample
+from fvar.tokenizer.autoencoder import Decoder, Encoder, Upsample
 from fvar.tokenizer.vqvae import VQVAE
 from tests import tiny
 from tests.benchmarks import reference
@@ -102,8 +103,24 @@ def test_sampling_step_by_step_sees_what_teacher_forcing_showed(reading: Reading
 
 
 @torch.no_grad()
-def test_one_encoder_maps_every_view_to_its_own_token_grid() -> None:
-    tiny = AutoencoderConfig(ch=8, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=4)
+@pytest.mark.parametrize(("ch_mult", "patch"), [((1, 2, 2), 1), ((1, 2), 2), ((1,), 4)])
+def test_one_encoder_maps_every_view_to_its_own_token_grid(ch_mult: tuple[int, ...], patch: int) -> None:
+    tiny = AutoencoderConfig(ch=8, ch_mult=ch_mult, num_res_blocks=1, z_channels=4, norm_groups=4, patch=patch)
     model = VQVAE(tiny, QuantiserConfig(vocab_size=16), (1, 2, 4))
     latents = model.latents([torch.rand(3, 3, 4 * side, 4 * side) for side in model.patch_nums])
     assert [tuple(z.shape) for z in latents] == [(3, 4, 1, 1), (3, 4, 2, 2), (3, 4, 4, 4)]
+
+
+@torch.no_grad()
+def test_a_square_of_pixels_taken_as_one_comes_back_where_it_was() -> None:
+    cfg = AutoencoderConfig(ch=12, ch_mult=(1,), num_res_blocks=1, z_channels=12, attention=False, patch=2)
+    encoder, decoder = Encoder(cfg), Decoder(cfg)
+    seen: list[Tensor] = []
+    encoder.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    image = torch.arange(3 * 4 * 6.0).reshape(1, 3, 4, 6)
+    encoder(image)
+    squares = seen[0]  # (1, 3 * 2 * 2, 2, 3)
+    for channel, down, right in itertools.product(range(3), range(2), range(2)):
+        assert torch.equal(squares[0, 4 * channel + 2 * down + right], image[0, channel, down::2, right::2])
+    decoder.conv_out.register_forward_hook(lambda *_: squares)
+    assert torch.equal(decoder(torch.zeros(1, 12, 2, 3)), image)
