@@ -78,7 +78,9 @@ def export(path: Path, vae: Path, var: Path) -> None:
     if tokenizer.config.quantiser.reading == "independent":
         print("note: this tokenizer codes its scales independently; the original code would sum them when it samples")
     if (patch := tokenizer.config.autoencoder.patch) > 1:
-        print(f"note: this tokenizer takes {patch} x {patch} pixels as one, which the original code cannot; ours reads it")
+        print(
+            f"note: this tokenizer takes {patch} x {patch} pixels as one, which the original code cannot; ours reads it"
+        )
 
 
 def import_(vae: Path, var: Path, link: Path) -> None:

@@ -2,6 +2,10 @@
 
 Both are fully convolutional: an image of f*p px gives a map of p x p latents for every p, where f = 2 ** (levels - 1).
 That is what lets one encoder serve all focus states. Level 0 is the image's resolution, the last level the latents'.
+
+Where `patch` is more than 1, level 0 takes squares of patch x patch px as one, their 3 * patch ** 2 values as channels
+(f is then patch times as large): on a CPU the maps near the image cost most of the time, and a square's pixels come out
+of one layer, where doublings would have to tell them apart by their neighbours.
 """
 
 from __future__ import annotations
@@ -176,7 +180,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(width, cfg.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         for level in self.down:
             h = level(h)
         return self.conv_out(swish(self.norm_out(self.mid(h))))  # type: ignore[no-any-return]
@@ -211,4 +215,5 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(f_hat))
         for level in reversed(list(self.up)):
             h = level(h)
-        return F.pixel_shuffle(self.conv_out(swish(self.norm_out(h))), self.patch)
+        made: Tensor = self.conv_out(swish(self.norm_out(h)))
+        return F.pixel_shuffle(made, self.patch) if self.patch > 1 else made

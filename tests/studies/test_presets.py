@@ -29,6 +29,17 @@ def test_the_demo_and_an_evening_leave_time_to_score() -> None:
     assert [PRESETS[name].hours * 60 for name in ("smoke", "desk")] <= [10, 30]
 
 
+def test_a_preset_may_code_the_residual_otherwise_than_the_structure() -> None:
+    row = preset("desk")
+    structure, alias = row.tokenizer(seed=2), row.tokenizer("alias", seed=2)
+    assert (alias.autoencoder, alias.loss.l1, alias.train.batch_size) == (row.alias_autoencoder, 0.0, 32)
+    assert (structure.autoencoder, structure.loss, structure.train.batch_size) == (row.autoencoder, row.loss, 8)
+    assert (alias.quantiser.vocab_size, alias.train.seed) == (512, 2)
+    plain = preset("smoke")
+    assert plain.tokenizer("alias").autoencoder == plain.autoencoder
+    assert plain.tokenizer("alias").train == plain.tokenizer().train
+
+
 def test_small_fits_two_hours_of_one_a100_with_as_much_again_for_all_else() -> None:
     row = preset("small")
     assert row.machine.name == "one A100"
