@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fvar.config import DataConfig, TokenizerConfig, VarConfig
@@ -30,12 +32,13 @@ def test_the_demo_and_an_evening_leave_time_to_score() -> None:
 
 
 def test_a_preset_may_code_the_residual_otherwise_than_the_structure() -> None:
-    row = preset("desk")
-    structure, alias = row.tokenizer(seed=2), row.tokenizer("alias", seed=2)
-    assert (alias.autoencoder, alias.loss.l1, alias.train.batch_size) == (row.alias_autoencoder, 0.0, 32)
-    assert (structure.autoencoder, structure.loss, structure.train.batch_size) == (row.autoencoder, row.loss, 8)
-    assert (alias.quantiser.vocab_size, alias.train.seed) == (512, 2)
     plain = preset("smoke")
+    squares = replace(plain.autoencoder, ch=64, ch_mult=(1,), patch=8)
+    own = {"alias_autoencoder": squares, "alias_loss": replace(plain.loss, l1=0.0)}
+    row = replace(plain, **own, alias_train=replace(plain.tokenizer_train, batch_size=32), tokenizers_by_seed=True)
+    alias = row.tokenizer("alias", seed=2)
+    assert (alias.autoencoder, alias.loss.l1, alias.train.batch_size, alias.train.seed) == (squares, 0.0, 32, 2)
+    assert row.tokenizer() == plain.tokenizer()
     assert plain.tokenizer("alias").autoencoder == plain.autoencoder
     assert plain.tokenizer("alias").train == plain.tokenizer().train
 
