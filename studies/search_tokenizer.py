@@ -37,7 +37,7 @@ def first(preset: Preset) -> list[Point]:
 
 
 def settings(preset: Preset, point: Point) -> Mapping[str, Any]:
-    losses = {f"tokenizer.loss.{name}": point[name] for name in weights(preset)}
+    losses = {f"preset.loss.{name}": point[name] for name in weights(preset)}  # an alias tokenizer may have its own
     return {
         "preset.alias_vocab": point["alias_codes"],
         "tokenizer.quantiser.commitment": point["commitment"],

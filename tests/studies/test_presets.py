@@ -34,8 +34,8 @@ def test_the_demo_and_an_evening_leave_time_to_score() -> None:
 def test_a_preset_may_code_the_residual_otherwise_than_the_structure() -> None:
     plain = preset("smoke")
     squares = replace(plain.autoencoder, ch=64, ch_mult=(1,), patch=8)
-    own = {"alias_autoencoder": squares, "alias_loss": replace(plain.loss, l1=0.0)}
-    row = replace(plain, **own, alias_train=replace(plain.tokenizer_train, batch_size=32), tokenizers_by_seed=True)
+    row = replace(plain, alias_autoencoder=squares, alias_loss=replace(plain.loss, l1=0.0), tokenizers_by_seed=True)
+    row = replace(row, alias_train=replace(plain.tokenizer_train, batch_size=32))
     alias = row.tokenizer("alias", seed=2)
     assert (alias.autoencoder, alias.loss.l1, alias.train.batch_size, alias.train.seed) == (squares, 0.0, 32, 2)
     assert row.tokenizer() == plain.tokenizer()

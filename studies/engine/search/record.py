@@ -29,7 +29,7 @@ from studies.study import Cell, Context
 FIELDS = {
     "preset": "",
     "tokenizer.pyramid": "pyramid",
-    "tokenizer.loss": "loss",
+    "preset.loss": "loss",
     "tokenizer.quantiser": "quantiser",
     "tokenizer.train": "tokenizer_train",
     "var.train": "var_train",
