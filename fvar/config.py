@@ -121,7 +121,8 @@ class TokenizerConfig(StageConfig):
             raise UserError(f"rfid_images must be at least 0, got {self.rfid_images}")
         if self.autoencoder.downsample_factor != self.pyramid.downsample_factor:
             raise UserError(
-                f"autoencoder.ch_mult {self.autoencoder.ch_mult} downsamples by {self.autoencoder.downsample_factor}, "
+                f"autoencoder.ch_mult {self.autoencoder.ch_mult} with patch {self.autoencoder.patch} downsamples by "
+                f"{self.autoencoder.downsample_factor}, "
                 f"but pyramid.downsample_factor is {self.pyramid.downsample_factor}"
             )
         if self.data.image_size != self.pyramid.image_size:
