@@ -21,6 +21,7 @@ from fvar.metrics.sources import FolderImages
 from fvar.models.var import VAR
 from fvar.rundir import RunDir
 from fvar.tokenizer.bundle import load_tokenizer
+from fvar.tokenizer.loading import read_configs
 from fvar.tokenizer.vqvae import VQVAE
 from tests import plain_var, tiny
 
@@ -204,6 +205,14 @@ def test_every_variant_of_the_original_has_the_originals_names() -> None:
         "shared_ada_lin.1.weight": (192, 32),
         "shared_ada_lin.1.bias": (192,),
     }
+
+
+@pytest.mark.parametrize(("ch_mult", "patch"), [((1, 2, 2), 1), ((1, 2), 2), ((1,), 8)])
+def test_the_shapes_of_a_tokenizers_weights_tell_its_configuration(ch_mult: tuple[int, ...], patch: int) -> None:
+    autoencoder = AutoencoderConfig(ch=32, ch_mult=ch_mult, num_res_blocks=1, z_channels=6, patch=patch)
+    quantiser = QuantiserConfig(vocab_size=9, reading="latent_area", codebook="gradient")
+    vae = VQVAE(autoencoder, quantiser, (1, 2, 3))
+    assert read_configs(vae.state_dict(), "here") == (autoencoder, quantiser)
 
 
 @pytest.mark.parametrize(("name", "change"), [("out.logits", 3e-4), ("out.idx.1", 1), ("var.head.bias", 3e-4)])

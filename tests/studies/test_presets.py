@@ -53,7 +53,8 @@ def test_small_fits_two_hours_of_one_a100_with_as_much_again_for_all_else() -> N
 def test_there_are_more_images_than_a_batch_and_every_class_is_sampled(name: str) -> None:
     row = PRESETS[name]
     images = open_dataset(row.data, "train", 1)
-    assert len(images) > max(row.tokenizer_train.batch_size, row.var_train.batch_size)
+    tokenizers = (row.tokenizer(), row.tokenizer("alias"))
+    assert len(images) > max(config.train.batch_size for config in (*tokenizers, row.var(None, 0)))
     assert row.sampling.count % len(images.class_names) in range(len(images.class_names))
     assert row.sampling.count >= len(images.class_names)
 

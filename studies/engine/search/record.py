@@ -28,10 +28,9 @@ from studies.study import Cell, Context
 # Where a preset keeps what a setting of a stage says. Whatever is not here has no field in a preset.
 FIELDS = {
     "preset": "",
-    "tokenizer.pyramid": "pyramid",
     "preset.loss": "loss",
+    "tokenizer.pyramid": "pyramid",
     "tokenizer.quantiser": "quantiser",
-    "tokenizer.train": "tokenizer_train",
     "var.train": "var_train",
     "var.transformer": "transformer",
 }
